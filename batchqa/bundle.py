@@ -1,0 +1,256 @@
+"""A bundle: the folder that holds a model ready to run. Open it, verify it, describe it, write it.
+
+A bundle is `tokenizer.json`, one or more `model.<precision>.onnx`, `README.md` (the model card) and
+`bundle.json`, which says what the others are and holds their sha256. A bundle that does not verify is
+not used. Nothing in it is code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from batchqa.errors import DeviceError, ModelError
+from batchqa.records import Layout
+
+FORMAT = 1
+MANIFEST = "bundle.json"
+TOKENIZER = "tokenizer.json"
+CARD = "README.md"
+ALLOWED_SUFFIXES = (".json", ".onnx", ".onnx_data", ".md", ".txt")
+"""A bundle with any other file is refused: no code, no pickles, no archives, no engine's own format."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the model came from. `revision` is a 40-hex commit of a hub, None for a folder."""
+
+    id: str
+    revision: str | None
+    licence: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Abstention:
+    """Whether the model was trained to say "no answer", and how that was decided."""
+
+    value: bool
+    how: str
+    null_wins: int | None = None
+    pairs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """No answer when null score - best span score > value (raw logits), and what it was fitted on."""
+
+    value: float
+    fitted_on: str
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Maps the raw soft-max score to the probability of being right, by linear interpolation.
+
+    `raw` and `probability` are the knots, both ascending within [0, 1], for rows that were answered;
+    `raw_no_answer` and `probability_no_answer` for rows that were not.
+    """
+
+    method: str
+    fitted_on: str
+    raw: tuple[float, ...]
+    probability: tuple[float, ...]
+    raw_no_answer: tuple[float, ...]
+    probability_no_answer: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One precision of the model and what it was verified on; `verification` holds the figures."""
+
+    precision: str
+    file: str
+    devices: tuple[str, ...]
+    engines: tuple[str, ...]
+    verification: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What `bundle.json` holds. `max_length` is in tokens, special ones included."""
+
+    name: str
+    source: Source
+    architecture: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    max_length: int
+    layout: Layout
+    abstains: Abstention
+    threshold: Threshold
+    calibration: Calibration | None
+    variants: tuple[Variant, ...]
+    versions: Mapping[str, str]
+    files: Mapping[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A verified bundle on disk; `digest` is the sha256 of its bundle.json."""
+
+    path: Path
+    manifest: Manifest
+    digest: str
+
+    @property
+    def tokenizer(self) -> Path:
+        """The path of tokenizer.json."""
+        return self.path / TOKENIZER
+
+    def model(self, variant: Variant) -> Path:
+        """The path of a variant's ONNX file."""
+        return self.path / variant.file
+
+    def choose(self, device: str, engine: str, precision: str | None) -> Variant:
+        """The best variant verified for a device kind ("cpu", "cuda") and an engine.
+
+        CUDA takes fp16, then fp32; the CPU takes int8, then fp32. `precision` names one explicitly.
+        Raises DeviceError where there is none.
+        """
+        order = ("fp16", "fp32") if device == "cuda" else ("int8", "fp32")
+        here = {
+            variant.precision: variant
+            for variant in self.manifest.variants
+            if device in variant.devices and engine in variant.engines
+        }
+        wanted = (precision,) if precision else order
+        for name in wanted:
+            if name in here:
+                return here[name]
+        have = ", ".join(
+            f"{v.precision} ({'/'.join(v.devices)}; {'/'.join(v.engines)})" for v in self.manifest.variants
+        )
+        raise DeviceError(
+            f"bundle {self.manifest.name!r} has no {precision or ' or '.join(order)} variant verified for "
+            f"{device} with {engine}; it has: {have}. Export one with `batchqa export --precision`"
+        )
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Read and verify the bundle in folder `path`.
+
+    Raises ModelError, naming the file, where anything is missing, foreign or not what bundle.json says.
+    """
+    manifest_path = path / MANIFEST
+    if not path.is_dir() or not manifest_path.is_file():
+        raise ModelError(
+            f"{path} is not a bundle: it has no {MANIFEST}; make one with `batchqa export MODEL -o BUNDLE`"
+        )
+    raw = manifest_path.read_bytes()
+    try:
+        manifest = _manifest_from(orjson.loads(raw))
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{manifest_path} cannot be read{_disguise(raw)}: {type(error).__name__}: {error}; export the bundle again"
+        ) from error
+    _verify(path, manifest)
+    return Bundle(path, manifest, hashlib.sha256(raw).hexdigest())
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write `bundle.json` into folder `path`, with the sha256 of every other file there. The last step of an export."""
+    digests = {file.name: _sha256(file) for file in sorted(path.iterdir()) if file.name != MANIFEST}
+    record = asdict(manifest) | {"files": digests}
+    (path / MANIFEST).write_bytes(orjson.dumps(record, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def _manifest_from(record: dict[str, Any]) -> Manifest:
+    if record["format"] != FORMAT:
+        raise ValueError(f"format {record['format']}, this batchqa reads format {FORMAT}")
+    layout = record["layout"] | {
+        part: tuple(record["layout"][part]) for part in ("before", "between", "after")
+    }
+    calibration = record["calibration"]
+    variants = tuple(
+        Variant(**(v | {"devices": tuple(v["devices"]), "engines": tuple(v["engines"])}))
+        for v in record["variants"]
+    )
+    if not variants:
+        raise ValueError("it names no variant")
+    known = {f.name for f in fields(Manifest)}
+    return Manifest(
+        **({name: value for name, value in record.items() if name in known})
+        | {
+            "source": Source(**record["source"]),
+            "inputs": tuple(record["inputs"]),
+            "outputs": tuple(record["outputs"]),
+            "layout": Layout(**layout),
+            "abstains": Abstention(**record["abstains"]),
+            "threshold": Threshold(**record["threshold"]),
+            "calibration": _calibration_from(calibration) if calibration else None,
+            "variants": variants,
+        }
+    )
+
+
+def _calibration_from(record: dict[str, Any]) -> Calibration:
+    return Calibration(**{k: tuple(v) if isinstance(v, list) else v for k, v in record.items()})
+
+
+def _verify(path: Path, manifest: Manifest) -> None:
+    root = path.resolve()
+    named = set(manifest.files) | {MANIFEST}
+    for file in sorted(path.iterdir()):
+        if file.name not in named or file.suffix not in ALLOWED_SUFFIXES or not file.is_file():
+            raise ModelError(
+                f"{file} does not belong to the bundle: {MANIFEST} does not name it; remove it or export again"
+            )
+    for needed in (TOKENIZER, *(variant.file for variant in manifest.variants)):
+        if needed not in manifest.files:
+            raise ModelError(f"{path / MANIFEST} lists no sha256 for {needed}; export the bundle again")
+    for name, expected in manifest.files.items():
+        file = path / name
+        if Path(name).name != name:
+            raise ModelError(f"{path / MANIFEST} names {name!r}, which is outside the bundle")
+        if not file.is_file():
+            raise ModelError(f"{file} is missing from the bundle; export the bundle again")
+        if not _inside(file, root):
+            raise ModelError(f"{file} is a link that leaves the bundle; copy the file itself into it")
+        actual = _sha256(file)
+        if actual != expected:
+            with file.open("rb") as stream:
+                hint = _disguise(stream.read(512))
+            raise ModelError(
+                f"{file} is damaged{hint}: sha256 {actual}, expected {expected}; copy or export the bundle again"
+            )
+
+
+def _inside(file: Path, root: Path) -> bool:
+    """Whether a file's content lies in the bundle, or in the `blobs` of the hub cache that holds the bundle."""
+    target = file.resolve()
+    if target.is_relative_to(root):
+        return True
+    snapshots = root.parent
+    return snapshots.name == "snapshots" and target.is_relative_to(snapshots.parent / "blobs")
+
+
+def _disguise(head: bytes) -> str:
+    """What a damaged file often is instead, from its first bytes."""
+    if head.startswith(b"version https://git-lfs"):
+        return " (a Git LFS pointer, not the file itself: run `git lfs pull`)"
+    if head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
+        return " (an HTML page, not the file itself: the download failed)"
+    if not head:
+        return " (it is empty)"
+    return ""
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

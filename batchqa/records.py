@@ -1,0 +1,263 @@
+"""What flows between the steps of the road: rows, chunks, windows, batches, logits, answers.
+
+Everything is held as columns (Arrow arrays for text, numpy arrays for numbers), because a Python object
+per row or per token would cost more than the tokenizer. One record holds all the columns that belong
+together, so that nothing is matched up by position across functions.
+
+Units: *characters* are Unicode code points; ends are excluded; *tokens* are the tokenizer's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Bool = npt.NDArray[np.bool_]
+
+ROW_ERRORS = (
+    "bad_json",
+    "bad_utf8",
+    "not_an_object",
+    "type_context",
+    "type_question",
+    "type_field",
+    "missing_context",
+    "missing_question",
+    "line_too_long",
+    "too_large",
+    "non_finite",
+    "oom",
+    "crashed",
+)
+"""Codes of `qa_error` that count against `--max-errors`."""
+
+ROW_STATUSES = (
+    "null_context",
+    "null_question",
+    "empty_context",
+    "empty_question",
+    "question_too_long",
+)
+"""Codes of `qa_error` that say why a good row was not judged; they count only with `--strict`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowFault:
+    """Why one row has no answer: a code of ROW_ERRORS or ROW_STATUSES, and where it was.
+
+    `detail` names file, line or row, byte and reason; never the row's text.
+    """
+
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Cursor:
+    """A place between two records of the inputs: what is needed to start reading there.
+
+    `file` counts the input files; `row` the records of that file before this place; `line` and `byte`
+    (of the uncompressed text) the lines and bytes before it, for line-based inputs, else 0.
+    """
+
+    file: int = 0
+    row: int = 0
+    line: int = 0
+    byte: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Consecutive input rows, as reading hands them over; bounded in bytes.
+
+    `columns` are the columns to be passed through (kept ones only), `context` and `question` the texts to
+    answer: pa.string() or pa.large_string(), valid UTF-8, null where there is none to judge. A row that has
+    an entry in `faults` (by position) is not answered. `cursor` is the place after the last row.
+    """
+
+    columns: pa.RecordBatch
+    context: pa.Array
+    question: pa.Array
+    faults: Mapping[int, RowFault]
+    first_record: int
+    cursor: Cursor
+
+    def __len__(self) -> int:
+        return len(self.context)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chunk:
+    """The look-ahead buffer: consecutive rows of one part whose windows are sorted and batched together.
+
+    The cut depends on the part's rows alone (not on how they were read), so that a resumed run makes the
+    same batches. `last_of_part` marks the chunk with which a part is complete.
+    """
+
+    rows: Rows
+    part: int
+    last_of_part: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the tokenizer joins a question and a context into one input, learned from the tokenizer itself.
+
+    An input is `before + question + between + context + after`; the token types are those of BERT's
+    segments. `null_position` is the token whose logits mean "no answer" ([CLS], <s>).
+    """
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    after: tuple[int, ...]
+    before_type: int
+    question_type: int
+    between_type: int
+    context_type: int
+    after_type: int
+    pad_id: int
+    pad_type: int
+    null_position: int = 0
+
+    @property
+    def special_tokens(self) -> int:
+        """Number of tokens that are neither question nor context."""
+        return len(self.before) + len(self.between) + len(self.after)
+
+
+class EncodedContext:
+    """One distinct context: its text, its token ids, and where each token stands in the text.
+
+    ids: int32, (tokens,). Character offsets are looked up one token at a time (`encoding`), because a list
+    of all offsets costs more than the rest of the road. `regular` promises that no two token spans cover
+    the same characters (after trimming white space), so that a decoder need not look for duplicates.
+    """
+
+    __slots__ = ("encoding", "ids", "regular", "text")
+
+    def __init__(self, text: str, ids: Int32, encoding: Any, regular: bool) -> None:
+        self.text = text
+        self.ids = ids
+        self.encoding = encoding
+        self.regular = regular
+
+    def offsets(self) -> Int32:
+        """Character offsets of all tokens, int32, (tokens, 2); white space at a token's ends included."""
+        return np.array(self.encoding.offsets, dtype=np.int32).reshape(-1, 2)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Windows:
+    """All windows of a chunk, one column per property; window w belongs to pair `pair[w]`.
+
+    A *pair* is a distinct (context, question) of the chunk: `pair_context` and `pair_question` index
+    `contexts` and `prefixes`. A prefix is `before + question + between` as int32 ids. Windows of a pair are
+    consecutive and ordered; window w shows context tokens [begin[w], begin[w] + size[w]).
+
+    pair, begin, size, length: int32, (windows,); length is the whole input's, in tokens, without padding.
+    pair_first, pair_count: int32, (pairs,): the pair's windows are [first, first + count).
+    row_pair: int32, (rows,): the pair that answers each row of the chunk, -1 where the row is not judged.
+    """
+
+    chunk: Chunk
+    layout: Layout
+    contexts: list[EncodedContext]
+    prefixes: list[Int32]
+    pair_context: Int32
+    pair_question: Int32
+    pair_first: Int32
+    pair_count: Int32
+    pair: Int32
+    begin: Int32
+    size: Int32
+    length: Int32
+    row_pair: Int32
+    faults: Mapping[int, RowFault]
+    questions_cut: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PaddedBatch:
+    """Windows of like length, padded on the right to the longest.
+
+    index: int32, (batch,): which windows of `windows` these are.
+    input_ids, attention_mask, token_type_ids: int64, (batch, tokens).
+    context_at: int32, (batch,): position of the first context token.
+    `last` marks the batch with which the chunk is complete; it can be empty.
+    """
+
+    windows: Windows
+    index: Int32
+    input_ids: Int64
+    attention_mask: Int64
+    token_type_ids: Int64
+    context_at: Int32
+    last: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchLogits:
+    """What the model says of a batch: start and end, float32, (batch, tokens).
+
+    `failed` gives the windows (by position in the batch) that could not be scored, with the row error's
+    code; their logits are to be ignored.
+    """
+
+    batch: PaddedBatch
+    start: Float32
+    end: Float32
+    failed: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AnsweredChunk:
+    """A chunk with its answers, in the rows' order.
+
+    answers: one Arrow record batch with the columns of `ANSWER_FIELDS` (and `candidates` with top-k).
+    """
+
+    chunk: Chunk
+    answers: pa.RecordBatch
+    windows: int
+    questions_cut: int
+
+
+CANDIDATE_TYPE = pa.list_(
+    pa.struct(
+        [
+            pa.field("answer", pa.string()),
+            pa.field("start", pa.int32()),
+            pa.field("end", pa.int32()),
+            pa.field("score", pa.float32()),
+        ]
+    )
+)
+
+ANSWER_FIELDS = (
+    pa.field("answer", pa.string()),
+    pa.field("start", pa.int32()),
+    pa.field("end", pa.int32()),
+    pa.field("score", pa.float32()),
+    pa.field("no_answer", pa.bool_()),
+    pa.field("null_odds", pa.float32()),
+    pa.field("error", pa.string()),
+    pa.field("error_detail", pa.string()),
+)
+"""The columns that a run adds, before the output prefix (`qa_`) is put in front of their names."""
+
+
+def answer_schema(top_k: int) -> pa.Schema:
+    """The columns that a run adds, without their prefix; `candidates` only where top_k is above 0."""
+    fields = list(ANSWER_FIELDS)
+    if top_k:
+        fields.append(pa.field("candidates", CANDIDATE_TYPE))
+    return pa.schema(fields)
