@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from batchqa.text import trim, trim_offsets
+
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
@@ -137,35 +139,58 @@ class Layout:
 class EncodedContext:
     """One distinct context: its text, its token ids, and where each token stands in the text.
 
-    ids: int32, (tokens,). Character offsets are looked up one token at a time (`encoding`), because a list
-    of all offsets costs more than the rest of the road. `regular` promises that no two token spans cover
-    the same characters (after trimming white space), so that a decoder need not look for duplicates.
+    ids: int32, (tokens,). Character offsets are looked up one token at a time, because a list of all
+    offsets costs more than the rest of the road. `regular` promises that no two token spans cover the same
+    characters (after trimming white space), so that a decoder need not look for duplicates.
     """
 
-    __slots__ = ("encoding", "ids", "regular", "text")
+    __slots__ = ("_encoding", "_trimmed", "ids", "regular", "text")
 
-    def __init__(self, text: str, ids: Int32, encoding: Any, regular: bool) -> None:
+    def __init__(self, text: str, encoding: Any, may_repeat: bool) -> None:
+        """`encoding` is a tokenizers.Encoding of `text`; `may_repeat` asks for the exact `regular` check."""
         self.text = text
-        self.ids = ids
-        self.encoding = encoding
-        self.regular = regular
+        self.ids: Int32 = np.array(encoding.ids, dtype=np.int32)
+        self._encoding = encoding
+        self._trimmed: tuple[Int32, Int32] | None = None
+        self.regular = not may_repeat or not self._spans_repeat()
 
-    def offsets(self) -> Int32:
-        """Character offsets of all tokens, int32, (tokens, 2); white space at a token's ends included."""
-        return np.array(self.encoding.offsets, dtype=np.int32).reshape(-1, 2)
+    def trimmed_offsets(self) -> tuple[Int32, Int32]:
+        """Where a span from or to each token starts and ends, without white space: int32, (tokens,) each.
+
+        A blank token starts where the next visible character is and ends after the one before it.
+        """
+        if self._trimmed is None:
+            offsets = np.array(self._encoding.offsets, dtype=np.int32).reshape(-1, 2)
+            self._trimmed = trim_offsets(self.text, offsets)
+        return self._trimmed
+
+    def characters(self, first_token: int, last_token: int) -> tuple[int, int]:
+        """The characters that a token span covers (last token included), without white space at its ends."""
+        if self._trimmed is not None:
+            return int(self._trimmed[0][first_token]), int(self._trimmed[1][last_token])
+        start = self._encoding.token_to_chars(first_token)[0]
+        end = self._encoding.token_to_chars(last_token)[1]
+        return trim(self.text, start, end)
+
+    def _spans_repeat(self) -> bool:
+        starts, ends = self.trimmed_offsets()
+        return bool(
+            np.any(starts >= ends) or np.any(starts[1:] <= starts[:-1]) or np.any(ends[1:] <= ends[:-1])
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Windows:
     """All windows of a chunk, one column per property; window w belongs to pair `pair[w]`.
 
-    A *pair* is a distinct (context, question) of the chunk: `pair_context` and `pair_question` index
-    `contexts` and `prefixes`. A prefix is `before + question + between` as int32 ids. Windows of a pair are
-    consecutive and ordered; window w shows context tokens [begin[w], begin[w] + size[w]).
+    A *pair* is a (context, question) that the part has not had before: `pair_context` and `pair_question`
+    index `contexts` and `prefixes`. A prefix is `before + question + between` as int32 ids. Windows of a
+    pair are consecutive and ordered; window w shows context tokens [begin[w], begin[w] + size[w]).
 
     pair, begin, size, length: int32, (windows,); length is the whole input's, in tokens, without padding.
     pair_first, pair_count: int32, (pairs,): the pair's windows are [first, first + count).
-    row_pair: int32, (rows,): the pair that answers each row of the chunk, -1 where the row is not judged.
+    row_pair: int32, (rows,): the pair that answers each row, -1 where the row is not judged. It counts the
+    pairs of the whole part: this chunk's begin at `first_pair`, smaller numbers are of earlier chunks.
     """
 
     chunk: Chunk
@@ -181,8 +206,12 @@ class Windows:
     size: Int32
     length: Int32
     row_pair: Int32
+    first_pair: int
     faults: Mapping[int, RowFault]
     questions_cut: int
+
+    def __len__(self) -> int:
+        return len(self.pair)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,0 +1,79 @@
+# Everything a user or a developer of batchqa does, as one word each. `make help` lists them.
+# Each target makes the environment that it needs in .venv, once; repeated calls are quick.
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+PYTEST_ARGS ?= -n 2 --dist loadfile
+
+# Data and models outside the project; tests and benchmarks that need them are skipped where they are absent.
+override BATCHQA_DATA := $(abspath $(or $(BATCHQA_DATA),../shared/data))
+override BATCHQA_MODELS := $(abspath $(or $(BATCHQA_MODELS),../shared/models))
+export BATCHQA_DATA BATCHQA_MODELS
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+CONSTRAINTS := requirements/constraints-cpu.txt
+RUNNABLE := .venv/.installed-run
+DEVELOPER := .venv/.installed-all
+
+.DELETE_ON_ERROR:
+.PHONY: help demo setup check format test test-slow test-faults bench docs bundled-model clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+demo: $(RUNNABLE)  ## annotate sample_data with the model in the package and show the answers
+	$(BIN)/batchqa run sample_data/sample.jsonl -o demo.out.parquet --overwrite
+	$(BIN)/python sample_data/show.py demo.out.parquet
+
+setup: $(DEVELOPER)  ## make or upgrade .venv with all that a developer needs, the extra `export` too
+
+check: $(DEVELOPER)  ## format, lint, types, import contracts, generated documents
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/make_cli.py --check
+
+format: $(DEVELOPER)  ## format the code and mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: $(DEVELOPER)  ## the tests, but for slow ones and fault injection
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-slow: $(DEVELOPER)  ## parity, equality, memory, wheel: minutes; needs BATCHQA_DATA and BATCHQA_MODELS
+	$(BIN)/python -m pytest -m slow --timeout 3600
+
+test-faults: $(DEVELOPER)  ## kills, broken storage, damaged files
+	$(BIN)/python -m pytest -m faults --timeout 3600
+
+bench: $(DEVELOPER)  ## rows per second beside the peers, as ratios
+	$(BIN)/python benchmarks/bench.py
+
+docs: $(DEVELOPER)  ## write docs/cli.md anew from the commands' --help
+	$(BIN)/python docs/make_cli.py
+
+bundled-model: $(DEVELOPER)  ## make batchqa/bundled anew from the checkpoint in BATCHQA_MODELS
+	$(BIN)/python -m batchqa.prepare.bundled $(BATCHQA_MODELS)/minilm-l6-squad
+
+clean:  ## remove the environment and all that was made
+	rm -rf .venv .bench .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist demo.out.parquet demo.out.parquet.batchqa
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "batchqa needs Python 3.11 or later: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+$(RUNNABLE): pyproject.toml $(CONSTRAINTS) | .venv/bin/python
+	$(PIP) -c $(CONSTRAINTS) -e .
+	@touch $@
+
+# torch by itself and first: with its version fixed pip takes the wheel at hand, while a range, resolved
+# together with the rest, can draw gigabytes of CUDA libraries.
+$(DEVELOPER): pyproject.toml $(CONSTRAINTS) | .venv/bin/python
+	$(PIP) $(TORCH)
+	$(PIP) -c $(CONSTRAINTS) -e '.[export,openvino,dev]'
+	@touch $(RUNNABLE) $@

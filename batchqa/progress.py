@@ -1,0 +1,219 @@
+"""What a command says on standard error while it works: a bar, lines, or JSON; never row text.
+
+A reporter takes the job's `Progress` and its notes. Standard error may be closed or full: then a reporter
+falls silent, because a job must not die of its own chatter.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TextIO
+
+import orjson
+
+if TYPE_CHECKING:
+    from batchqa.job import Progress
+
+LINE_SECONDS = 10.0
+"""How often a line is written where there is no terminal."""
+
+
+class Reporter:
+    """Says nothing: what `--quiet` is, and what the others build upon. A context manager."""
+
+    def progress(self, progress: Progress) -> None:
+        """Tell how far the job is. Called often; decides itself what is worth saying."""
+
+    def note(self, message: str) -> None:
+        """Tell the user something once: a fallback, a warning."""
+
+    def error(self, message: str, exit_code: int) -> None:
+        """Tell why the command ends with `exit_code`."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+    def __enter__(self) -> Reporter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class LineReporter(Reporter):
+    """Plain lines, one every few seconds, for logs."""
+
+    def __init__(
+        self,
+        stream: TextIO | None,
+        quiet: bool = False,
+        seconds: float = LINE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`stream` None is a closed standard error; `quiet` leaves only errors; `seconds` between two lines."""
+        self._stream = stream
+        self._quiet = quiet
+        self._seconds = seconds
+        self._clock = clock
+        self._said = clock()
+
+    def progress(self, progress: Progress) -> None:
+        """Write a line if the last one was `seconds` ago."""
+        now = self._clock()
+        if not self._quiet and now - self._said >= self._seconds:
+            self._said = now
+            self._write_progress(progress)
+
+    def note(self, message: str) -> None:
+        """Write a line `batchqa: note: ...`."""
+        if not self._quiet:
+            self._write(f"batchqa: note: {one_line(message)}")
+
+    def error(self, message: str, exit_code: int) -> None:  # noqa: ARG002  (the JSON form says the code)
+        """Write a line `batchqa: error: ...`."""
+        self._write(f"batchqa: error: {one_line(message)}")
+
+    def _write_progress(self, progress: Progress) -> None:
+        self._write(f"batchqa: {describe_progress(progress)}")
+
+    def _write(self, line: str) -> None:
+        if self._stream is None:
+            return
+        try:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):  # closed by the reader, or by us at exit
+            self._stream = None
+
+
+class JsonReporter(LineReporter):
+    """The same as JSON, an object per line, for programs that read the log."""
+
+    def note(self, message: str) -> None:
+        """Write `{"event": "note", "message": ...}`."""
+        if not self._quiet:
+            self._write_event("note", message=one_line(message))
+
+    def error(self, message: str, exit_code: int) -> None:
+        """Write `{"event": "error", "message": ..., "exit_code": ...}`."""
+        self._write_event("error", message=one_line(message), exit_code=exit_code)
+
+    def _write_progress(self, progress: Progress) -> None:
+        self._write_event(
+            "progress",
+            rows=progress.rows,
+            total_rows=progress.total_rows,
+            answered=progress.answered,
+            seconds=round(progress.seconds, 3),
+            rows_per_second=round(progress.rows_per_second, 1),
+            seconds_left=seconds_left(progress),
+            part=progress.part,
+        )
+
+    def _write_event(self, event: str, **values: Any) -> None:
+        self._write(orjson.dumps({"event": event} | values).decode())
+
+
+class BarReporter(Reporter):
+    """A bar on a terminal: share done, rows/s, time left, share answered."""
+
+    def __init__(self, stream: TextIO) -> None:
+        """`stream` must be a terminal. The bar appears with the first progress."""
+        # imported here: rich takes longer to import than `batchqa --help` should
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        self._console = Console(file=stream, highlight=False, soft_wrap=True)
+        self._bar = Bar(
+            TextColumn("batchqa"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("rows  {task.fields[detail]}"),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("batchqa", total=None, detail="")
+        self._started = False
+
+    def progress(self, progress: Progress) -> None:
+        """Move the bar; rich limits how often it is drawn."""
+        if not self._started:
+            self._bar.start()
+            self._started = True
+        self._bar.update(
+            self._task,
+            completed=progress.rows,
+            total=progress.total_rows,
+            detail=" · ".join(_details(progress)),
+        )
+
+    def note(self, message: str) -> None:
+        """Write a line above the bar."""
+        self._console.print(f"batchqa: note: {one_line(message)}", markup=False)
+
+    def error(self, message: str, exit_code: int) -> None:  # noqa: ARG002  (the JSON form says the code)
+        """Take the bar away and write a line."""
+        self.close()
+        self._console.print(f"batchqa: error: {one_line(message)}", markup=False)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._started:
+            self._bar.stop()
+            self._started = False
+
+
+def open_reporter(stream: TextIO | None, log_format: str, quiet: bool) -> Reporter:
+    """The reporter for `stream`: JSON if asked for, a bar on a terminal, lines elsewhere.
+
+    `quiet` leaves nothing but errors.
+    """
+    if log_format == "json":
+        return JsonReporter(stream, quiet)
+    if stream is not None and not quiet and stream.isatty():
+        return BarReporter(stream)
+    return LineReporter(stream, quiet)
+
+
+def describe_progress(progress: Progress) -> str:
+    """One line: `12,000 of 50,000 rows (24 %) · 410 rows/s · 1 min 33 s left · 61 % answered`."""
+    rows = f"{progress.rows:,} rows"
+    if progress.total_rows:
+        share = progress.rows / progress.total_rows
+        rows = f"{progress.rows:,} of {progress.total_rows:,} rows ({share:.0%})"
+    return " · ".join([rows, *_details(progress)])
+
+
+def seconds_left(progress: Progress) -> float | None:
+    """Seconds until all rows are done at the present speed; None where it cannot be known."""
+    if not progress.total_rows or progress.rows_per_second <= 0:
+        return None
+    return round(max(progress.total_rows - progress.rows, 0) / progress.rows_per_second, 1)
+
+
+def one_line(message: str) -> str:
+    """`message` without line breaks and control characters: a log line stays one line."""
+    return "".join(c if c.isprintable() else " " for c in message).strip()
+
+
+def _details(progress: Progress) -> list[str]:
+    details = [f"{progress.rows_per_second:,.0f} rows/s"]
+    left = seconds_left(progress)
+    if left is not None:
+        details.append(f"{_duration(left)} left")
+    if progress.rows:
+        details.append(f"{progress.answered / progress.rows:.0%} answered")
+    return details
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

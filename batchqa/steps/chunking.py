@@ -1,0 +1,88 @@
+"""Rows -> chunks: the look-ahead buffer within which windows are sorted by length.
+
+A chunk never crosses a part, and where it ends depends on the part's rows alone. So a part that is made
+again after a crash is cut, batched and scored exactly as the first time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchqa.records import Chunk, Int64, Rows
+
+CHUNK_ROWS = 4096
+"""Rows of a chunk at most: enough windows of each length for batches without much padding."""
+
+CHUNK_BYTES = 8 * 2**20
+"""UTF-8 bytes of text in a chunk at most, unless one row alone has more."""
+
+
+def chunks(rows: Iterable[Rows], part_rows: int, first_part: int = 0) -> Iterator[Chunk]:
+    """Cut a stream of rows that begins with the first row of part `first_part`.
+
+    Each part has `part_rows` rows, the last one fewer. No piece of `rows` may cross the end of a part, so
+    that its cursor is the place where the next part begins. A stream without any row gives no chunk.
+    """
+    part, left = first_part, part_rows
+    held: list[Rows] = []
+    for piece in rows:
+        # one row more than fits shows that the stream goes on
+        while sum(map(len, held)) > (end := _chunk_end(held, left)):
+            joined = _join(held)
+            yield Chunk(_slice(joined, 0, end), part, last_of_part=end == left)
+            held = [_slice(joined, end, len(joined))]
+            part, left = (part + 1, part_rows) if end == left else (part, left - end)
+        held.append(piece)
+    while held and len(joined := _join(held)):
+        end = _chunk_end([joined], left)
+        yield Chunk(_slice(joined, 0, end), part, last_of_part=end in (left, len(joined)))
+        held = [_slice(joined, end, len(joined))]
+        part, left = (part + 1, part_rows) if end == left else (part, left - end)
+
+
+def _chunk_end(held: list[Rows], left: int) -> int:
+    """How many of the rows held belong to the next chunk, when `left` rows are left in the part."""
+    sizes = np.concatenate([np.zeros(0, np.int64), *(_text_bytes(rows) for rows in held)])
+    most = min(CHUNK_ROWS, left, len(sizes))
+    fits = int(np.searchsorted(np.cumsum(sizes[:most]), CHUNK_BYTES, side="right"))
+    return min(max(fits, 1), most)
+
+
+def _text_bytes(rows: Rows) -> Int64:
+    sizes = [pc.fill_null(pc.binary_length(text), 0) for text in (rows.context, rows.question)]
+    total: Int64 = pc.add(*(pc.cast(size, pa.int64()) for size in sizes)).to_numpy(zero_copy_only=False)
+    return total
+
+
+def _slice(rows: Rows, start: int, end: int) -> Rows:
+    return replace(
+        rows,
+        columns=rows.columns.slice(start, end - start),
+        context=rows.context.slice(start, end - start),
+        question=rows.question.slice(start, end - start),
+        faults={i - start: fault for i, fault in rows.faults.items() if start <= i < end},
+        first_record=rows.first_record + start,
+    )
+
+
+def _join(pieces: list[Rows]) -> Rows:
+    if len(pieces) == 1:
+        return pieces[0]
+    starts = np.cumsum([0, *map(len, pieces)])
+    return Rows(
+        columns=pa.concat_batches([piece.columns for piece in pieces]),
+        context=pa.concat_arrays([piece.context for piece in pieces]),
+        question=pa.concat_arrays([piece.question for piece in pieces]),
+        faults={
+            int(start) + i: fault
+            for start, piece in zip(starts, pieces, strict=False)
+            for i, fault in piece.faults.items()
+        },
+        first_record=pieces[0].first_record,
+        cursor=pieces[-1].cursor,
+    )

@@ -1,0 +1,463 @@
+"""Logits -> answers: the exact best span of every row, by the rules of `docs/decoding.md`.
+
+    z(span) = max over the row's windows of (start logit + end logit)
+    z(null) = min over the row's windows of the null token's start + end logit
+    no answer  when  z(null) - max z(span) > threshold
+    score   = soft-max of the decision over all distinct spans and null
+
+as transformers' run_qa (utils_qa.py) does, but over every span instead of an n-best list. A pair with one
+window and ordinary tokens is decoded together with its whole batch; the others wait until all their
+windows are there, and are decoded window by window with memory for one window only.
+
+Sums are made in float64, where a sum of two float32 logits is exact: so a tie is a tie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from batchqa.records import (
+    CANDIDATE_TYPE,
+    AnsweredChunk,
+    BatchLogits,
+    Bool,
+    Chunk,
+    EncodedContext,
+    Float64,
+    Int32,
+    Int64,
+    RowFault,
+    Windows,
+    answer_schema,
+)
+from batchqa.settings import DecodingSettings
+
+Calibrate = Callable[[Float64, Bool], Float64]
+"""Maps raw scores and their no-answer flags to the probability of being right."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodingRules:
+    """What decides about a row: settings joined with what the bundle says of its model."""
+
+    max_answer_length: int
+    threshold: float
+    abstains: bool
+    top_k: int
+    calibrate: Calibrate | None = None
+
+    @classmethod
+    def join(
+        cls,
+        settings: DecodingSettings,
+        trained_to_abstain: bool,
+        threshold: float,
+        calibrate: Calibrate | None,
+    ) -> DecodingRules:
+        """The user's settings where they were given, else the bundle's."""
+        given = settings.no_answer_threshold
+        return cls(
+            max_answer_length=settings.max_answer_length,
+            threshold=threshold if given is None else given,
+            abstains={"on": True, "off": False, "auto": trained_to_abstain}[settings.no_answer],
+            top_k=settings.top_k,
+            calibrate=None if settings.raw_score else calibrate,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A span of context tokens (last one included) and its z."""
+
+    z: float
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A span in characters and its z; `text` is case-folded."""
+
+    z: float
+    start: int
+    end: int
+    text: str
+
+
+class _Pairs:
+    """What is known so far of a chunk's pairs, one entry each."""
+
+    def __init__(self, windows: Windows) -> None:
+        count = len(windows.pair_first)
+        self.best = np.full(count, -np.inf)
+        self.null = np.full(count, np.inf)
+        self.log_sum = np.full(count, -np.inf)
+        self.first = np.zeros(count, dtype=np.int64)
+        self.last = np.zeros(count, dtype=np.int64)
+        self.fault: dict[int, str] = {}
+        self.waiting: dict[int, list[tuple[Float64, Float64] | None]] = {}
+        self.candidates: dict[int, list[Candidate]] = {}
+
+
+class Decoder:
+    """Takes the scored batches of one chunk after the other; hands on a chunk when it is complete."""
+
+    def __init__(self, rules: DecodingRules) -> None:
+        self._rules = rules
+        self._pairs: _Pairs | None = None
+        self._part = -1
+        self._answered: list[pa.RecordBatch] = []
+
+    def add(self, logits: BatchLogits) -> AnsweredChunk | None:
+        """Decode a batch; returns its chunk, in the rows' order, if this was its last batch."""
+        windows = logits.batch.windows
+        if self._pairs is None:
+            self._pairs = _Pairs(windows)
+        pairs = self._pairs
+        self._take(pairs, logits)
+        if not logits.batch.last:
+            return None
+        self._pairs = None
+        return self._answer(windows, pairs)
+
+    def _take(self, pairs: _Pairs, logits: BatchLogits) -> None:
+        """Decode the simple windows of a batch at once, and put the others aside or finish their pair."""
+        batch, windows = logits.batch, logits.batch.windows
+        if not len(batch.index):
+            return
+        pair = windows.pair[batch.index]
+        size = windows.size[batch.index]
+        for row, code in logits.failed.items():
+            pairs.fault.setdefault(int(pair[row]), code)
+        start, end = logits.start.astype(np.float64), logits.end.astype(np.float64)
+        at_null = windows.layout.null_position
+        good = np.ones(len(pair), dtype=bool)
+        good[list(logits.failed)] = False
+        np.minimum.at(pairs.null, pair[good], (start[:, at_null] + end[:, at_null])[good])
+
+        regular = np.array([windows.contexts[c].regular for c in windows.pair_context[pair]], dtype=bool)
+        simple = good & regular & (windows.pair_count[pair] == 1) & (self._rules.top_k == 0)
+        rows = np.flatnonzero(simple)
+        if len(rows):
+            found = best_spans(
+                start[rows], end[rows], batch.context_at[rows], size[rows], self._rules.max_answer_length
+            )
+            pairs.best[pair[rows]], pairs.log_sum[pair[rows]] = found.z, found.log_sum
+            pairs.first[pair[rows]], pairs.last[pair[rows]] = found.first, found.last
+            # the quick sum underflows where the best start and the best end are far apart and extreme
+            simple[rows[~np.isfinite(found.log_sum)]] = False
+        for row in np.flatnonzero(good & ~simple).tolist():
+            at = slice(int(batch.context_at[row]), int(batch.context_at[row]) + int(size[row]))
+            self._put_aside(pairs, windows, int(batch.index[row]), start[row, at].copy(), end[row, at].copy())
+
+    def _put_aside(
+        self, pairs: _Pairs, windows: Windows, window: int, start: Float64, end: Float64
+    ) -> None:
+        pair = int(windows.pair[window])
+        first, count = int(windows.pair_first[pair]), int(windows.pair_count[pair])
+        waiting = pairs.waiting.setdefault(pair, [None] * count)
+        waiting[window - first] = (start, end)
+        if any(logits is None for logits in waiting):
+            return
+        del pairs.waiting[pair]
+        context = windows.contexts[windows.pair_context[pair]]
+        search = SpanSearch(context, self._rules.max_answer_length, self._rules.top_k)
+        for at, logits in enumerate(waiting):
+            assert logits is not None
+            search.add(int(windows.begin[first + at]), *logits)
+        best = search.finish()
+        pairs.best[pair], pairs.log_sum[pair] = best.z, search.log_sum
+        pairs.first[pair], pairs.last[pair] = best.first, best.last
+        if self._rules.top_k:
+            pairs.candidates[pair] = search.candidates
+
+    def _answer(self, windows: Windows, pairs: _Pairs) -> AnsweredChunk:
+        """Judge every pair, then give each row the answer of its pair."""
+        chunk = windows.chunk
+        if chunk.part != self._part:
+            self._part, self._answered = chunk.part, []
+        self._answered.append(self._judge(windows, pairs))
+        faults = dict(windows.faults)
+        answers = self._answered_rows(windows)
+        errors = answers.column("error")
+        for row in np.flatnonzero(errors.is_valid().to_numpy(zero_copy_only=False)).tolist():
+            faults[row] = RowFault(errors[row].as_py(), f"input record {chunk.rows.first_record + row}")
+        if faults:
+            answers = _with_faults(answers, faults)
+        return AnsweredChunk(chunk, answers, len(windows), windows.questions_cut)
+
+    def _judge(self, windows: Windows, pairs: _Pairs) -> pa.RecordBatch:
+        """The answers of a chunk's new pairs, as a record batch."""
+        rules = self._rules
+        found = np.isfinite(pairs.best)
+        for pair in np.flatnonzero(~found).tolist():
+            pairs.fault.setdefault(pair, "empty_context")
+        good = found.copy()
+        good[list(pairs.fault)] = False
+        with np.errstate(invalid="ignore", over="ignore"):
+            odds = pairs.null - pairs.best
+            silent = good & rules.abstains & (odds > rules.threshold)
+            total = np.logaddexp(pairs.log_sum, pairs.null) if rules.abstains else pairs.log_sum
+            score = np.exp(np.where(silent, pairs.null, pairs.best) - total)
+            if rules.calibrate is not None:
+                score = rules.calibrate(score, silent)
+        spoken = good & ~silent
+        starts, ends, texts = _spans_of(windows, pairs, spoken)
+        missing = ~good
+        columns: list[pa.Array] = [
+            pa.array(texts, pa.string()),
+            pa.array(starts, pa.int32(), mask=~spoken),
+            pa.array(ends, pa.int32(), mask=~spoken),
+            pa.array(score.astype(np.float32), mask=missing),
+            pa.array(silent, mask=missing | (not rules.abstains)),
+            pa.array(odds.astype(np.float32), mask=missing | (not rules.abstains)),
+            pa.array([pairs.fault.get(pair) for pair in range(len(good))], pa.string()),
+            pa.nulls(len(good), pa.string()),
+        ]
+        if rules.top_k:
+            columns.append(_candidates_of(windows, pairs, good, total))
+        return pa.record_batch(columns, schema=answer_schema(rules.top_k))
+
+    def _answered_rows(self, windows: Windows) -> pa.RecordBatch:
+        """Each row's answer; a row whose pair the part had before takes it from there."""
+        places = windows.row_pair.astype(np.int64)
+        judged = places >= 0
+        if np.any(judged & (places < windows.first_pair)):
+            source = pa.Table.from_batches(self._answered).combine_chunks().to_batches()
+            answers = source[0] if source else self._answered[-1]
+        else:
+            answers, places = self._answered[-1], places - windows.first_pair
+        return answers.take(pa.array(places, mask=~judged))
+
+
+@dataclass(frozen=True, slots=True)
+class BestSpans:
+    """The best span of each window of a batch.
+
+    z, log_sum (log of the sum over all spans of exp z): float64, (windows,); first, last: int64, (windows,),
+    token positions in the context part of the window.
+    """
+
+    z: Float64
+    log_sum: Float64
+    first: Int64
+    last: Int64
+
+
+def best_spans(
+    start: Float64, end: Float64, context_at: Int32, size: Int32, max_answer_length: int
+) -> BestSpans:
+    """The best of all spans of at most `max_answer_length` tokens, for a whole batch at once.
+
+    start, end: float64, (windows, tokens); context_at, size: int32, (windows,): where the context stands.
+    Work grows with tokens * log(max_answer_length). Ties: the earliest start, then the earliest end.
+    """
+    place = np.arange(start.shape[1])
+    outside = (place < context_at[:, None]) | (place >= (context_at + size)[:, None])
+    start = np.where(outside, -np.inf, start)
+    end = np.where(outside, -np.inf, end)
+    row = np.arange(len(start))
+
+    sums = start + _sliding(end, max_answer_length, np.maximum, -np.inf)
+    first = sums.argmax(axis=1)
+    reach = np.minimum(first[:, None] + np.arange(max_answer_length), start.shape[1] - 1)
+    last = reach[row, end[row[:, None], reach].argmax(axis=1)]
+
+    top_start = start.max(axis=1, keepdims=True)
+    top_end = end.max(axis=1, keepdims=True)
+    reachable = _sliding(np.exp(end - top_end), max_answer_length, np.add, 0.0)
+    with np.errstate(divide="ignore"):
+        log_sum = np.log((np.exp(start - top_start) * reachable).sum(axis=1))
+    return BestSpans(
+        z=sums[row, first],
+        log_sum=log_sum + top_start[:, 0] + top_end[:, 0],
+        first=first - context_at,
+        last=last - context_at,
+    )
+
+
+def _sliding(values: Float64, width: int, combine: np.ufunc, neutral: float) -> Float64:
+    """`combine` over values[:, i : i + width] for every i, in log(width) steps (widths 1, 2, 4 ... combined)."""
+    done = np.full_like(values, neutral)
+    reach = 0
+    power, block = 1, values
+    while True:
+        if width & power:
+            done = combine(done, _ahead(block, reach, neutral))
+            reach += power
+        if 2 * power > width:
+            return done
+        block = combine(block, _ahead(block, power, neutral))
+        power *= 2
+
+
+def _ahead(values: Float64, by: int, fill: float) -> Float64:
+    """values[:, i + by] at i, `fill` past the end."""
+    if by == 0:
+        return values
+    moved = np.full_like(values, fill)
+    moved[:, : max(values.shape[1] - by, 0)] = values[:, by:]
+    return moved
+
+
+class SpanSearch:
+    """All spans of one context over its windows: the best, the sum, the top candidates.
+
+    Windows are added in order. z(span) is final once no later window shows its first token; until then it
+    waits in a band of shape (first tokens, max_answer_length), so memory does not grow with the context.
+    """
+
+    def __init__(self, context: EncodedContext, max_answer_length: int, top_k: int) -> None:
+        self._context = context
+        self._width = max_answer_length
+        self._top_k = top_k
+        self._band = np.full((0, max_answer_length), -np.inf)
+        self._band_at = 0
+        self._best = Span(-np.inf, 0, 0)
+        self._top: dict[str, Candidate] = {}
+        self.log_sum = -np.inf
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """The top_k best spans that differ in place and in case-folded text, best first."""
+        return sorted(self._top.values(), key=_rank)
+
+    def add(self, begin: int, start: Float64, end: Float64) -> None:
+        """Take a window that shows context tokens [begin, begin + len(start))."""
+        self._settle(begin)
+        padded = np.append(end, np.full(self._width - 1, -np.inf))
+        band = start[:, None] + np.lib.stride_tricks.sliding_window_view(padded, self._width)
+        kept, shared = np.split(self._band, [begin - self._band_at])
+        band[: len(shared)] = np.maximum(band[: len(shared)], shared)
+        self._band = np.concatenate([kept, band])
+
+    def finish(self) -> Span:
+        """The best span; z is -inf where the context has no visible character."""
+        self._settle(self._band_at + len(self._band))
+        return self._best
+
+    def _settle(self, until: int) -> None:
+        """Judge the spans that begin before token `until`: no later window shows them."""
+        count = until - self._band_at
+        if not self._context.regular and count < len(self._band):
+            # spans that differ in blank tokens only cover the same characters: keep them together
+            starts, _ = self._context.trimmed_offsets()
+            while count and starts[self._band_at + count - 1] == starts[self._band_at + count]:
+                count -= 1
+        final, self._band = self._band[:count], self._band[count:]
+        z, first, last = self._distinct(final, self._band_at)
+        self._band_at += count
+        if not len(z):
+            return
+        top = int(z.argmax())
+        if z[top] > self._best.z:
+            self._best = Span(float(z[top]), int(first[top]), int(last[top]))
+        largest = float(z[top])
+        self.log_sum = float(np.logaddexp(self.log_sum, largest + np.log(np.exp(z - largest).sum())))
+        if self._top_k:
+            self._keep_top(z, first, last)
+
+    def _distinct(
+        self, band: Float64, at: int
+    ) -> tuple[Float64, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The spans of a band that cover distinct characters: z, first and last token, in reading order."""
+        first, width = np.nonzero(np.isfinite(band))
+        z = band[first, width]
+        first = first + at
+        last = first + width
+        if self._context.regular or not len(z):
+            return z, first, last
+        starts, ends = self._context.trimmed_offsets()
+        visible = starts[first] < ends[last]
+        z, first, last = z[visible], first[visible], last[visible]
+        order = np.lexsort((-z, ends[last], starts[first]))
+        z, first, last = z[order], first[order], last[order]
+        new = np.ones(len(z), dtype=bool)
+        new[1:] = (starts[first[1:]] != starts[first[:-1]]) | (ends[last[1:]] != ends[last[:-1]])
+        return z[new], first[new], last[new]
+
+    def _keep_top(self, z: Float64, first: npt.NDArray[np.int64], last: npt.NDArray[np.int64]) -> None:
+        """Merge the best spans of a settled band into the candidates."""
+        looked_at = 0
+        wanted = 4 * self._top_k
+        while True:
+            order = _largest(z, wanted)
+            for at in order[looked_at:].tolist():
+                if len(self._top) == self._top_k and z[at] < max(self._top.values(), key=_rank).z:
+                    return
+                self._offer(float(z[at]), int(first[at]), int(last[at]))
+            if len(order) == len(z):
+                return
+            looked_at, wanted = len(order), 4 * wanted
+
+    def _offer(self, z: float, first: int, last: int) -> None:
+        start, end = self._context.characters(first, last)
+        text = self._context.text[start:end].casefold()
+        candidate = Candidate(z, start, end, text)
+        if text not in self._top or _rank(candidate) < _rank(self._top[text]):
+            self._top[text] = candidate
+        if len(self._top) > self._top_k:
+            del self._top[max(self._top.values(), key=_rank).text]
+
+
+def _rank(candidate: Candidate) -> tuple[float, int, int]:
+    """Sorts candidates: best first, then earliest, then shortest."""
+    return -candidate.z, candidate.start, candidate.end
+
+
+def _largest(z: Float64, count: int) -> npt.NDArray[np.int64]:
+    """The places of the `count` largest values or a few more, largest first; equal ones in order, none of them cut off."""
+    if count >= len(z):
+        return np.argsort(-z, kind="stable")
+    least = np.partition(z, len(z) - count)[len(z) - count]
+    places = np.flatnonzero(z >= least)
+    return places[np.argsort(-z[places], kind="stable")]
+
+
+def _spans_of(windows: Windows, pairs: _Pairs, spoken: Bool) -> tuple[Int32, Int32, list[str | None]]:
+    """Character spans and texts of the pairs that have an answer."""
+    starts = np.zeros(len(spoken), dtype=np.int32)
+    ends = np.zeros(len(spoken), dtype=np.int32)
+    texts: list[str | None] = [None] * len(spoken)
+    for pair in np.flatnonzero(spoken).tolist():
+        context = windows.contexts[windows.pair_context[pair]]
+        start, end = context.characters(int(pairs.first[pair]), int(pairs.last[pair]))
+        starts[pair], ends[pair], texts[pair] = start, end, context.text[start:end]
+    return starts, ends, texts
+
+
+def _candidates_of(windows: Windows, pairs: _Pairs, good: Bool, total: Float64) -> pa.Array:
+    rows = []
+    for pair in range(len(good)):
+        if not good[pair]:
+            rows.append(None)
+            continue
+        text = windows.contexts[windows.pair_context[pair]].text
+        rows.append(
+            [
+                {
+                    "answer": text[c.start : c.end],
+                    "start": c.start,
+                    "end": c.end,
+                    "score": float(np.exp(c.z - total[pair])),
+                }
+                for c in pairs.candidates[pair]
+            ]
+        )
+    return pa.array(rows, CANDIDATE_TYPE)
+
+
+def _with_faults(answers: pa.RecordBatch, faults: dict[int, RowFault]) -> pa.RecordBatch:
+    codes: list[str | None] = [None] * len(answers)
+    details: list[str | None] = [None] * len(answers)
+    for row, fault in faults.items():
+        codes[row], details[row] = fault.code, fault.detail
+    for name, values in (("error", codes), ("error_detail", details)):
+        at = answers.schema.get_field_index(name)
+        answers = answers.set_column(at, answers.schema.field(at), pa.array(values, pa.string()))
+    return answers

@@ -1,0 +1,214 @@
+"""Padded batch -> logits: the SpanScorer protocol, and its form on onnxruntime.
+
+A scorer turns token ids into start and end logits, nothing more. What goes wrong on the way is decided
+here once for all scorers: a batch that does not fit into memory is halved down to single windows, logits
+that are not finite fail their window, and no row is lost.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from batchqa.errors import DeviceError, ModelError, TryAgainError
+from batchqa.records import BatchLogits, Float32, Int64, PaddedBatch
+
+CPU_BUDGETS = (512, 768, 1024, 1536, 2048)
+CUDA_BUDGETS = (8192, 16384, 32768, 65536)
+"""Token budgets that are tried at the start; on a CPU large batches spend their time mapping memory."""
+
+_OUT_OF_MEMORY = re.compile(r"allocate memory|out of memory|bad_alloc|BFCArena|CUBLAS_STATUS_ALLOC_FAILED", re.I)
+_DEVICE_LOST = re.compile(r"illegal memory access|device-side assert|uncorrectable ECC|CUDA_ERROR_|Xid|cudaError", re.I)
+
+
+class OutOfMemoryError(Exception):
+    """The device has no room for a batch of this size; a smaller one may fit."""
+
+
+class SpanScorer(Protocol):
+    """A model on a device: what the road needs of it."""
+
+    engine: str
+    device: str
+
+    def score(
+        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64
+    ) -> tuple[Float32, Float32]:
+        """Start and end logits, float32, (windows, tokens), of int64 inputs of that shape.
+
+        Raises OutOfMemoryError where a smaller batch may fit, TryAgainError where the device is lost.
+        """
+        ...
+
+
+def score_batch(scorer: SpanScorer, batch: PaddedBatch) -> BatchLogits:
+    """Score a batch; one that is too large is halved until it fits, a window that never fits is `oom`."""
+    count, tokens = batch.input_ids.shape
+    start = np.zeros((count, tokens), dtype=np.float32)
+    end = np.zeros((count, tokens), dtype=np.float32)
+    failed: dict[int, str] = {}
+    left = [slice(0, count)] if count else []
+    while left:
+        piece = left.pop()
+        try:
+            start[piece], end[piece] = scorer.score(
+                batch.input_ids[piece], batch.attention_mask[piece], batch.token_type_ids[piece]
+            )
+        except OutOfMemoryError:
+            if piece.stop - piece.start == 1:
+                failed[piece.start] = "oom"
+                continue
+            middle = (piece.start + piece.stop) // 2
+            left += [slice(middle, piece.stop), slice(piece.start, middle)]
+    finite = (np.isfinite(start) & np.isfinite(end)) | (batch.attention_mask == 0)
+    for row in np.flatnonzero(~finite.all(axis=1)).tolist():
+        failed.setdefault(row, "non_finite")
+    return BatchLogits(batch, start, end, failed)
+
+
+class OnnxScorer:
+    """A bundle's ONNX file in onnxruntime, on the CPU or on one CUDA device."""
+
+    engine = "onnxruntime"
+
+    def __init__(
+        self, model: Path, inputs: Sequence[str], outputs: Sequence[str], device: str, threads: int
+    ) -> None:
+        """Load `model` on `device` ("cpu", "cuda:0") with `threads` threads for operators on the CPU.
+
+        Raises ModelError where the file is no model or takes other inputs than `inputs`, DeviceError where
+        the device cannot be had (onnxruntime itself would only warn and run on the CPU).
+        """
+        self.device = device
+        self._outputs = list(outputs)
+        self._session = _open_session(model, device, threads)
+        self._inputs = _check_signature(self._session, model, inputs, outputs)
+
+    def score(
+        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64
+    ) -> tuple[Float32, Float32]:
+        """See SpanScorer.score."""
+        given = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+        }
+        feed = {name: np.ascontiguousarray(given[name]) for name in self._inputs}
+        try:
+            start, end = self._run_bound(feed) if self.device != "cpu" else self._session.run(self._outputs, feed)
+        except Exception as error:  # onnxruntime's own errors share no base class
+            raise _translated(error, self.device) from error
+        return start.astype(np.float32, copy=False), end.astype(np.float32, copy=False)
+
+    def _run_bound(self, feed: dict[str, Int64]) -> list[Float32]:
+        """Run with inputs and outputs bound, so that each is copied to or from the device once."""
+        binding = self._session.io_binding()
+        for name, array in feed.items():
+            binding.bind_cpu_input(name, array)
+        for name in self._outputs:
+            binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(binding)
+        copied: list[Float32] = binding.copy_outputs_to_cpu()
+        return copied
+
+
+def cuda_is_available() -> bool:
+    """Whether this onnxruntime was built with CUDA and a CUDA device answers."""
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return False
+    return Path("/dev/nvidiactl").exists() or Path("/dev/nvidia0").exists()
+
+
+def measure_budget(scorer: SpanScorer, tokens: int, seconds: float = 1.0) -> int:
+    """The token budget with which `scorer` is fastest on windows of `tokens` tokens; takes about `seconds`.
+
+    The candidates take turns, because a machine's speed drifts; the first is preferred unless another is
+    clearly (3 %) faster. Where even one round takes too long, the smallest candidates decide.
+    """
+    budgets = CPU_BUDGETS if scorer.device == "cpu" else CUDA_BUDGETS
+    best = dict.fromkeys(budgets, 0.0)
+    start = time.monotonic()
+    rounds = 0
+    while time.monotonic() - start < seconds and rounds < 8:
+        for budget in budgets:
+            rows = max(budget // tokens, 1)
+            ids = np.ones((rows, tokens), dtype=np.int64)
+            began = time.monotonic()
+            try:
+                scorer.score(ids, ids, ids * 0)
+            except OutOfMemoryError:
+                break
+            best[budget] = max(best[budget], rows * tokens / (time.monotonic() - began))
+            if time.monotonic() - start > 2 * seconds:
+                break
+        rounds += 1
+    fastest = max(best.values())
+    return next(budget for budget in budgets if best[budget] >= 0.97 * fastest)
+
+
+def _open_session(model: Path, device: str, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # shapes change from batch to batch: a plan of memory for each shape would only pile up
+    options.enable_mem_pattern = False
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device != "cpu":
+        onnxruntime.preload_dlls()
+        number = device.partition(":")[2] or "0"
+        cuda = {"device_id": number, "arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
+        providers = [("CUDAExecutionProvider", cuda), *providers]
+    try:
+        session = onnxruntime.InferenceSession(str(model), options, providers=providers)
+    except Exception as error:  # onnxruntime's own errors share no base class
+        reason = str(error).splitlines()[0][:300]
+        raise ModelError(f"{model} cannot be loaded by onnxruntime: {reason}; export the bundle again") from error
+    if device != "cpu" and session.get_providers()[0] != "CUDAExecutionProvider":
+        raise DeviceError(
+            f"onnxruntime cannot use {device}: its CUDA provider does not load on this machine; "
+            "run `batchqa doctor`, install `batchqa[cuda]`, or take --device cpu"
+        )
+    return session
+
+
+def _check_signature(session: Any, model: Path, inputs: Sequence[str], outputs: Sequence[str]) -> list[str]:
+    takes = {node.name: node for node in session.get_inputs()}
+    gives = {node.name: node for node in session.get_outputs()}
+    wrong = (
+        set(takes) != set(inputs)
+        or not {"input_ids", "attention_mask"} <= set(takes)
+        or not set(takes) <= {"input_ids", "attention_mask", "token_type_ids"}
+        or len(outputs) != 2
+        or not set(outputs) <= set(gives)
+        or any(node.type != "tensor(int64)" for node in takes.values())
+        or any(isinstance(size, int) for node in takes.values() for size in node.shape)
+        or any(len(gives[name].shape) != 2 for name in outputs if name in gives)
+    )
+    if wrong:
+        signature = ", ".join(f"{n.name} {n.type} {n.shape}" for n in (*takes.values(), *gives.values()))
+        raise ModelError(
+            f"{model} is no extractive QA model that batchqa can run: it takes and gives {signature}; wanted are "
+            f"int64 inputs {list(inputs)} of free shape and outputs {list(outputs)} of shape (windows, tokens)"
+        )
+    return list(takes)
+
+
+def _translated(error: Exception, device: str) -> Exception:
+    """The error that the road acts upon, for one of onnxruntime's."""
+    text = str(error)
+    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text):
+        return OutOfMemoryError(text)
+    reason = text.splitlines()[0][:300] if text else type(error).__name__
+    if device != "cpu" and _DEVICE_LOST.search(text):
+        return TryAgainError(f"{device} was lost ({reason}); run the same command again")
+    return ModelError(f"the model failed on {device}: {reason}; export the bundle again or take another")

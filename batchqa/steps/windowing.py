@@ -1,0 +1,312 @@
+"""Chunk -> windows: texts become tokens, and long contexts become overlapping windows.
+
+Each distinct context is tokenized once however many questions it has, each distinct question once, and a
+(context, question) that the part has had before is not windowed again. The pair template of the tokenizer
+is learned by looking at an encoded pair, so every tokenizer that joins question and context in that order
+works, whatever its special tokens.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from copy import copy
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from tokenizers import Tokenizer
+
+from batchqa.errors import ModelError
+from batchqa.records import Bool, Chunk, EncodedContext, Int32, Layout, RowFault, Windows
+from batchqa.settings import WindowSettings
+from batchqa.text import is_blank
+
+CACHED_TOKENS = 1_000_000
+"""Context tokens kept for later chunks of the part; a token costs about 100 bytes until it is let go."""
+
+REMEMBERED_PAIRS = 1_000_000
+"""Distinct pairs of a part that later rows can be recognised as copies of."""
+
+# A token of ASCII text covers no visible character only if its piece is blank. Blank pieces are spelled with
+# SentencePiece's underline or, in byte-level vocabularies, with the letters that stand for bytes 0 to 32.
+_BLANK_PIECES = {"\u2581", *(chr(c) for c in range(33)), *(chr(256 + c) for c in range(33))}
+
+
+def open_tokenizer(path: Path) -> Tokenizer:
+    """Load tokenizer.json for use on the road: no truncation, no padding, special tokens in texts are text.
+
+    Raises ModelError where it is no tokenizer.
+    """
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise ModelError(f"{path} cannot be read as a tokenizer: {error}; export the bundle again") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def learn_layout(tokenizer: Tokenizer, pad_id: int, pad_type: int = 0) -> Layout:
+    """How `tokenizer` joins (question, context), read off an encoded pair.
+
+    Raises ModelError where the template is not specials, question, specials, context, specials.
+    """
+    pair = tokenizer.encode("a b", "c d")
+    ids, types, sides = pair.ids, pair.type_ids, pair.sequence_ids
+    question = [at for at, side in enumerate(sides) if side == 0]
+    context = [at for at, side in enumerate(sides) if side == 1]
+    in_order = (
+        question
+        and context
+        and question == list(range(question[0], question[-1] + 1))
+        and context == list(range(context[0], context[-1] + 1))
+        and question[-1] < context[0]
+    )
+    if not in_order or question[0] == 0:
+        raise ModelError(
+            "this tokenizer's pair template is not supported: it must put special tokens before the "
+            "question and the context after it, as BERT, RoBERTa and ALBERT do"
+        )
+    between = range(question[-1] + 1, context[0])
+    after = range(context[-1] + 1, len(ids))
+    return Layout(
+        before=tuple(ids[: question[0]]),
+        between=tuple(ids[at] for at in between),
+        after=tuple(ids[at] for at in after),
+        before_type=types[0],
+        question_type=types[question[0]],
+        between_type=types[between[0]] if between else types[question[0]],
+        context_type=types[context[0]],
+        after_type=types[after[0]] if after else types[context[0]],
+        pad_id=pad_id,
+        pad_type=pad_type,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A distinct question: its tokens with the specials before and after, or why it cannot be asked."""
+
+    prefix: Int32
+    cut: bool
+    fault: str | None
+
+
+class Windower:
+    """Makes the windows of one chunk after the other; remembers contexts and pairs within a part."""
+
+    def __init__(self, tokenizer: Tokenizer, layout: Layout, settings: WindowSettings, max_length: int) -> None:
+        """`max_length` is the length of a window in tokens, special ones included."""
+        self._tokenizer = tokenizer
+        self._layout = layout
+        self._settings = settings
+        self._max_length = max_length
+        self._blank_ids = _blank_ids(tokenizer)
+        self._forget()
+
+    def fresh(self) -> Windower:
+        """A windower with the same tokenizer and settings that remembers nothing: one for each stream."""
+        other = copy(self)
+        other._forget()
+        return other
+
+    def _forget(self) -> None:
+        self._part = -1
+        self._contexts: OrderedDict[str, EncodedContext] = OrderedDict()
+        self._pairs: dict[tuple[str | bytes, str | bytes], int] = {}
+        self._pair_count = 0
+
+    def windows(self, chunk: Chunk) -> Windows:
+        """All windows of a chunk. The chunks of a part must come in order."""
+        if chunk.part != self._part:
+            self._forget()
+            self._part = chunk.part
+        context_codes, context_texts = _distinct(chunk.rows.context)
+        question_codes, question_texts = _distinct(chunk.rows.question)
+        contexts = self._encode_contexts(context_texts)
+        questions = self._encode_questions(question_texts)
+        context_faults = [
+            "empty_context" if not len(c.ids) or is_blank(t) else None
+            for t, c in zip(context_texts, contexts, strict=True)
+        ]
+        faults = dict(chunk.rows.faults)
+        faults |= self._status_faults(chunk, context_codes, context_faults, question_codes, questions)
+        judged = np.ones(len(chunk.rows), dtype=bool)
+        judged[list(faults)] = False
+
+        first_pair = self._pair_count
+        keys = context_codes * max(len(questions), 1) + question_codes
+        row_pair = np.full(len(chunk.rows), -1, dtype=np.int32)
+        distinct, inverse = _in_order_of_appearance(keys[judged])
+        numbers, is_new = self._number_pairs(distinct, context_texts, question_texts)
+        row_pair[judged] = numbers[inverse]
+        pair_context, pair_question = np.divmod(distinct[is_new], max(len(questions), 1))
+        cut = np.array([q.cut for q in questions], dtype=bool)
+        return self._lay_out(
+            chunk,
+            contexts,
+            [q.prefix for q in questions],
+            pair_context.astype(np.int32),
+            pair_question.astype(np.int32),
+            row_pair,
+            first_pair,
+            faults,
+            int(cut[question_codes[judged]].sum()) if len(cut) else 0,
+        )
+
+    def _encode_contexts(self, texts: list[str]) -> list[EncodedContext]:
+        missing = [text for text in texts if text not in self._contexts]
+        for text, encoding in zip(
+            missing, self._tokenizer.encode_batch(missing, add_special_tokens=False), strict=True
+        ):
+            encoded = EncodedContext(text, encoding, may_repeat=not text.isascii())
+            encoded.regular = encoded.regular and not self._has_blank(encoded.ids)
+            self._contexts[text] = encoded
+        contexts = []
+        for text in texts:
+            self._contexts.move_to_end(text)
+            contexts.append(self._contexts[text])
+        tokens = sum(len(context.ids) for context in self._contexts.values())
+        while tokens > CACHED_TOKENS:
+            _, dropped = self._contexts.popitem(last=False)
+            tokens -= len(dropped.ids)
+        return contexts
+
+    def _has_blank(self, ids: Int32) -> bool:
+        return bool(len(self._blank_ids)) and bool(np.isin(ids, self._blank_ids).any())
+
+    def _encode_questions(self, texts: list[str]) -> list[_Question]:
+        before = np.array(self._layout.before, dtype=np.int32)
+        between = np.array(self._layout.between, dtype=np.int32)
+        longest = self._settings.max_question_length
+        room = self._max_length - self._layout.special_tokens - 1
+        questions = []
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        for text, encoding in zip(texts, encodings, strict=True):
+            ids = encoding.ids
+            cut = len(ids) > longest
+            if not ids or is_blank(text):
+                fault: str | None = "empty_question"
+            else:
+                fault = "question_too_long" if min(len(ids), longest) > room else None
+            prefix = np.concatenate([before, np.array(ids[:longest], dtype=np.int32), between])
+            questions.append(_Question(prefix, cut, fault))
+        return questions
+
+    def _status_faults(
+        self,
+        chunk: Chunk,
+        context_codes: npt.NDArray[np.int64],
+        context_faults: list[str | None],
+        question_codes: npt.NDArray[np.int64],
+        questions: list[_Question],
+    ) -> dict[int, RowFault]:
+        """Rows whose texts have nothing to read, or whose question leaves no room for the context."""
+        bad_context = np.array([f is not None for f in context_faults] + [False], dtype=bool)
+        bad_question = np.array([q.fault is not None for q in questions] + [False], dtype=bool)
+        faults = {}
+        for row in np.flatnonzero(bad_context[context_codes] | bad_question[question_codes]).tolist():
+            if row in chunk.rows.faults:
+                continue
+            context_fault = context_faults[context_codes[row]] if context_codes[row] >= 0 else None
+            code = context_fault or questions[question_codes[row]].fault
+            if code is not None:
+                faults[row] = RowFault(code, f"input record {chunk.rows.first_record + row}")
+        return faults
+
+    def _number_pairs(
+        self, keys: npt.NDArray[np.int64], contexts: list[str], questions: list[str]
+    ) -> tuple[Int32, Bool]:
+        """Each distinct pair's number in the part, and whether this chunk is the first to have it."""
+        numbers = np.empty(len(keys), dtype=np.int32)
+        is_new = np.empty(len(keys), dtype=bool)
+        context_keys = [_fingerprint(text) for text in contexts]
+        question_keys = [_fingerprint(text) for text in questions]
+        if len(self._pairs) > REMEMBERED_PAIRS:
+            self._pairs.clear()
+        for at, key in enumerate(keys.tolist()):
+            context, question = divmod(key, len(questions))
+            pair = (context_keys[context], question_keys[question])
+            number = self._pairs.setdefault(pair, self._pair_count)
+            is_new[at] = number == self._pair_count
+            self._pair_count += int(is_new[at])
+            numbers[at] = number
+        return numbers, is_new
+
+    def _lay_out(
+        self,
+        chunk: Chunk,
+        contexts: list[EncodedContext],
+        prefixes: list[Int32],
+        pair_context: Int32,
+        pair_question: Int32,
+        row_pair: Int32,
+        first_pair: int,
+        faults: dict[int, RowFault],
+        questions_cut: int,
+    ) -> Windows:
+        """Place the windows: each shows as many context tokens as fit, and shares `stride` with the next."""
+        tokens = np.array([len(c.ids) for c in contexts], dtype=np.int64)[pair_context]
+        prefix = np.array([len(p) for p in prefixes], dtype=np.int64)[pair_question]
+        after = len(self._layout.after)
+        capacity = self._max_length - prefix - after
+        # a stride that leaves no room to step is halved, instead of never coming to an end
+        shared = np.where(self._settings.stride < capacity, self._settings.stride, capacity // 2)
+        step = capacity - shared
+        count = 1 + -(-np.maximum(tokens - capacity, 0) // np.maximum(step, 1))
+        first = np.cumsum(count) - count
+        pair = np.repeat(np.arange(len(count)), count)
+        begin = (np.arange(len(pair)) - first[pair]) * step[pair]
+        size = np.minimum(capacity[pair], tokens[pair] - begin)
+        return Windows(
+            chunk=chunk,
+            layout=self._layout,
+            contexts=contexts,
+            prefixes=prefixes,
+            pair_context=pair_context,
+            pair_question=pair_question,
+            pair_first=first.astype(np.int32),
+            pair_count=count.astype(np.int32),
+            pair=pair.astype(np.int32),
+            begin=begin.astype(np.int32),
+            size=size.astype(np.int32),
+            length=(prefix[pair] + size + after).astype(np.int32),
+            row_pair=row_pair,
+            first_pair=first_pair,
+            faults=faults,
+            questions_cut=questions_cut,
+        )
+
+
+def _distinct(texts: pa.Array) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """Codes (int64, (rows,), -1 for null) and the distinct texts that they count."""
+    encoded = texts.dictionary_encode()
+    codes = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return codes, encoded.dictionary.to_pylist()
+
+
+def _in_order_of_appearance(
+    keys: npt.NDArray[np.int64],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The distinct keys in the order in which they first appear, and for each key its place among them."""
+    distinct, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return distinct[order], rank[inverse]
+
+
+def _fingerprint(text: str) -> str | bytes:
+    """The text, or for a long one a digest that does not keep it in memory."""
+    return text if len(text) <= 128 else blake2b(text.encode(), digest_size=16).digest()
+
+
+def _blank_ids(tokenizer: Tokenizer) -> Int32:
+    """Vocabulary entries that can cover white space only."""
+    vocabulary = tokenizer.get_vocab(with_added_tokens=False)
+    return np.array([i for piece, i in vocabulary.items() if set(piece) <= _BLANK_PIECES], dtype=np.int32)

@@ -1,0 +1,44 @@
+"""White space at the ends of a span, and texts with nothing to read in them."""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+
+import numpy as np
+import numpy.typing as npt
+
+_SPACES = np.array([c for c in range(sys.maxunicode + 1) if chr(c).isspace()], dtype=np.uint32)
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text has only white space (`str.isspace`) and invisible format characters (category Cf)."""
+    return all(c.isspace() or unicodedata.category(c) == "Cf" for c in text)
+
+
+def trim(text: str, start: int, end: int) -> tuple[int, int]:
+    """The span [start, end) of `text` without white space at its ends; empty (start == end) if it is blank."""
+    piece = text[start:end]
+    trimmed = piece.lstrip()
+    start += len(piece) - len(trimmed)
+    return start, start + len(trimmed.rstrip())
+
+
+def trim_offsets(
+    text: str, offsets: npt.NDArray[np.int32]
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """`trim` for the two ends of many spans at once.
+
+    offsets: int32, (spans, 2), in characters, end excluded. Returns for each the first visible character
+    at or after its start, and the end of the last visible character before its end: int32, (spans,) each.
+    """
+    # surrogatepass: a lone surrogate is no valid text, but must not stop a whole chunk
+    characters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    visible = ~np.isin(characters, _SPACES)
+    place = np.arange(len(characters), dtype=np.int32)
+    length = np.int32(len(characters))
+    next_visible = np.minimum.accumulate(np.where(visible, place, length)[::-1])[::-1]
+    last_visible = np.maximum.accumulate(np.where(visible, place + np.int32(1), np.int32(0)))
+    starts = np.append(next_visible, length)[offsets[:, 0]]
+    ends = np.insert(last_visible, 0, np.int32(0))[offsets[:, 1]]
+    return starts.astype(np.int32), ends.astype(np.int32)

@@ -1,0 +1,116 @@
+"""Fixtures that every test can use: tiny bundles and checkpoints, and the real data where it is present."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.models import FAMILIES, write_checkpoint, write_tiny_bundle
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`bundles("roberta", abstains=False, ...)`: a tiny bundle, made once per session; do not change it.
+
+    The options are those of `tests.models.write_tiny_bundle`. A test that damages a bundle writes its own.
+    """
+    made: dict[str, Path] = {}
+
+    def get(family: str = "bert-uncased", **options: Any) -> Path:
+        key = repr((family, sorted(options.items())))
+        if key not in made:
+            made[key] = write_tiny_bundle(tmp_path_factory.mktemp("bundle") / "bundle", family, **options)
+        return made[key]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(bundles: Callable[..., Path]) -> Path:
+    """The tiny BERT bundle that abstains: the one to take where the model does not matter."""
+    return bundles()
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`checkpoints("albert")`: a tiny random transformers checkpoint, made once per session.
+
+    Skips the test where torch or transformers (the extra `export`) is missing.
+    """
+    made: dict[str, Path] = {}
+
+    def get(family: str) -> Path:
+        pytest.importorskip("torch", reason="needs the extra `export` (torch)")
+        pytest.importorskip("transformers", reason="needs the extra `export` (transformers)")
+        if family not in made:
+            made[family] = write_checkpoint(tmp_path_factory.mktemp("checkpoint") / family, family)
+        return made[family]
+
+    return get
+
+
+@pytest.fixture(params=sorted(FAMILIES))
+def family(request: pytest.FixtureRequest) -> str:
+    """Each family of tokenizers and models in turn."""
+    return str(request.param)
+
+
+def _folder_of(variable: str, what: str) -> Path:
+    value = os.environ.get(variable)
+    if not value:
+        pytest.skip(f"{variable} is not set: it names the folder with {what}")
+    folder = Path(value)
+    if not folder.is_dir():
+        pytest.skip(f"{variable}={value} is not a folder: it should hold {what}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder with SQuAD and XQuAD (BATCHQA_DATA); skips where it is absent."""
+    return _folder_of("BATCHQA_DATA", "SQuAD and XQuAD")
+
+
+@pytest.fixture(scope="session")
+def models_dir() -> Path:
+    """The folder with real checkpoints (BATCHQA_MODELS); skips where it is absent."""
+    return _folder_of("BATCHQA_MODELS", "fine-tuned checkpoints")
+
+
+@pytest.fixture(scope="session")
+def minilm(models_dir: Path) -> Path:
+    """The real fine-tuned checkpoint `minilm-l6-squad`; skips where it is absent."""
+    checkpoint = models_dir / "minilm-l6-squad"
+    if not checkpoint.is_dir():
+        pytest.skip(f"{checkpoint} is missing: it should hold the fine-tuned checkpoint")
+    return checkpoint
+
+
+def squad_questions(file: Path) -> Iterator[dict[str, Any]]:
+    """The questions of a SQuAD-format file: id, context, question, answers (list of texts)."""
+    for article in json.loads(file.read_text(encoding="utf-8"))["data"]:
+        for paragraph in article["paragraphs"]:
+            for question in paragraph["qas"]:
+                yield {
+                    "id": question["id"],
+                    "context": paragraph["context"],
+                    "question": question["question"],
+                    "answers": [answer["text"] for answer in question["answers"]],
+                }
+
+
+@pytest.fixture(scope="session")
+def squad_dev(data_dir: Path) -> list[dict[str, Any]]:
+    """All 11,873 questions of SQuAD 2.0 dev, in the file's order; see `squad_questions`."""
+    return list(squad_questions(data_dir / "squad-v2.0-dev.json"))
+
+
+@pytest.fixture(scope="session")
+def xquad(data_dir: Path) -> Callable[[str], list[dict[str, Any]]]:
+    """`xquad("zh")`: the 1,190 questions of one language; see `squad_questions`."""
+    return lambda language: list(squad_questions(data_dir / "xquad" / f"xquad.{language}.json"))

@@ -1,0 +1,133 @@
+"""Inference: what goes wrong with a batch fails its windows, never the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from batchqa.bundle import open_bundle
+from batchqa.errors import DeviceError, ModelError
+from batchqa.records import Chunk, PaddedBatch
+from batchqa.settings import WindowSettings
+from batchqa.steps.batching import padded_batches
+from batchqa.steps.inference import OnnxScorer, OutOfMemoryError, measure_budget, score_batch
+from batchqa.steps.windowing import Windower, learn_layout, open_tokenizer
+from tests.models import MARKER, tiny_tokenizer
+from tests.steps.rows import rows_of
+
+NAMES = ("input_ids", "attention_mask", "token_type_ids")
+LOGITS = ("start_logits", "end_logits")
+
+
+class SmallScorer:
+    """Gives each token's id as its logit, and has room for so many windows, none of them over so many tokens."""
+
+    engine = "none"
+    device = "cpu"
+
+    def __init__(self, most_windows: int, most_tokens: int = 10**9) -> None:
+        self.most_windows, self.most_tokens = most_windows, most_tokens
+        self.asked: list[int] = []
+
+    def score(self, ids: np.ndarray, mask: np.ndarray, types: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.asked.append(len(ids))
+        if len(ids) > self.most_windows or mask.sum(axis=1).max() > self.most_tokens:
+            raise OutOfMemoryError("Failed to allocate memory")
+        return ids.astype(np.float32), -ids.astype(np.float32)
+
+
+def _batch(lengths: list[int]) -> PaddedBatch:
+    tokenizer = tiny_tokenizer("bert-uncased")
+    windower = Windower(tokenizer, learn_layout(tokenizer, 0), WindowSettings(), 384)
+    pairs = [("a " * length, f"who {i}?") for i, length in enumerate(lengths)]
+    return next(padded_batches(windower.windows(Chunk(rows_of(pairs), 0, last_of_part=True)), 10**6))
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_every_window_is_scored() -> None:
+    batch, scorer = _batch([4] * 7), SmallScorer(most_windows=2)
+    logits = score_batch(scorer, batch)
+    assert not logits.failed
+    np.testing.assert_array_equal(logits.start, batch.input_ids)
+    np.testing.assert_array_equal(logits.end, -batch.input_ids)
+    assert max(n for n in scorer.asked if n <= 2) == 2
+
+
+def test_a_window_that_never_fits_is_oom_and_its_neighbours_are_scored() -> None:
+    batch = _batch([4, 50, 4])
+    logits = score_batch(SmallScorer(most_windows=9, most_tokens=30), batch)
+    assert list(logits.failed.values()) == ["oom"]
+    assert batch.attention_mask[next(iter(logits.failed))].sum() > 50
+    kept = [row for row in range(3) if row not in logits.failed]
+    np.testing.assert_array_equal(logits.start[kept], batch.input_ids[kept])
+
+
+def test_logits_that_are_not_finite_fail_their_window_only(bundles: Callable[..., Path]) -> None:
+    bundle = open_bundle(bundles(poisoned=True))
+    variant = bundle.manifest.variants[0]
+    scorer = OnnxScorer(bundle.model(variant), bundle.manifest.inputs, bundle.manifest.outputs, "cpu", 1)
+    windower = Windower(open_tokenizer(bundle.tokenizer), bundle.manifest.layout, WindowSettings(), 384)
+    pairs = [("a bridge", "who?"), (f"a {MARKER} bridge", "who?"), ("the river", "who?")]
+    windows = windower.windows(Chunk(rows_of(pairs), 0, last_of_part=True))
+    logits = score_batch(scorer, next(padded_batches(windows, 10**6)))
+    failed = {int(windows.pair[logits.batch.index[row]]): code for row, code in logits.failed.items()}
+    assert failed == {1: "non_finite"}
+
+
+def test_an_empty_batch_is_not_sent_to_the_model() -> None:
+    scorer = SmallScorer(most_windows=1)
+    assert len(score_batch(scorer, _batch([])).start) == 0
+    assert scorer.asked == []
+
+
+def test_a_file_that_is_no_model_is_refused_with_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "model.fp32.onnx"
+    path.write_bytes(b"not a model")
+    with pytest.raises(ModelError, match=r"model\.fp32\.onnx cannot be loaded"):
+        OnnxScorer(path, NAMES, LOGITS, "cpu", 1)
+
+
+@pytest.mark.parametrize(
+    ("integer", "shape", "outputs"),
+    [
+        (TensorProto.INT32, ["b", "t"], 2),
+        (TensorProto.INT64, [1, 128], 2),
+        (TensorProto.INT64, ["b", "t"], 1),
+    ],
+    ids=["int32 inputs", "fixed shape", "one output"],
+)
+def test_a_model_with_another_signature_is_refused_and_its_signature_shown(
+    tmp_path: Path, integer: int, shape: list[str | int], outputs: int
+) -> None:
+    nodes = [helper.make_node("Cast", [NAMES[i]], [LOGITS[i]], to=TensorProto.FLOAT) for i in range(outputs)]
+    graph = helper.make_graph(
+        nodes,
+        "odd",
+        [helper.make_tensor_value_info(name, integer, shape) for name in NAMES],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in LOGITS[:outputs]],
+    )
+    path = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    with pytest.raises(ModelError, match="input_ids tensor"):
+        OnnxScorer(path, NAMES, LOGITS, "cpu", 1)
+
+
+def test_a_cuda_device_that_cannot_be_had_is_an_error_and_not_the_cpu(tiny_bundle: Path) -> None:
+    from batchqa.steps.inference import cuda_is_available
+
+    if cuda_is_available():
+        pytest.skip("this machine has a CUDA device")
+    bundle = open_bundle(tiny_bundle)
+    with pytest.raises(DeviceError, match="--device cpu"):
+        OnnxScorer(
+            bundle.model(bundle.manifest.variants[0]), bundle.manifest.inputs, bundle.manifest.outputs, "cuda:0", 1
+        )
+
+
+def test_the_budget_is_one_of_the_candidates_and_fits_into_memory() -> None:
+    # windows of 256 tokens: budgets of 512 and 768 are 2 and 3 rows
+    assert measure_budget(SmallScorer(most_windows=2), tokens=256, seconds=0.01) == 512
