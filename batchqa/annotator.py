@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ from batchqa.bundle import Bundle, Calibration, Variant, open_bundle
 from batchqa.errors import DeviceError, ModelError, SettingsError
 from batchqa.machine import cpu_quota
 from batchqa.pipeline import Road
-from batchqa.records import AnsweredChunk, Bool, Chunk, Float64, Rows
-from batchqa.settings import DEFAULT_MAX_LENGTH, MachineSettings, ReadingSettings, RunSettings
+from batchqa.records import AnsweredChunk, Bool, Chunk, Cursor, Float64, Rows
+from batchqa.settings import DEFAULT_MAX_LENGTH, MachineSettings, RunSettings
 from batchqa.steps.chunking import chunks
 from batchqa.steps.decoding import DecodingRules
 from batchqa.steps.inference import OnnxScorer, SpanScorer, cuda_is_available, measure_budget
-from batchqa.steps.reading import pass_through_schema, rows_of_batch
+from batchqa.steps.reading import ColumnPlan, pieces
 from batchqa.steps.windowing import Windower, open_tokenizer
 from batchqa.steps.writing import output_batch, output_schema
 
@@ -45,11 +46,11 @@ class Resolved:
         return asdict(self)
 
     def pin(self, machine: MachineSettings) -> MachineSettings:
-        """`machine` with everything but the device as it was resolved before."""
+        """`machine` as it was resolved before; a device, engine or variant that is asked for now is kept."""
         return replace(
             machine,
-            engine=self.engine,
-            variant=self.variant,
+            engine=self.engine if machine.engine == "auto" else machine.engine,  # type: ignore[arg-type]
+            variant=machine.variant or self.variant,
             threads=self.threads,
             batch_tokens=self.batch_tokens,
         )
@@ -64,20 +65,20 @@ class Annotator:
 
     def __init__(
         self,
-        model: str | Path = "default",
+        model: str | Path | Bundle = "default",
         device: str = "auto",
         *,
         settings: RunSettings | None = None,
         **options: Any,
     ) -> None:
-        """Load and verify `model`: "default" (the one in the package) or a bundle's folder.
+        """Load and verify `model`: "default" (the one in the package), a bundle's folder, or an opened bundle.
 
         `settings` stands for device and options together. Raises ModelError or DeviceError (exit code 5).
         """
         if settings is None:
             settings = RunSettings.from_options({"device": device, **options})
         self.settings = settings
-        self.bundle = open_model(model)
+        self.bundle = model if isinstance(model, Bundle) else open_model(model)
         self.variant, self.scorer, threads = _load(self.bundle, settings.machine)
         budget = settings.machine.batch_tokens or measure_budget(self.scorer, MEASURED_TOKENS)
         self.resolved = Resolved(
@@ -85,9 +86,9 @@ class Annotator:
         )
         self._road = _build_road(self.bundle, self.scorer, settings, budget)
 
-    def answer(self, pieces: Iterable[Chunk]) -> Iterator[AnsweredChunk]:
+    def answer(self, cut: Iterable[Chunk]) -> Iterator[AnsweredChunk]:
         """The road itself: chunks in, answered chunks out, in order. What jobs call."""
-        return self._road.answer(pieces)
+        return self._road.answer(cut)
 
     def stream(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Annotate record batches as they come, in order and in bounded memory.
@@ -95,31 +96,40 @@ class Annotator:
         The batches must share one schema. The output's rows are the input's in order, in batches of its own
         size. Memory holds a few thousand rows at a time.
         """
-        reading = self.settings.reading
-        schema: pa.Schema | None = None
-
-        def rows() -> Iterator[Rows]:
-            nonlocal schema
-            first_record = 0
-            for batch in batches:
-                if schema is None:
-                    schema = self._schema(batch.schema)
-                yield rows_of_batch(batch, reading, first_record)
-                first_record += len(batch)
-
+        stream = iter(batches)
+        first = next(stream, None)
+        if first is None:
+            return
+        plan = self._plan(first.schema)
+        schema = self._output_schema(plan)
         # one part as long as the stream: duplicates are remembered, within the windower's bounds
-        for answered in self.answer(chunks(rows(), part_rows=2**31 - 1)):
-            assert schema is not None
+        rows = chunks(_rows(plan, chain([first], stream)), part_rows=2**63 - 1)
+        for answered in self.answer(rows):
             yield output_batch(answered, schema)
 
     def annotate(self, table: pa.Table) -> pa.Table:
         """The table with the answer columns added; rows that cannot be judged carry their code in `qa_error`."""
-        return pa.Table.from_batches(self.stream(table.to_batches()), schema=self._schema(table.schema))
+        schema = self._output_schema(self._plan(table.schema))
+        return pa.Table.from_batches(self.stream(table.to_batches()), schema=schema)
 
-    def _schema(self, columns: pa.Schema) -> pa.Schema:
-        reading: ReadingSettings = self.settings.reading
-        kept = pass_through_schema(columns, reading)
-        return output_schema(kept, reading.output_prefix, self.settings.decoding.top_k)
+    def _plan(self, schema: pa.Schema) -> ColumnPlan:
+        return ColumnPlan.of(schema, self.settings.reading, "the table")
+
+    def _output_schema(self, plan: ColumnPlan) -> pa.Schema:
+        return output_schema(plan.schema, self.settings.reading.output_prefix, self.settings.decoding.top_k)
+
+
+def _rows(plan: ColumnPlan, batches: Iterable[pa.RecordBatch]) -> Iterator[Rows]:
+    """The batches as reading hands rows over, in bounded pieces."""
+    first_record = 0
+    for batch in batches:
+        for piece in pieces(batch):
+            yield plan.rows(piece, _locator(first_record), first_record, Cursor(row=first_record))
+            first_record += len(piece)
+
+
+def _locator(first_row: int) -> Callable[[int], str]:
+    return lambda row: f"row {first_row + row}"
 
 
 def open_model(model: str | Path) -> Bundle:

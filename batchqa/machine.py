@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from pathlib import Path
 
 UNLIMITED_MEMORY = 2**60
@@ -45,6 +46,16 @@ def cpu_flags(root: Path = Path("/")) -> frozenset[str]:
     """The CPU's features as the kernel names them (`avx512_vnni`, `amx_int8`); empty where not known."""
     info = _cpuinfo(root)
     return frozenset((info.get("flags") or info.get("Features") or "").split())
+
+
+def process_seconds() -> float:
+    """How long ago this process began, in seconds; 0 where the system does not tell (proc_pid_stat(5))."""
+    lines = _lines(Path("/proc/self/stat"))
+    if not lines or not hasattr(time, "CLOCK_BOOTTIME"):
+        return 0.0
+    # the second field, the name in parentheses, can hold spaces: counting begins behind it
+    start_ticks = int(lines[0].rpartition(")")[2].split()[19])
+    return max(time.clock_gettime(time.CLOCK_BOOTTIME) - start_ticks / os.sysconf("SC_CLK_TCK"), 0.0)
 
 
 def _affinity() -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import orjson
 
@@ -35,7 +35,7 @@ class Reporter:
     def close(self) -> None:
         """Leave the terminal as it was."""
 
-    def __enter__(self) -> Reporter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -49,13 +49,13 @@ class LineReporter(Reporter):
 
     def __init__(
         self,
-        stream: TextIO | None,
+        stream: TextIO,
         quiet: bool = False,
         seconds: float = LINE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`stream` None is a closed standard error; `quiet` leaves only errors; `seconds` between two lines."""
-        self._stream = stream
+        """`quiet` leaves only errors; `seconds` lie between two lines."""
+        self._stream: TextIO | None = stream
         self._quiet = quiet
         self._seconds = seconds
         self._clock = clock
@@ -168,14 +168,14 @@ class BarReporter(Reporter):
             self._started = False
 
 
-def open_reporter(stream: TextIO | None, log_format: str, quiet: bool) -> Reporter:
+def open_reporter(stream: TextIO, log_format: str, quiet: bool) -> Reporter:
     """The reporter for `stream`: JSON if asked for, a bar on a terminal, lines elsewhere.
 
     `quiet` leaves nothing but errors.
     """
     if log_format == "json":
         return JsonReporter(stream, quiet)
-    if stream is not None and not quiet and stream.isatty():
+    if not quiet and stream.isatty():
         return BarReporter(stream)
     return LineReporter(stream, quiet)
 

@@ -9,7 +9,7 @@ Units: *characters* are Unicode code points; ends are excluded; *tokens* are the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,13 +77,13 @@ class Cursor:
     byte: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Rows:
     """Consecutive input rows, as reading hands them over; bounded in bytes.
 
     `columns` are the columns to be passed through (kept ones only), `context` and `question` the texts to
     answer: pa.string() or pa.large_string(), valid UTF-8, null where there is none to judge. A row that has
-    an entry in `faults` (by position) is not answered. `cursor` is the place after the last row.
+    an entry in `faults` (by position) is not answered. `cursor_after(n)` is the place after the first n rows.
     """
 
     columns: pa.RecordBatch
@@ -91,10 +91,21 @@ class Rows:
     question: pa.Array
     faults: Mapping[int, RowFault]
     first_record: int
-    cursor: Cursor
+    cursor_after: Callable[[int], Cursor]
 
     def __len__(self) -> int:
         return len(self.context)
+
+    def slice(self, start: int, end: int) -> Rows:
+        """The rows [start, end)."""
+        return Rows(
+            columns=self.columns.slice(start, end - start),
+            context=self.context.slice(start, end - start),
+            question=self.question.slice(start, end - start),
+            faults={row - start: fault for row, fault in self.faults.items() if start <= row < end},
+            first_record=self.first_record + start,
+            cursor_after=lambda count: self.cursor_after(start + count),
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -120,7 +120,9 @@ def score_rows(
     rows = len(predicted)
     given = pc.is_valid(predicted).to_numpy(zero_copy_only=False)
     counts = pc.fill_null(pc.list_value_length(golds), 0).to_numpy(zero_copy_only=False)
-    forms, codes = _normal_forms([pc.fill_null(predicted, ""), pc.fill_null(pc.list_flatten(golds), "")], language)
+    forms, codes = _normal_forms(
+        [pc.fill_null(predicted, ""), pc.fill_null(pc.list_flatten(golds), "")], language
+    )
     predicted_form = codes[:rows]
 
     pair_row = np.repeat(np.arange(rows), counts)
@@ -151,7 +153,9 @@ class BestThreshold:
     threshold: float
 
 
-def best_threshold(scores: Float64, has_answer: Bool, says_something: Bool, null_odds: Float64) -> BestThreshold:
+def best_threshold(
+    scores: Float64, has_answer: Bool, says_something: Bool, null_odds: Float64
+) -> BestThreshold:
     """The threshold with the best total, by the official SQuAD 2.0 script's method.
 
     scores: what each row's best span scores, float64, (rows,). has_answer: whether the row has gold answers.

@@ -1,8 +1,8 @@
 """Real, tiny things for tests: tokenizers of every family, bundles to run, checkpoints to export.
 
-The tokenizers take their vocabulary from a few sentences in several scripts; the ONNX models are small graphs whose
-logits depend on every token, its neighbours, its position and the whole window, like a transformer's, but
-cost next to nothing. Everything is made from a seed and is the same on every machine.
+The tokenizers take their vocabulary from a few sentences in several scripts; the ONNX models are small
+graphs whose logits depend on every token, its neighbours, its position and the whole window, like a
+transformer's, but cost next to nothing. Everything is made from a seed and is the same on every machine.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def _sentencepiece_xlm() -> Tokenizer:
 def _set_unigram(tokenizer: Tokenizer, special: list[str]) -> None:
     """Give a tokenizer a Unigram model whose best segmentation is the one into the fewest, longest pieces."""
     first, later = _pieces(tokenizer)
-    scores = {piece: 0.0 for piece in special} | {piece: len(piece) - 12.0 for piece in (*first, *later)}
+    scores = dict.fromkeys(special, 0.0) | {piece: len(piece) - 12.0 for piece in (*first, *later)}
     tokenizer.model = models.Unigram(list(scores.items()), special.index("<unk>"), byte_fallback=False)
     tokenizer.add_special_tokens(special)
 
@@ -236,8 +236,8 @@ def write_tiny_bundle(
     """Write a bundle that runs into folder `path` (made if missing) and return `path`.
 
     About half of the questions about a sentence of `SENTENCES` have no answer at threshold 0. `hidden` is
-    the model's width: 32 costs nothing, 512 is slow enough to be interrupted. `positions` is the model's limit in tokens.
-    A `poisoned` model gives NaN for every window that holds `MARKER`, and for no other.
+    the width: 32 costs nothing, 512 is slow enough to be interrupted. `positions` is the model's limit
+    in tokens. A `poisoned` model gives NaN for every window that holds `MARKER`, and for no other.
     """
     from batchqa.steps.windowing import learn_layout
 
@@ -249,7 +249,9 @@ def write_tiny_bundle(
     model = tiny_onnx(kind.inputs, tokenizer.get_vocab_size(), positions, hidden, seed, poison)
     file = f"model.{precision}.onnx"
     onnx.save(model, str(path / file))
-    (path / CARD).write_text(f"# A tiny {family} for tests\n\nRandom weights, seed {seed}.\n", encoding="utf-8")
+    (path / CARD).write_text(
+        f"# A tiny {family} for tests\n\nRandom weights, seed {seed}.\n", encoding="utf-8"
+    )
     write_manifest(
         path,
         Manifest(

@@ -1,8 +1,10 @@
 """The answers as they should be, computed the slow and plain way; shares no code with batchqa.
 
-transformers' fast tokenizer makes the windows (`truncation="only_second"`, stride, overflow), PyTorch scores
-them in float32, and loops in plain Python decode them by the rules of "run: decoding" in the design.
-Needs torch and transformers.
+`reference_answers`: transformers' fast tokenizer makes the windows (`truncation="only_second"`, stride,
+overflow), PyTorch scores them in float32. Needs torch and transformers.
+`plain_answers`: the tokenizers library makes the windows, onnxruntime scores a bundle's model window by
+window. Needs nothing but what a run needs, and isolates the road from the export.
+Both decode with `decode_reference`: loops in plain Python, by the rules of "run: decoding" in the design.
 """
 
 from __future__ import annotations
@@ -11,13 +13,31 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from tokenizers import Encoding
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+Logits = tuple[Sequence[float], Sequence[float]]
+"""A window's start and end logits, one each per token."""
 
 BATCH = 8
 """Windows per call of the model; they are sorted by length, so that little is padding."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputWindow:
+    """What the model is shown: token ids, where the context's begin, and the characters that they cover."""
+
+    ids: list[int]
+    context_at: int
+    offsets: list[tuple[int, int]]
+
+    @property
+    def token_types(self) -> list[int]:
+        """BERT's segments: 0 up to the context, 1 from there on. Other models do not ask for them."""
+        return [int(at >= self.context_at) for at in range(len(self.ids))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,35 +105,67 @@ def reference_answers(
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    encodings: list[tuple[int, Encoding]] = []  # (row, window)
-    for row, (context, question) in enumerate(rows):
-        windows = _windows(tokenizer, question, context, max_length, stride, max_question_length)
-        encodings.extend((row, window) for window in windows)
-    logits = _logits(checkpoint, tokenizer, [window for _, window in encodings])
+    windows = [
+        windows_of_transformers(tokenizer, question, context, max_length, stride, max_question_length)
+        for context, question in rows
+    ]
+    logits = _torch_logits(checkpoint, tokenizer, [window for of_row in windows for window in of_row])
+    return _decoded(rows, windows, logits, max_answer_length, threshold, abstains, top_k)
 
-    windows_of: list[list[ReferenceWindow]] = [[] for _ in rows]
-    for (row, encoding), (start, end) in zip(encodings, logits, strict=True):
-        # The tokenizer says which of its tokens are the context's; that holds for every template.
-        inside = [at for at, sequence in enumerate(encoding.sequence_ids) if sequence == 1]
-        windows_of[row].append(
-            ReferenceWindow(
-                start=[start[at] for at in inside],
-                end=[end[at] for at in inside],
-                offsets=[encoding.offsets[at] for at in inside],
-                null=start[0] + end[0],
-            )
-        )
+
+def plain_answers(
+    bundle: Path,
+    rows: Sequence[tuple[str, str]],
+    *,
+    max_length: int = 384,
+    stride: int = 128,
+    max_question_length: int = 64,
+    max_answer_length: int = 30,
+    threshold: float = 0.0,
+    abstains: bool = True,
+    top_k: int = 0,
+) -> list[ReferenceAnswer]:
+    """Answer `rows` of (context, question) with the ONNX model in a bundle's folder; the only one there."""
+    tokenizer = Tokenizer.from_file(str(bundle / "tokenizer.json"))
+    (model,) = bundle.glob("model.*.onnx")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    windows = [
+        windows_of_tokenizers(tokenizer, question, context, max_length, stride, max_question_length)
+        for context, question in rows
+    ]
+    logits = [_onnx_logits(session, window) for of_row in windows for window in of_row]
+    return _decoded(rows, windows, logits, max_answer_length, threshold, abstains, top_k)
+
+
+def _decoded(
+    rows: Sequence[tuple[str, str]],
+    windows: Sequence[Sequence[InputWindow]],
+    logits: Sequence[Logits],
+    max_answer_length: int,
+    threshold: float,
+    abstains: bool,
+    top_k: int,
+) -> list[ReferenceAnswer]:
+    """`logits` are those of all windows, row after row."""
+    left = iter(logits)
     return [
         decode_reference(
             context,
-            windows,
+            [_reference_window(window, *next(left)) for window in of_row],
             max_answer_length=max_answer_length,
             threshold=threshold,
             abstains=abstains,
             top_k=top_k,
         )
-        for (context, _), windows in zip(rows, windows_of, strict=True)
+        for (context, _), of_row in zip(rows, windows, strict=True)
     ]
+
+
+def _reference_window(window: InputWindow, start: Sequence[float], end: Sequence[float]) -> ReferenceWindow:
+    inside = slice(window.context_at, window.context_at + len(window.offsets))
+    return ReferenceWindow(start[inside], end[inside], window.offsets, null=start[0] + end[0])
 
 
 def decode_reference(
@@ -190,46 +242,86 @@ def _log_sum_exp(values: Sequence[float]) -> float:
     return largest + math.log(math.fsum(math.exp(value - largest) for value in values))
 
 
-def _windows(
+def windows_of_transformers(
     tokenizer: Any, question: str, context: str, max_length: int, stride: int, max_question_length: int
-) -> list[Encoding]:
-    """The overlapping windows of a pair, in the context's order."""
-    if len(tokenizer(question, add_special_tokens=False)["input_ids"]) <= max_question_length:
-        return list(
-            tokenizer(
-                question,
-                context,
-                truncation="only_second",
-                max_length=max_length,
-                stride=stride,
-                return_overflowing_tokens=True,
-                return_offsets_mapping=True,
-            ).encodings
+) -> list[InputWindow]:
+    """The overlapping windows of a pair, in the context's order, as every user of transformers makes them."""
+    # A text that spells a special token ("[SEP]") is text: nothing a row says may change the template.
+    asked = tokenizer(question, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    if len(asked) > max_question_length:
+        backend = tokenizer.backend_tokenizer
+        return windows_of_tokenizers(backend, question, context, max_length, stride, max_question_length)
+    pair = tokenizer(
+        question,
+        context,
+        truncation="only_second",
+        max_length=max_length,
+        stride=stride,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+        split_special_tokens=True,
+    )
+    windows = []
+    for at, (ids, offsets) in enumerate(zip(pair["input_ids"], pair["offset_mapping"], strict=True)):
+        # The tokenizer says which of its tokens are the context's; that holds for every template.
+        inside = [place for place, sequence in enumerate(pair.sequence_ids(at)) if sequence == 1]
+        windows.append(InputWindow(ids, inside[0], [offsets[place] for place in inside]))
+    return windows
+
+
+def windows_of_tokenizers(
+    tokenizer: Tokenizer, question: str, context: str, max_length: int, stride: int, max_question_length: int
+) -> list[InputWindow]:
+    """The same, cut by hand out of the whole encoded pair, which also takes a question cut after a token.
+
+    Cutting the question's text instead would be wrong: it need not be tokenized into the same tokens. And
+    the library's own `truncate` and `post_process` spoil token types and offsets (tokenizers 0.22).
+    """
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
+    pair = tokenizer.encode(question, context)
+    asked, read = ([at for at, side in enumerate(pair.sequence_ids) if side == which] for which in (0, 1))
+    ids, offsets = pair.ids, pair.offsets
+    prefix = [
+        *ids[: asked[0]],
+        *[ids[at] for at in asked][:max_question_length],
+        *ids[asked[-1] + 1 : read[0]],
+    ]
+    suffix = ids[read[-1] + 1 :]
+    room = max_length - len(prefix) - len(suffix)
+    windows = []
+    for begin in range(0, len(read), room - stride):
+        shown = read[begin : begin + room]
+        windows.append(
+            InputWindow(
+                prefix + [ids[at] for at in shown] + suffix, len(prefix), [offsets[at] for at in shown]
+            )
         )
-    # A long question is cut after a token, and a text cut there need not be tokenized into the same tokens:
-    # so the encoding is cut, and joined with the context's by the same Rust code that the call above runs.
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    cut = backend.encode(question, add_special_tokens=False)
-    cut.truncate(max_question_length)
-    rest = backend.encode(context, add_special_tokens=False)
-    backend.enable_truncation(max_length, stride=stride, strategy="only_second")
-    joined = backend.post_process(cut, rest)
-    backend.no_truncation()
-    return [joined, *joined.overflowing]
+        if begin + room >= len(read):
+            break
+    return windows
 
 
-def _logits(
-    checkpoint: Path, tokenizer: Any, windows: Sequence[Encoding]
-) -> list[tuple[list[float], list[float]]]:
+def _onnx_logits(session: onnxruntime.InferenceSession, window: InputWindow) -> Logits:
+    columns = {
+        "input_ids": window.ids,
+        "attention_mask": [1] * len(window.ids),
+        "token_type_ids": window.token_types,
+    }
+    feed = {wanted.name: np.array([columns[wanted.name]], np.int64) for wanted in session.get_inputs()}
+    start, end = session.run(["start_logits", "end_logits"], feed)
+    return start[0].tolist(), end[0].tolist()
+
+
+def _torch_logits(checkpoint: Path, tokenizer: Any, windows: Sequence[InputWindow]) -> list[Logits]:
     """Start and end logits of each window's tokens, in the order of `windows`, padding cut off."""
     import torch
     from transformers import AutoModelForQuestionAnswering
 
     model = AutoModelForQuestionAnswering.from_pretrained(checkpoint, dtype=torch.float32).eval()
     by_length = sorted(range(len(windows)), key=lambda at: len(windows[at].ids))
-    logits: dict[int, tuple[list[float], list[float]]] = {}
+    logits: dict[int, Logits] = {}
     for first in range(0, len(by_length), BATCH):
         batch = by_length[first : first + BATCH]
         with torch.inference_mode():
@@ -243,12 +335,18 @@ def _logits(
     return [logits[at] for at in range(len(windows))]
 
 
-def _padded(tokenizer: Any, windows: Sequence[Encoding]) -> dict[str, Any]:
+def _padded(tokenizer: Any, windows: Sequence[InputWindow]) -> dict[str, Any]:
     """The model's inputs, padded on the right; a family's own `model_input_names` say which it takes."""
+    import torch
+
+    longest = max(len(window.ids) for window in windows)
+
+    def column(lists: list[list[int]], padding: int) -> torch.Tensor:
+        return torch.tensor([values + [padding] * (longest - len(values)) for values in lists])
+
     columns = {
-        "input_ids": [window.ids for window in windows],
-        "attention_mask": [window.attention_mask for window in windows],
-        "token_type_ids": [window.type_ids for window in windows],
+        "input_ids": column([window.ids for window in windows], tokenizer.pad_token_id),
+        "attention_mask": column([[1] * len(window.ids) for window in windows], 0),
+        "token_type_ids": column([window.token_types for window in windows], tokenizer.pad_token_type_id),
     }
-    taken = {name: columns[name] for name in tokenizer.model_input_names}
-    return dict(tokenizer.pad(taken, padding_side="right", return_tensors="pt"))
+    return {name: columns[name] for name in tokenizer.model_input_names}

@@ -45,7 +45,9 @@ def test_the_published_predictions_get_the_figures_that_the_official_script_prin
         ("¿Año? «1.932»", "¿año «1932»"),
     ],
 )
-def test_texts_are_compared_without_case_punctuation_articles_and_extra_space(text: str, compared: str) -> None:
+def test_texts_are_compared_without_case_punctuation_articles_and_extra_space(
+    text: str, compared: str
+) -> None:
     assert normalized(text) == compared
 
 

@@ -1,0 +1,90 @@
+"""The commit protocol: record batches go in part by part, and come out exactly once, whatever is killed.
+
+This package knows nothing of questions. A job is the `fields` that can change its output; a part is the
+input records [k * R, (k + 1) * R) and what became of them. How to use it::
+
+    target = Target.parse("out.parquet")               # or out.jsonl, out/ , out.jsonl/ , -
+    check_target(target, inputs, overwrite)            # SettingsError; before the model is loaded
+    earlier = earlier_job(target)                      # job.json or the finished output: .fields, .resolved
+    with open_output(target, fields=fields, schema=schema, part_rows=R, compression="zstd",
+                     overwrite=False, restart=False, stream=sys.stdout.buffer) as commit:
+        if commit.state == "done":                     # the same output is there already
+            return commit.done_record()
+        resolved = commit.begin({"batch_tokens": 8192})   # of a resumed job: what its first run chose
+        for missing in commit.todo():                  # first_part, first_record, cursor, stop_part (or None)
+            for k in ...:                              # from missing.first_part on; read from missing.cursor
+                with commit.part(k) as part:           # left without commit: discarded
+                    part.write(record_batch)           # any number of times; the schema of `open_output`
+                    part.reject(b'{"context": ...}')   # the line, without its line end
+                    part.commit(records_in, cursor, errors={"bad_json": 1}, counts={"answered": 9},
+                                versions={"onnxruntime": "1.31.1"}, device="cpu")
+        commit.publish({"model": "..."})               # no clock times in it: equal jobs give equal bytes
+        record = commit.done_record()   # parts, records_in, rows_out, rejects, errors, counts, totals
+
+A part that would hold no record is not begun; without any part, `publish` writes an output with no rows.
+`commit.notes` are sentences for the user (no lock here, something was left in the staging).
+
+Modules, in the order of the road: `target` (where it goes), `staging` and `lock` (the folder of unfinished
+work), `parts` (one part), `merging`, `jsonlines` and `outputs` (from parts to the output), `job` (the whole),
+`stream` (standard output instead). `facts` are the records that are written down. `files` are the only calls
+that touch the disk: an object store's form of the protocol belongs beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from batchqa.commit.facts import JobRecord, PartRecord, differences, fingerprint
+from batchqa.commit.job import Commit, PartRange, earlier_job
+from batchqa.commit.outputs import find_output
+from batchqa.commit.parts import PartWriter
+from batchqa.commit.stream import StreamCommit, StreamPart
+from batchqa.commit.target import Target, check_target, space_shortage
+
+__all__ = [
+    "Commit",
+    "JobRecord",
+    "PartRange",
+    "PartRecord",
+    "PartWriter",
+    "StreamCommit",
+    "StreamPart",
+    "Target",
+    "check_target",
+    "differences",
+    "earlier_job",
+    "find_output",
+    "fingerprint",
+    "open_output",
+    "space_shortage",
+]
+
+
+def open_output(
+    target: Target,
+    *,
+    fields: Mapping[str, Any],
+    schema: pa.Schema,
+    part_rows: int,
+    compression: str,
+    overwrite: bool = False,
+    restart: bool = False,
+    stream: BinaryIO | None = None,
+) -> Commit | StreamCommit:
+    """Open a job's output; `stream` is where `-o -` goes."""
+    if target.kind == "stdout":
+        if stream is None:
+            raise ValueError("an output to standard output needs its stream")
+        return StreamCommit(stream, fields=fields, part_rows=part_rows)
+    return Commit.open(
+        target,
+        fields=fields,
+        schema=schema,
+        part_rows=part_rows,
+        compression=compression,
+        overwrite=overwrite,
+        restart=restart,
+    )

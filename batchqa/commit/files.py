@@ -17,6 +17,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import BinaryIO
 
 from batchqa.errors import BatchqaError, StorageError
@@ -42,11 +43,13 @@ def translated(doing: str) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         where = f" ({os.fsdecode(error.filename)!r})" if error.filename else ""
-        hint = _HINTS.get(error.errno or 0, "run the same command again to go on from the last committed part")
+        hint = _HINTS.get(
+            error.errno or 0, "run the same command again to go on from the last committed part"
+        )
         raise StorageError(f"{doing}: {reason}{where}; {hint}") from error
 
 
-def create(path: str, *, mode: int = 0o666) -> BinaryIO:
+def create(path: Path, *, mode: int = 0o666) -> BinaryIO:
     """Create a new file for writing; an existing name, a symbolic link included, is an error."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     return io.BufferedWriter(io.FileIO(os.open(path, flags, mode), "wb"), _BUFFER_BYTES)
@@ -62,22 +65,22 @@ def seal(file: BinaryIO) -> None:
     file.close()
 
 
-def discard(file: BinaryIO, path: str) -> None:
+def discard(file: BinaryIO, path: Path) -> None:
     """Close an unfinished file and remove it as far as that works; the next start removes it otherwise."""
     with suppress(OSError, ValueError):
         # Closing the descriptor below the buffer: what is still buffered is not wanted any more.
         getattr(file, "raw", file).close()
     with suppress(OSError):
-        os.unlink(path)
+        path.unlink()
 
 
-def publish(tmp: str, final: str) -> None:
+def publish(tmp: Path, final: Path) -> None:
     """Give a sealed file its final name, replacing what was there, and make the name durable."""
-    os.rename(tmp, final)
-    sync_folder(os.path.dirname(final))
+    tmp.rename(final)
+    sync_folder(final.parent)
 
 
-def write_whole(data: bytes, tmp: str, final: str, *, mode: int = 0o666) -> None:
+def write_whole(data: bytes, tmp: Path, final: Path, *, mode: int = 0o666) -> None:
     """Write a small file so that `final` is either as before or complete."""
     file = create(tmp, mode=mode)
     try:
@@ -89,24 +92,21 @@ def write_whole(data: bytes, tmp: str, final: str, *, mode: int = 0o666) -> None
         raise
 
 
-def exchange(new: str, old: str, aside: str) -> str:
-    """Put folder `new` in the place of folder `old`; return where the old one is now.
+def exchange(new: Path, old: Path, aside: Path) -> None:
+    """Put folder `new` in the place of folder `old`, which is then at the place of `new`, or `aside`.
 
     In one step where the kernel can (Linux, most file systems). Elsewhere `old` first moves to `aside`,
     and for a moment nothing is at its place; a run killed just there goes on from its staging.
     """
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if renameat2 and renameat2(_AT_CWD, os.fsencode(new), _AT_CWD, os.fsencode(old), _EXCHANGE) == 0:
-        moved = new
-    else:
-        os.rename(old, aside)
-        os.rename(new, old)
-        moved = aside
-    sync_folder(os.path.dirname(old))
-    return moved
+    exchanged = renameat2 and not renameat2(_AT_CWD, os.fsencode(new), _AT_CWD, os.fsencode(old), _EXCHANGE)
+    if not exchanged:
+        old.rename(aside)
+        new.rename(old)
+    sync_folder(old.parent)
 
 
-def sync_folder(path: str) -> None:
+def sync_folder(path: Path) -> None:
     """Make the names in a folder durable."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -119,34 +119,33 @@ def sync_folder(path: str) -> None:
         os.close(folder)
 
 
-def make_folder(path: str, mode: int = 0o777) -> bool:
+def make_folder(path: Path, mode: int = 0o777) -> bool:
     """Create one folder durably; False where something has this name already."""
     try:
-        os.mkdir(path, mode)
+        path.mkdir(mode)
     except FileExistsError:
         return False
-    sync_folder(os.path.dirname(path))
+    sync_folder(path.parent)
     return True
 
 
-def make_parents(path: str) -> None:
+def make_parents(path: Path) -> None:
     """Create the missing folders above `path`, durably."""
-    parent = os.path.dirname(path)
-    if not os.path.isdir(parent):
-        make_parents(parent)
-        make_folder(parent)
+    if not path.parent.is_dir():
+        make_parents(path.parent)
+        make_folder(path.parent)
 
 
-def remove(path: str) -> None:
+def remove(path: Path) -> None:
     """Remove a file; one that is not there is as good."""
     with suppress(FileNotFoundError):
-        os.unlink(path)
+        path.unlink()
 
 
-def remove_folder(path: str) -> bool:
+def remove_folder(path: Path) -> bool:
     """Remove an empty folder; False where it is not empty, so that nothing of others is lost."""
     try:
-        os.rmdir(path)
+        path.rmdir()
     except FileNotFoundError:
         return True
     except OSError as error:
@@ -156,14 +155,22 @@ def remove_folder(path: str) -> bool:
     return True
 
 
-def is_regular(path: str) -> bool:
+def is_regular(path: Path) -> bool:
     """Whether `path` itself (no link followed) is a regular file."""
     try:
-        return stat.S_ISREG(os.lstat(path).st_mode)
+        return stat.S_ISREG(path.lstat().st_mode)
     except FileNotFoundError:
         return False
 
 
-def exists(path: str) -> bool:
+def is_folder(path: Path) -> bool:
+    """Whether `path` itself (no link followed) is a folder."""
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def exists(path: Path) -> bool:
     """Whether anything has this name, a dangling link included."""
     return os.path.lexists(path)

@@ -13,6 +13,7 @@ import os
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -33,7 +34,7 @@ _META_OFFSETS = (9, 10, 11, 14)  # data page, index page, dictionary page, bloom
 class DamagedPartError(Exception):
     """A part whose bytes are not those that were written; `path` says which."""
 
-    def __init__(self, path: str, why: str) -> None:
+    def __init__(self, path: Path, why: str) -> None:
         super().__init__(f"{path}: {why}")
         self.path = path
 
@@ -42,7 +43,7 @@ class DamagedPartError(Exception):
 class MergePart:
     """A part to be copied: `data_bytes` stand before its footer, with this checksum (zlib.crc32)."""
 
-    path: str
+    path: Path
     data_bytes: int
     data_crc32: int
 
@@ -59,7 +60,7 @@ def merge(parts: Iterable[MergePart], schema: pa.Schema, metadata: Mapping[str, 
     out.write(MAGIC)
     place = len(MAGIC)
     for part in parts:
-        with open(part.path, "rb") as file:
+        with part.path.open("rb") as file:
             own = _read_footer(file, part)
             rows += own[_NUM_ROWS][1]
             for group in own[_ROW_GROUPS][1][1]:

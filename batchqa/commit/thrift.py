@@ -100,12 +100,11 @@ def _write_integer(out: bytearray, value: int) -> None:
 def _write_struct(out: bytearray, struct: Struct) -> None:
     last = 0
     for number, (kind, value) in struct.items():
-        if kind in (TRUE, FALSE):
-            kind = TRUE if value else FALSE
+        code = kind if kind not in (TRUE, FALSE) else TRUE if value else FALSE
         if 0 < number - last <= 15:
-            out.append((number - last) << 4 | kind)
+            out.append((number - last) << 4 | code)
         else:
-            out.append(kind)
+            out.append(code)
             _write_integer(out, number)
         last = number
         if kind not in (TRUE, FALSE):

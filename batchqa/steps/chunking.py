@@ -6,14 +6,14 @@ again after a crash is cut, batched and scored exactly as the first time.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchqa.records import Chunk, Int64, Rows
+from batchqa.records import Chunk, Cursor, Int64, Rows
 
 CHUNK_ROWS = 4096
 """Rows of a chunk at most: enough windows of each length for batches without much padding."""
@@ -25,8 +25,7 @@ CHUNK_BYTES = 8 * 2**20
 def chunks(rows: Iterable[Rows], part_rows: int, first_part: int = 0) -> Iterator[Chunk]:
     """Cut a stream of rows that begins with the first row of part `first_part`.
 
-    Each part has `part_rows` rows, the last one fewer. No piece of `rows` may cross the end of a part, so
-    that its cursor is the place where the next part begins. A stream without any row gives no chunk.
+    Each part has `part_rows` rows, the last one fewer. A stream without any row gives no chunk.
     """
     part, left = first_part, part_rows
     held: list[Rows] = []
@@ -34,14 +33,14 @@ def chunks(rows: Iterable[Rows], part_rows: int, first_part: int = 0) -> Iterato
         # one row more than fits shows that the stream goes on
         while sum(map(len, held)) > (end := _chunk_end(held, left)):
             joined = _join(held)
-            yield Chunk(_slice(joined, 0, end), part, last_of_part=end == left)
-            held = [_slice(joined, end, len(joined))]
+            yield Chunk(joined.slice(0, end), part, last_of_part=end == left)
+            held = [joined.slice(end, len(joined))]
             part, left = (part + 1, part_rows) if end == left else (part, left - end)
         held.append(piece)
     while held and len(joined := _join(held)):
         end = _chunk_end([joined], left)
-        yield Chunk(_slice(joined, 0, end), part, last_of_part=end in (left, len(joined)))
-        held = [_slice(joined, end, len(joined))]
+        yield Chunk(joined.slice(0, end), part, last_of_part=end in (left, len(joined)))
+        held = [joined.slice(end, len(joined))]
         part, left = (part + 1, part_rows) if end == left else (part, left - end)
 
 
@@ -59,30 +58,24 @@ def _text_bytes(rows: Rows) -> Int64:
     return total
 
 
-def _slice(rows: Rows, start: int, end: int) -> Rows:
-    return replace(
-        rows,
-        columns=rows.columns.slice(start, end - start),
-        context=rows.context.slice(start, end - start),
-        question=rows.question.slice(start, end - start),
-        faults={i - start: fault for i, fault in rows.faults.items() if start <= i < end},
-        first_record=rows.first_record + start,
-    )
-
-
 def _join(pieces: list[Rows]) -> Rows:
     if len(pieces) == 1:
         return pieces[0]
-    starts = np.cumsum([0, *map(len, pieces)])
+    starts: list[int] = np.cumsum([0, *map(len, pieces)]).tolist()
+
+    def cursor_after(count: int) -> Cursor:
+        piece = max(bisect_left(starts, count) - 1, 0)
+        return pieces[piece].cursor_after(count - starts[piece])
+
     return Rows(
         columns=pa.concat_batches([piece.columns for piece in pieces]),
         context=pa.concat_arrays([piece.context for piece in pieces]),
         question=pa.concat_arrays([piece.question for piece in pieces]),
         faults={
-            int(start) + i: fault
+            start + row: fault
             for start, piece in zip(starts, pieces, strict=False)
-            for i, fault in piece.faults.items()
+            for row, fault in piece.faults.items()
         },
         first_record=pieces[0].first_record,
-        cursor=pieces[-1].cursor,
+        cursor_after=cursor_after,
     )

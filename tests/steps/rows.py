@@ -18,4 +18,8 @@ def rows_of(
     context = pa.array([context for context, _ in pairs], pa.string())
     question = pa.array([question for _, question in pairs], pa.string())
     columns = pa.record_batch({"context": context, "question": question})
-    return Rows(columns, context, question, faults or {}, first_record, Cursor(row=first_record + len(pairs)))
+
+    def cursor_after(count: int) -> Cursor:
+        return Cursor(row=first_record + count)
+
+    return Rows(columns, context, question, faults or {}, first_record, cursor_after)

@@ -1,0 +1,338 @@
+"""One job's output from its opening to its publication: `Commit`."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchqa.commit import files
+from batchqa.commit.facts import JobRecord, PartRecord, canonical, differences, fingerprint, summed
+from batchqa.commit.merging import DamagedPartError
+from batchqa.commit.outputs import Found, Publisher, check_companions, check_replaceable, find_output
+from batchqa.commit.parts import PartWriter
+from batchqa.commit.staging import Staging, is_leftover, read_job
+from batchqa.commit.target import Target
+from batchqa.errors import BatchqaError, InputError, PreconditionError, StorageError, TryAgainError
+from batchqa.records import Cursor
+
+_OPEN_TRIES = 50
+_OPEN_PAUSE_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class PartRange:
+    """Consecutive parts that are still to be done.
+
+    Begin with part `first_part`, whose first record is `first_record` and stands at `cursor`; stop before
+    part `stop_part`, or go on to the end of the input where that is None.
+    """
+
+    first_part: int
+    first_record: int
+    cursor: Cursor
+    stop_part: int | None
+
+
+class Commit:
+    """The output of one job. Open it with `open`, use it as a context: it holds the lock."""
+
+    def __init__(
+        self,
+        target: Target,
+        job: JobRecord,
+        schema: pa.Schema,
+        part_rows: int,
+        compression: str,
+        overwrite: bool,
+    ) -> None:
+        self.target = target
+        self.notes: list[str] = []
+        self.state: Literal["fresh", "resumed", "done"] = "fresh"
+        self._overwrite = overwrite
+        self._job = job
+        self._schema = schema
+        self._part_rows = part_rows
+        self._compression = compression
+        self._staging: Staging | None = None
+        self._begun = False
+        self._parts: dict[int, PartRecord] = {}
+
+    @classmethod
+    def open(
+        cls,
+        target: Target,
+        *,
+        fields: Mapping[str, Any],
+        schema: pa.Schema,
+        part_rows: int,
+        compression: str,
+        overwrite: bool = False,
+        restart: bool = False,
+    ) -> Commit:
+        """Lock the output's staging and find out what is done already.
+
+        `fields` is everything that can change the output; the fingerprint is made of it, of R and of the
+        target's form. Raises PreconditionError (the output exists, or the staging is another job's),
+        TryAgainError (another run holds it), StorageError, or InputError for columns that cannot be written.
+        """
+        own = json.loads(
+            canonical({**fields, "part_rows": part_rows, "output": f"{target.kind} {target.format}"})
+        )
+        commit = cls(target, JobRecord(fingerprint(own), own, {}), schema, part_rows, compression, overwrite)
+        _check_schema(schema, compression)
+        with files.translated(f"opening {target}"):
+            try:
+                commit._open(restart)
+            except BaseException:
+                commit.close()
+                raise
+        return commit
+
+    def _open(self, restart: bool) -> None:
+        if self._is_done():
+            self._finish_interrupted_cleanup()
+            return
+        self._staging = staging = self._lock_staging()
+        if staging.lock.note:
+            self.notes.append(staging.lock.note)
+        if self._is_done():
+            # Another run published between the first look and the lock.
+            self._remove_staging()
+            return
+        staging.check_strangers()
+        if restart:
+            staging.discard_job()
+        self._compare_jobs(staging)
+        staging.remove_tmps()
+        if self.state == "resumed":
+            parts = staging.committed(self.fingerprint, self._part_rows, self._schema)
+            self._parts = {part.part: part for part in parts}
+
+    def _is_done(self) -> bool:
+        """Whether the output is there already; PreconditionError where something else is, and may stay."""
+        found = find_output(self.target)
+        if found is None:
+            return False
+        if found.record and not found.trouble and found.record.fingerprint == self.fingerprint:
+            self.state = "done"
+            self._job = found.record
+            return True
+        if not self._overwrite:
+            raise PreconditionError(f"{self.target} {self._why_not_ours(found)}; --overwrite replaces it")
+        check_replaceable(self.target, found)
+        return False
+
+    def _why_not_ours(self, found: Found) -> str:
+        if found.record is None:
+            return "exists and is not an output of batchqa"
+        if found.record.fingerprint == self.fingerprint:
+            return f"exists but is not whole: {found.trouble}"
+        return "exists, made differently: " + "; ".join(differences(found.record.fields, self._job.fields))
+
+    def _lock_staging(self) -> Staging:
+        root, private = _staging_root(self.target)
+        for _ in range(_OPEN_TRIES):
+            try:
+                return Staging(root, str(self.target), private=private)
+            except FileNotFoundError:
+                # Another run is just removing it after publishing.
+                time.sleep(_OPEN_PAUSE_SECONDS)
+        raise TryAgainError(f"{self.target}: its staging folder {root} comes and goes; try again later")
+
+    def _compare_jobs(self, staging: Staging) -> None:
+        earlier = staging.job()
+        if earlier is None:
+            if staging.has_parts():
+                raise PreconditionError(
+                    f"{staging.root}: there are parts but no job.json; --restart discards them"
+                )
+            if not self._overwrite:
+                check_companions(self.target)
+            return
+        if earlier.fingerprint != self.fingerprint:
+            what = "; ".join(differences(earlier.fields, self._job.fields))
+            raise PreconditionError(
+                f"{staging.root}: an unfinished job is here that differs from this one: {what}; repeat that one,"
+                " or discard it with --restart"
+            )
+        self.state = "resumed"
+        self._job = earlier
+        self._begun = True
+
+    @property
+    def fingerprint(self) -> str:
+        """The job's fingerprint, 64 hex digits."""
+        return self._job.fingerprint
+
+    @property
+    def resolved(self) -> Mapping[str, Any]:
+        """The settings that the first run of the job resolved; empty before `begin` of a fresh job."""
+        return self._job.resolved
+
+    @property
+    def committed(self) -> tuple[PartRecord, ...]:
+        """The committed parts, in order."""
+        return tuple(self._parts[part] for part in sorted(self._parts))
+
+    def begin(self, resolved: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Begin the work; returns the resolved settings that hold: a resumed job's own, else these."""
+        if not self._begun:
+            staging = self._locked()
+            self._job = JobRecord(self._job.fingerprint, self._job.fields, json.loads(canonical(resolved)))
+            with files.translated(f"beginning {self.target}"):
+                staging.write_job(self._job)
+            self._begun = True
+        return self._job.resolved
+
+    def todo(self) -> Iterator[PartRange]:
+        """The parts that are missing, as runs of consecutive ones, in order."""
+        cursor, expected = Cursor(), 0
+        done = self.committed
+        for record in done:
+            if record.part > expected:
+                yield PartRange(expected, expected * self._part_rows, cursor, record.part)
+            cursor, expected = record.cursor, record.part + 1
+        if not done or done[-1].records_in == self._part_rows:
+            yield PartRange(expected, expected * self._part_rows, cursor, None)
+
+    def part(self, k: int) -> PartWriter:
+        """Write part k: input records [k * R, (k + 1) * R)."""
+        staging = self._locked()
+        if not self._begun:
+            raise ValueError("begin() comes before the first part")
+        if k in self._parts:
+            raise ValueError(f"part {k} is committed already")
+        return PartWriter(
+            staging, k, self._part_rows, self._schema, self._compression, self.fingerprint, self._accept
+        )
+
+    def _accept(self, record: PartRecord) -> None:
+        self._parts[record.part] = record
+
+    def publish(self, totals: Mapping[str, Any]) -> None:
+        """Make the output of the committed parts, which must be all, and remove the staging.
+
+        `totals` goes into the output's own record. It must not hold clock times: the same job gives the
+        same bytes, interrupted or not.
+        """
+        staging = self._locked()
+        if not self._parts:
+            self._write_empty_part()
+        self._check_complete()
+        outcome = {**summed(self.committed), "totals": json.loads(canonical(totals))}
+        record = JobRecord(self._job.fingerprint, self._job.fields, self._job.resolved, outcome)
+        with files.translated(f"publishing {self.target}"):
+            # Where locks do not work, another run may have published meanwhile.
+            if not self._is_done():
+                try:
+                    Publisher(self.target, staging, self._schema, self.committed, record).publish()
+                except DamagedPartError as error:
+                    staging.remove_part(error.path)
+                    raise StorageError(f"{error}; it is removed, the same command makes it again") from error
+                self._job = record
+                self.state = "done"
+        self._remove_staging()
+
+    def _write_empty_part(self) -> None:
+        """An input without records still gives an output with its columns."""
+        with self.part(0) as part:
+            part.commit(0, Cursor(), errors={}, counts={}, versions={}, device="")
+
+    def _check_complete(self) -> None:
+        open_end = self.committed[-1].part + 1
+        if any(missing.first_part < open_end for missing in self.todo()):
+            raise ValueError("publish() before all parts are committed")
+
+    def done_record(self) -> Mapping[str, Any]:
+        """What a published output says of how it came out: counts, errors, and the totals of `publish`."""
+        if self.state != "done":
+            raise ValueError("the output is not published yet")
+        return self._job.outcome
+
+    def _remove_staging(self) -> None:
+        """Remove the staging of a published output; what cannot be removed is worth a note, not a failure."""
+        staging = self._locked()
+        try:
+            if not staging.remove():
+                self.notes.append(f"{staging.root}: something in it is not of batchqa and was left there")
+        except OSError as error:
+            reason = error.strerror
+            self.notes.append(f"{staging.root}: could not be removed ({reason}); the next run tries again")
+        self.close()
+
+    def _finish_interrupted_cleanup(self) -> None:
+        """Remove the staging of this job that a run left which was stopped after publishing."""
+        root, private = _staging_root(self.target, done=True)
+        try:
+            if private:
+                files.remove_folder(root)  # only if it is empty
+            if not is_leftover(root, self.fingerprint):
+                return
+            self._staging = Staging(root, str(self.target), private=private)
+        except (BatchqaError, OSError):
+            return  # in use, or in some way not as expected: then it is not for this run to touch
+        self._remove_staging()
+
+    def _locked(self) -> Staging:
+        if self._staging is None:
+            raise ValueError("this output is done or closed")
+        return self._staging
+
+    def close(self) -> None:
+        """Give the lock back; committed parts stay."""
+        if self._staging is not None:
+            self._staging.close()
+            self._staging = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def earlier_job(target: Target) -> JobRecord | None:
+    """The job that is unfinished at this target, else the one whose finished output stands there, if any.
+
+    For what must be known before the fingerprint can be made: which engine and variant `auto` meant then.
+    Read without the lock, nothing is changed.
+    """
+    if target.kind == "stdout":
+        return None
+    with files.translated(f"looking at {target}"):
+        unfinished = read_job(_staging_root(target)[0])
+        if unfinished:
+            return unfinished
+        found = find_output(target)
+        return found.record if found else None
+
+
+def _staging_root(target: Target, done: bool = False) -> tuple[Path, bool]:
+    """Where a target's parts are staged, and whether that is a folder of its own.
+
+    Parts of a Parquet folder are written in place, unless a finished folder is being replaced.
+    """
+    in_place = target.kind == "folder" and target.format == "parquet"
+    if in_place and not files.exists(target.staging) and (done or find_output(target) is None):
+        return target.path, False
+    return target.staging, True
+
+
+def _check_schema(schema: pa.Schema, compression: str) -> None:
+    try:
+        pq.ParquetWriter(io.BytesIO(), schema, compression=compression).close()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        raise InputError(
+            f"these columns cannot be written to Parquet: {error}; leave some out with --drop"
+        ) from error

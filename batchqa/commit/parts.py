@@ -1,0 +1,223 @@
+"""Write one part: a Parquet file that is its own commit record, and its rejected lines."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchqa.commit import files
+from batchqa.commit.facts import FINGERPRINT_KEY, RECORD_KEY, PartRecord
+from batchqa.commit.staging import Staging, part_name
+from batchqa.records import Cursor
+
+ROW_GROUP_BYTES = 128 * 2**20
+"""A row group is closed when its batches reach this size in memory: what writer and readers must hold."""
+
+
+class PartWriter:
+    """Writes part `part`; a context that discards the part unless `commit` was called in it."""
+
+    def __init__(
+        self,
+        staging: Staging,
+        part: int,
+        part_rows: int,
+        schema: pa.Schema,
+        compression: str,
+        fingerprint: str,
+        on_commit: Callable[[PartRecord], None],
+    ) -> None:
+        self._staging = staging
+        self._part = part
+        self._part_rows = part_rows
+        self._schema = schema
+        self._fingerprint = fingerprint
+        self._on_commit = on_commit
+        self._rows = 0
+        self._waiting: list[pa.RecordBatch] = []
+        self._waiting_bytes = 0
+        self._rejects = _Rejects(staging.tmp(f"rejects-{part:05d}"))
+        self._tmp = staging.tmp(part_name(part))
+        self._open = True
+        with files.translated(f"writing part {part} of {staging.what}"):
+            files.remove(self._tmp)
+            self._file = files.create(self._tmp)
+        self._sink = _Sink(self._file)
+        self._writer = pq.ParquetWriter(self._sink, schema, compression=compression, write_page_checksum=True)
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Add rows; the batch must have the output's schema."""
+        if not batch.schema.equals(self._schema):
+            raise ValueError(f"a batch of part {self._part} does not have the schema of the output")
+        self._rows += batch.num_rows
+        self._waiting.append(batch)
+        self._waiting_bytes += batch.nbytes
+        if self._waiting_bytes >= ROW_GROUP_BYTES:
+            with files.translated(f"writing part {self._part} of {self._staging.what}"):
+                self._flush()
+
+    def reject(self, line: bytes) -> None:
+        """Add a rejected line, without its line end, to the part's rejects."""
+        with files.translated(f"writing the rejects of part {self._part} of {self._staging.what}"):
+            self._rejects.add(line)
+
+    def commit(
+        self,
+        records_in: int,
+        cursor: Cursor,
+        *,
+        errors: Mapping[str, int],
+        counts: Mapping[str, int],
+        versions: Mapping[str, str],
+        device: str,
+    ) -> PartRecord:
+        """Make the part durable: after this returns it survives any kill.
+
+        `records_in` input records went in; each is a row or a rejected line, anything else is a ValueError.
+        `cursor` is the place in the inputs after the last of them.
+        """
+        if not self._open:
+            raise ValueError(f"part {self._part} is closed already")
+        if self._rows + self._rejects.count != records_in or records_in > self._part_rows:
+            raise ValueError(
+                f"part {self._part}: {records_in} records in, but {self._rows} rows and {self._rejects.count}"
+                f" rejects out (at most {self._part_rows})"
+            )
+        with files.translated(f"committing part {self._part} of {self._staging.what}"):
+            self._flush()
+            record = PartRecord(
+                fingerprint=self._fingerprint,
+                part=self._part,
+                first_record=self._part * self._part_rows,
+                records_in=records_in,
+                rows_out=self._rows,
+                rejects=self._rejects.count,
+                rejects_sha256=self._rejects.commit(self._staging.rejects_path(self._part)),
+                cursor=cursor,
+                errors=dict(errors),
+                counts=dict(counts),
+                versions=dict(versions),
+                device=device,
+                data_bytes=self._sink.size,
+                data_crc32=self._sink.crc32,
+            )
+            self._finish(record)
+        self._open = False
+        self._on_commit(record)
+        return record
+
+    def _flush(self) -> None:
+        """Write the waiting batches as one row group."""
+        if self._rows and self._waiting:
+            table = pa.Table.from_batches(self._waiting, self._schema).unify_dictionaries()
+            self._writer.write_table(table, row_group_size=max(table.num_rows, 1))
+        self._waiting = []
+        self._waiting_bytes = 0
+
+    def _finish(self, record: PartRecord) -> None:
+        # Parquet writers close their file even after an exception and leave a valid, shorter one. So the
+        # record that makes a file a part is added last; without it, a file is never taken for a part.
+        self._writer.add_key_value_metadata(
+            {FINGERPRINT_KEY: self._fingerprint, RECORD_KEY: record.to_json()}
+        )
+        self._writer.close()
+        files.seal(self._file)
+        files.publish(self._tmp, self._staging.part_path(self._part))
+
+    def discard(self) -> None:
+        """Drop the part; what is committed stays."""
+        if self._open:
+            self._open = False
+            self._waiting = []
+            self._sink.deaf = True
+            with suppress(Exception):
+                self._writer.close()
+            files.discard(self._file, self._tmp)
+            self._rejects.discard()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.discard()
+
+
+class _Sink:
+    """The file below a Parquet writer: counts and checks what passes, and can stop listening."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.size = 0
+        self.crc32 = 0
+        self.deaf = False
+        self.closed = False
+
+    def write(self, data: Any) -> int:
+        size = memoryview(data).nbytes
+        if not self.deaf:
+            self._file.write(data)
+            self.crc32 = zlib.crc32(data, self.crc32)
+            self.size += size
+        return size
+
+    def tell(self) -> int:
+        return self.size
+
+    def flush(self) -> None:
+        """Nothing to do: the file is flushed when it is sealed."""
+
+    def close(self) -> None:
+        self.closed = True
+
+    def writable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
+
+
+class _Rejects:
+    """A part's rejected lines; there is no file until there is one."""
+
+    def __init__(self, tmp: Path) -> None:
+        self.count = 0
+        self._tmp = tmp
+        self._file: BinaryIO | None = None
+        self._sha256 = hashlib.sha256()
+
+    def add(self, line: bytes) -> None:
+        if b"\n" in line:
+            raise ValueError("a rejected line has a line end in it")
+        if self._file is None:
+            files.remove(self._tmp)
+            self._file = files.create(self._tmp)
+        self._file.write(line + b"\n")
+        self._sha256.update(line + b"\n")
+        self.count += 1
+
+    def commit(self, path: Path) -> str:
+        """Make the lines durable as `path`; returns their sha256, or "" where there are none."""
+        if self._file is None:
+            return ""
+        files.seal(self._file)
+        files.publish(self._tmp, path)
+        self._file = None
+        return self._sha256.hexdigest()
+
+    def discard(self) -> None:
+        if self._file is not None:
+            files.discard(self._file, self._tmp)
+            self._file = None

@@ -1,0 +1,320 @@
+"""The folder of unfinished work: who owns it, what is in it, which parts in it are good.
+
+Layout (DESIGN.md, Commit protocol)::
+
+    ROOT/part-00000.parquet            a committed part; its footer is its commit record
+    ROOT/_batchqa/job.json             what this job is; written once, before the first part
+    ROOT/_batchqa/lock                 held while a run works here
+    ROOT/_batchqa/*.tmp                unfinished files; removed at the next start
+    ROOT/_batchqa/rejects-00000.jsonl  a part's rejected lines; committed before the part
+    ROOT/new, ROOT/old                 outputs that are published as a folder: the one to be, the one that was
+
+Nothing is ever removed that is not batchqa's: a stranger's file ends the run (exit 4).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchqa.commit import files
+from batchqa.commit.facts import FINGERPRINT_KEY, RECORD_KEY, JobRecord, PartRecord
+from batchqa.commit.lock import Lock
+from batchqa.commit.merging import MAGIC
+from batchqa.errors import PreconditionError
+
+CONTROL = "_batchqa"
+SUCCESS = "_SUCCESS"
+_PART = re.compile(r"part-(\d{5,})\.(parquet|jsonl)")
+_REJECTS = re.compile(r"rejects-\d{5,}\.jsonl")
+_CONTROL_FILES = {"job.json", "lock"}
+_FOLDERS = frozenset({"new", "old"})
+
+
+def part_name(part: int, suffix: str = "parquet") -> str:
+    """The name of a part; sorted by name, parts are in order."""
+    return f"part-{part:05d}.{suffix}"
+
+
+class Staging:
+    """An opened and locked staging folder. It must be closed."""
+
+    def __init__(self, root: Path, what: str, *, private: bool) -> None:
+        """Create or open the folder and take its lock; `what` names the output in messages.
+
+        `private` makes the folder itself readable by its owner only; else only what is below `_batchqa` is
+        (the root is then the output folder). FileNotFoundError: another run just removed it; try again.
+        """
+        self.root = root
+        self.what = what
+        self.private = private
+        self.control = root / CONTROL
+        files.make_parents(root)
+        _make_own_folder(root, 0o700 if private else 0o777, owned=private)
+        _make_own_folder(self.control, 0o700, owned=True)
+        self.lock = Lock(self.control / "lock", what)
+
+    def close(self) -> None:
+        """Give the lock back; the folder stays."""
+        self.lock.release()
+
+    def part_path(self, part: int) -> Path:
+        """Where a committed part stands."""
+        return self.root / part_name(part)
+
+    def rejects_path(self, part: int) -> Path:
+        """Where a part's rejected lines stand."""
+        return self.control / f"rejects-{part:05d}.jsonl"
+
+    def tmp(self, name: str) -> Path:
+        """Where a file stands until it is finished; never named like a Parquet file."""
+        return self.control / f"{name}.tmp"
+
+    @property
+    def new(self) -> Path:
+        """The folder that is to become the output, where it is published as a whole."""
+        return self.root / "new"
+
+    @property
+    def old(self) -> Path:
+        """The replaced output, where it could not be exchanged in one step."""
+        return self.root / "old"
+
+    def job(self) -> JobRecord | None:
+        """The job that works here, or None where none has begun."""
+        return read_job(self.root)
+
+    def write_job(self, job: JobRecord) -> None:
+        """Write job.json; from here on the folder belongs to this job."""
+        path = self.control / "job.json"
+        files.write_whole(job.to_json(), self.tmp("job.json"), path, mode=0o600)
+
+    def check_strangers(self) -> None:
+        """Refuse a folder in which something is not batchqa's; hidden files are let be."""
+        stranger = stranger_in(self.root, _FOLDERS if self.private else frozenset())
+        if stranger:
+            raise _foreign(stranger, "this is not of batchqa")
+
+    def remove_tmps(self) -> None:
+        """Remove what a stopped run left unfinished."""
+        for path in sorted(self.control.glob("*.tmp")):
+            files.remove(path)
+        if self.private:
+            remove_output_folder(self.new)
+
+    def committed(self, fingerprint: str, part_rows: int, schema: pa.Schema) -> list[PartRecord]:
+        """The good parts, in order. Parts of ours that are not good are removed, to be done again."""
+        good: list[PartRecord] = []
+        for part in self._part_numbers():
+            record = self._judge(part, fingerprint, part_rows, schema)
+            if record:
+                good.append(record)
+            else:
+                self.remove_part(self.part_path(part))
+        # Only the last part may be short: a short one before it does not fit its followers.
+        for short in [record for record in good[:-1] if record.records_in < part_rows]:
+            self.remove_part(self.part_path(short.part))
+            good.remove(short)
+        return good
+
+    def has_parts(self) -> bool:
+        """Whether there are files named like parts, good or not."""
+        return bool(self._part_numbers())
+
+    def _part_numbers(self) -> list[int]:
+        matches = [_PART.fullmatch(path.name) for path in self.root.iterdir()]
+        return sorted(int(match[1]) for match in matches if match)
+
+    def remove_part(self, path: Path) -> None:
+        """Remove the part of ours that stands at `path`: it is to be made again."""
+        files.remove(path)
+        files.sync_folder(self.root)
+
+    def _judge(self, part: int, fingerprint: str, part_rows: int, schema: pa.Schema) -> PartRecord | None:
+        """The part's record if the part is good, None if it is ours and must be done again."""
+        path = self.part_path(part)
+        footer = _footer(path)
+        if footer is None:
+            return None
+        record = PartRecord.from_json(footer.metadata.metadata.get(RECORD_KEY.encode(), b""))
+        if record is None or record.fingerprint != fingerprint:
+            raise _foreign(path, "this is a part of another job (--restart discards it)")
+        good = (
+            record.part == part
+            and record.first_record == part * part_rows
+            and record.rows_out == footer.metadata.num_rows
+            and record.rows_out + record.rejects == record.records_in <= part_rows
+            and footer.schema_arrow.equals(schema)
+            and self._has_rejects(record)
+        )
+        return record if good else None
+
+    def _has_rejects(self, record: PartRecord) -> bool:
+        if not record.rejects:
+            return True
+        try:
+            with self.rejects_path(record.part).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() == record.rejects_sha256
+        except FileNotFoundError:
+            return False
+
+    def discard_job(self) -> None:
+        """Remove an unfinished job, this one or another; a part that batchqa did not write is refused."""
+        for part in self._part_numbers():
+            _footer(self.part_path(part))
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove everything of ours but the lock; job.json last, so that an interrupted clearing goes on."""
+        if self.private:
+            remove_output_folder(self.new)
+            remove_output_folder(self.old)
+        for part in self._part_numbers():
+            files.remove(self.part_path(part))
+        self._clear_control()
+
+    def _clear_control(self) -> None:
+        for path in sorted(self.control.iterdir()):
+            if _REJECTS.fullmatch(path.name) or path.name.endswith(".tmp"):
+                files.remove(path)
+        files.remove(self.control / "job.json")
+        files.sync_folder(self.control)
+
+    def remove(self) -> bool:
+        """Remove the folder after its output is published, lock included; False if something stays.
+
+        Where the root is the output itself, only `_batchqa` is removed.
+        """
+        if self.private:
+            self.clear()
+        else:
+            self._clear_control()
+        files.remove(self.lock.path)
+        gone = files.remove_folder(self.control)
+        if self.private:
+            gone = files.remove_folder(self.root) and gone
+        files.sync_folder(self.root.parent if self.private else self.root)
+        self.lock.release()
+        return gone
+
+
+def read_job(root: Path) -> JobRecord | None:
+    """The job that a folder belongs to, read without the lock; None without a folder or a job."""
+    path = root / CONTROL / "job.json"
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        job = JobRecord.from_json(file.read())
+    if job is None:
+        raise PreconditionError(
+            f"{path}: this is not a job of this version of batchqa; --restart discards it"
+        )
+    return job
+
+
+def is_leftover(root: Path, fingerprint: str) -> bool:
+    """Whether a staging folder is there that only waits to be removed, as its job is published."""
+    if not files.exists(root / CONTROL):
+        return False
+    job = read_job(root)
+    # job.json is the last file to go: behind it are only the lock and the empty folders.
+    return (
+        job.fingerprint == fingerprint
+        if job
+        else not any(_PART.fullmatch(path.name) for path in root.iterdir())
+    )
+
+
+def stranger_in(root: Path, folders: Collection[str] = ()) -> Path | None:
+    """Something in a staging or output folder that is not batchqa's, or None.
+
+    Hidden files are passed over. `folders` are the names of folders that may be there.
+    """
+    for path in _visible(root):
+        if path.name == CONTROL and files.is_folder(path):
+            for inner in _visible(path):
+                if not (_is_control(inner.name) and files.is_regular(inner)):
+                    return inner
+        elif not (path.name in folders and files.is_folder(path)) and not (
+            _is_output(path.name) and files.is_regular(path)
+        ):
+            return path
+    return None
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _is_output(name: str) -> bool:
+    return name == SUCCESS or _PART.fullmatch(name) is not None
+
+
+def _is_control(name: str) -> bool:
+    return name in _CONTROL_FILES or name.endswith(".tmp") or _REJECTS.fullmatch(name) is not None
+
+
+def remove_output_folder(folder: Path) -> bool:
+    """Remove a folder of parts, but only what is batchqa's in it; False if something stays."""
+    if not files.is_folder(folder):
+        return not files.exists(folder)
+    # The mark that the folder is complete sorts, and goes, first: a half-removed folder does not pass for one.
+    for path in _visible(folder):
+        if _is_output(path.name):
+            files.remove(path)
+    files.remove_folder(folder / CONTROL)
+    return files.remove_folder(folder)
+
+
+def _footer(path: Path) -> pq.ParquetFile | None:
+    """A part's footer, None where it is damaged; a file that batchqa did not write is refused."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(MAGIC))
+        opened = pq.ParquetFile(pa.OSFile(os.fsencode(path)))
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        # Cut off or overwritten: nothing that a stranger could want to keep, if it was Parquet at all.
+        if head in (b"", MAGIC):
+            return None
+        raise _foreign(path, "this is no Parquet file") from error
+    if FINGERPRINT_KEY.encode() not in (opened.metadata.metadata or {}):
+        raise _foreign(path, "this is not of batchqa")
+    return opened
+
+
+def _foreign(path: Path, why: str) -> PreconditionError:
+    return PreconditionError(f"{path}: {why}; it is left alone: move it away and run the same command again")
+
+
+def _make_own_folder(path: Path, mode: int, *, owned: bool) -> None:
+    """Create a folder, or accept the one that is there if it is a folder and, where asked, ours."""
+    files.make_folder(path, mode)
+    if not files.is_folder(path):
+        if not files.exists(path):
+            raise FileNotFoundError(str(path))
+        raise PreconditionError(f"{path}: this is a link or a file, which is not followed; move it away")
+    owner = path.lstat().st_uid
+    if owned and owner not in (os.geteuid(), _owner_of_new_files(path)):
+        raise PreconditionError(f"{path}: it belongs to another user; remove it or choose another output")
+
+
+def _owner_of_new_files(folder: Path) -> int:
+    """Who owns what this process creates here: some network file systems map the user to another."""
+    probe = folder / f".owner-{os.getpid()}"
+    with suppress(OSError):
+        files.create(probe, mode=0o600).close()
+        owner = probe.lstat().st_uid
+        files.remove(probe)
+        return owner
+    return os.geteuid()

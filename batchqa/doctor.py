@@ -1,0 +1,278 @@
+"""`batchqa doctor`: what this machine can run, and a question to the model whose answer is known.
+
+Each look at the machine gives one finding; "fail" is what would keep `batchqa run` from working, "warn"
+what makes it slower or other than expected.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from batchqa.errors import BatchqaError
+from batchqa.machine import cpu_flags, cpu_model, cpu_quota, memory_limit
+from batchqa.version import VERSION
+
+GOLDEN_CONTEXT = (
+    "The old mill on the river Tarn was rebuilt in 1907 by the engineer Clara Hoffmann. "
+    "Since then it has ground buckwheat for the villages of the valley."
+)
+GOLDEN_QUESTION = "Who rebuilt the old mill?"
+GOLDEN_ANSWER = "Clara Hoffmann"
+
+VNNI = frozenset({"avx512_vnni", "avx_vnni", "asimddp", "i8mm"})
+"""CPU features, as the kernel names them, that multiply int8 without overflow (x86 and Arm)."""
+
+ONNXRUNTIMES = frozenset(
+    {
+        "onnxruntime",
+        "onnxruntime-gpu",
+        "onnxruntime-directml",
+        "onnxruntime-migraphx",
+        "onnxruntime-openvino",
+        "onnxruntime-qnn",
+        "onnxruntime-rocm",
+        "onnxruntime-silicon",
+        "onnxruntime-training",
+    }
+)
+"""Distributions that all install the module `onnxruntime`, each over the others' files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at: what it is, what was found, and what to do where something should be done."""
+
+    name: str
+    level: Literal["ok", "warn", "fail"]
+    found: str
+    advice: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def examine(model: str = "default", device: str = "auto") -> list[Finding]:
+    """Look at everything; the model is loaded on `device` and asked the golden question."""
+    return [
+        _python(),
+        *_processor(),
+        *_memory(),
+        *_onnxruntime(),
+        *_cuda(),
+        _openvino(),
+        *_smoke_test(model, device),
+    ]
+
+
+def render(findings: list[Finding]) -> str:
+    """For a person: a line per finding, its advice below."""
+    width = max(len(finding.name) for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.level:<4}  {finding.name:<{width}}  {finding.found}")
+        if finding.advice:
+            lines.append(f"{'':<4}  {'':<{width}}  -> {finding.advice}")
+    return "\n".join(lines)
+
+
+def _python() -> Finding:
+    return Finding(
+        "batchqa", "ok", f"{VERSION}, Python {platform.python_version()}, {sys.platform} {platform.machine()}"
+    )
+
+
+def _processor() -> Iterator[Finding]:
+    flags = cpu_flags()
+    quota, host = cpu_quota(), os.cpu_count() or 1
+    yield Finding("CPU", "ok", cpu_model())
+    limited = f"{quota} of the machine's {host}" if quota < host else str(quota)
+    yield Finding("CPUs to use", "ok", f"{limited} (affinity and cgroup quota); --threads overrides it")
+    if not flags:
+        yield Finding("CPU features", "ok", "not known on this system")
+        return
+    notable = sorted(
+        flag for flag in flags if flag in VNNI or flag.startswith(("avx2", "avx512_bf16", "amx_"))
+    )
+    found = ", ".join(notable) or "none of AVX2, VNNI, AVX-512 BF16, AMX"
+    if flags & VNNI:
+        yield Finding("CPU features", "ok", f"{found}: int8 runs exactly")
+    else:
+        yield Finding(
+            "CPU features",
+            "warn",
+            f"{found}: no VNNI, where products of 8-bit activations and weights can overflow",
+            "take the fp32 variant, or an int8 one whose weights alone are int8, as the default model's are",
+        )
+    if "amx_bf16" in flags or "avx512_bf16" in flags:
+        yield Finding(
+            "bfloat16", "ok", "this CPU multiplies bfloat16: OpenVINO can use it (batchqa[openvino])"
+        )
+
+
+def _memory() -> Iterator[Finding]:
+    limit = memory_limit()
+    if limit is not None:
+        yield Finding("memory", "ok" if limit >= 2**31 else "warn", f"{limit / 2**30:.1f} GiB to use")
+
+
+def _onnxruntime() -> Iterator[Finding]:
+    installed = {
+        name: distribution.version
+        for distribution in importlib.metadata.distributions()
+        if (name := (distribution.metadata["Name"] or "").lower().replace("_", "-")) in ONNXRUNTIMES
+    }
+    names = ", ".join(f"{name} {version}" for name, version in sorted(installed.items()))
+    if len(installed) > 1:
+        yield Finding(
+            "onnxruntime",
+            "fail",
+            f"{names} are installed together, and each overwrote files of the other",
+            f"pip uninstall -y {' '.join(sorted(installed))}, then install batchqa again",
+        )
+    try:
+        import onnxruntime
+    except ImportError as error:
+        yield Finding("onnxruntime", "fail", f"cannot be imported: {error}", "install batchqa again")
+        return
+    if len(installed) <= 1:
+        yield Finding("onnxruntime", "ok", names or onnxruntime.__version__)
+    providers = (name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
+    yield Finding("providers", "ok", f"built with {', '.join(providers)} (built with is not yet usable)")
+
+
+def _cuda() -> Iterator[Finding]:
+    driver = _cuda_driver()
+    if driver is None:
+        yield Finding("CUDA", "ok", "no NVIDIA driver answers: the CPU it is")
+        return
+    version, devices = driver
+    try:
+        import onnxruntime
+
+        built = str(getattr(onnxruntime, "cuda_version", "") or "")
+        has_provider = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    except ImportError:
+        return
+    found = (
+        f"driver for CUDA {version[0]}.{version[1]}, {len(devices)} device(s): {', '.join(devices) or '-'}"
+    )
+    if not has_provider:
+        yield Finding("CUDA", "warn", f"{found}; this onnxruntime has no CUDA", "install onnxruntime-gpu")
+    elif built and int(built.partition(".")[0]) > version[0]:
+        yield Finding(
+            "CUDA",
+            "warn",
+            f"{found}; this onnxruntime is built for CUDA {built}, which is newer than the driver",
+            "update the driver, or pip install 'onnxruntime-gpu<1.27' (built for CUDA 12)",
+        )
+    else:
+        yield Finding("CUDA", "ok", f"{found}; onnxruntime is built for CUDA {built or 'unknown'}")
+    missing = [] if not built else list(_missing_cuda_libraries(built.partition(".")[0]))
+    if missing:
+        yield Finding(
+            "CUDA libraries",
+            "warn",
+            f"not found: {', '.join(missing)}",
+            "pip install 'batchqa[cuda]' brings them",
+        )
+
+
+def _cuda_driver() -> tuple[tuple[int, int], list[str]] | None:
+    """The newest CUDA (major, minor) that the NVIDIA driver serves, and its devices; None without a driver."""
+    try:
+        library = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    if library.cuInit(0) != 0:
+        return None
+    number, count = ctypes.c_int(), ctypes.c_int()
+    library.cuDriverGetVersion(ctypes.byref(number))
+    library.cuDeviceGetCount(ctypes.byref(count))
+    devices = []
+    for index in range(count.value):
+        name = ctypes.create_string_buffer(256)
+        device = ctypes.c_int()
+        library.cuDeviceGet(ctypes.byref(device), index)
+        library.cuDeviceGetName(name, len(name), device)
+        devices.append(name.value.decode(errors="replace"))
+    return (number.value // 1000, number.value % 1000 // 10), devices
+
+
+def _missing_cuda_libraries(cuda_major: str) -> Iterator[str]:
+    """Libraries of onnxruntime's CUDA provider that neither pip nor the system's linker has."""
+    for library in (f"libcudart.so.{cuda_major}", f"libcublas.so.{cuda_major}", "libcudnn.so.9"):
+        if not _in_pip_packages(library) and not _loads(library):
+            yield library
+
+
+def _in_pip_packages(library: str) -> bool:
+    spec = importlib.util.find_spec("nvidia")
+    places = spec.submodule_search_locations if spec else None
+    return any(next(Path(place).rglob(library), None) for place in places or ())
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def _openvino() -> Finding:
+    try:
+        return Finding("OpenVINO", "ok", importlib.metadata.version("openvino"))
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(
+            "OpenVINO", "ok", "not installed (pip install 'batchqa[openvino]' for --engine openvino)"
+        )
+
+
+def _smoke_test(model: str, device: str) -> Iterator[Finding]:
+    """Load the model and ask the golden question; only the default model must know the answer."""
+    import pyarrow as pa
+
+    from batchqa.annotator import Annotator
+
+    try:
+        annotator = Annotator(model, device)
+        table = pa.table({"context": [GOLDEN_CONTEXT], "question": [GOLDEN_QUESTION]})
+        answer = annotator.annotate(table).to_pylist()[0]
+    except BatchqaError as error:
+        yield Finding("model", "fail", str(error))
+        return
+    resolved, manifest = annotator.resolved, annotator.bundle.manifest
+    variants = ", ".join(variant.precision for variant in manifest.variants)
+    yield Finding(
+        "model",
+        "ok",
+        f"{manifest.name} (has {variants}): {resolved.variant} on {resolved.device}, {resolved.engine}, "
+        f"{resolved.threads} threads, batches of {resolved.batch_tokens} tokens",
+    )
+    given = answer["qa_answer"]
+    if given == GOLDEN_ANSWER:
+        yield Finding("golden question", "ok", f"{GOLDEN_QUESTION} {given} ({answer['qa_score']:.2f})")
+    elif model == "default":
+        yield Finding(
+            "golden question",
+            "fail",
+            f"{GOLDEN_QUESTION} {given!r} instead of {GOLDEN_ANSWER!r}",
+            "the engine computes wrongly on this machine, or the installation is damaged: install again",
+        )
+    else:
+        yield Finding(
+            "golden question",
+            "warn",
+            f"{GOLDEN_QUESTION} {given!r} instead of {GOLDEN_ANSWER!r}",
+            "this is right for a model of another language; otherwise export it again",
+        )

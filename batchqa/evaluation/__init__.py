@@ -1,0 +1,12 @@
+"""How good are the answers, by the field's own rules: `evaluate` and what it returns.
+
+- `sources`: files as columns; `gold`: gold answers and predictions brought together
+- `metrics`, `intervals`, `grouping`: the figures, how sure they are, and by group
+- `calibration`, `tuning`: scores as probabilities, the best threshold, the bundle that has both
+- `report`: one HTML page; `result`: the typed result; `evaluating`: the road that joins them
+"""
+
+from batchqa.evaluation.evaluating import evaluate
+from batchqa.evaluation.result import Evaluation
+
+__all__ = ["Evaluation", "evaluate"]

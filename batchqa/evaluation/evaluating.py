@@ -1,0 +1,405 @@
+"""`evaluate`: the road from two files to figures, read top to bottom."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchqa.annotator import open_model
+from batchqa.bundle import Bundle
+from batchqa.errors import InputError, SettingsError
+from batchqa.evaluation.calibration import reliability
+from batchqa.evaluation.gold import (
+    Examples,
+    Predictions,
+    align,
+    answers_column,
+    join,
+    null_odds_of,
+    read_ids,
+    read_predictions,
+    same_rows,
+    text_predictions,
+)
+from batchqa.evaluation.grouping import labels_of
+from batchqa.evaluation.intervals import Bootstrap
+from batchqa.evaluation.metrics import (
+    Comparison,
+    Languages,
+    best_of,
+    compare_predictions,
+    coverage_of,
+    figures_by,
+    figures_of,
+    intervals_of,
+    score,
+)
+from batchqa.evaluation.result import NAMED_IDS, Evaluation, Missing, ModelFacts, names_of_rows
+from batchqa.evaluation.sources import Source, TextById, open_source, read_numbers
+from batchqa.evaluation.tuning import Objective, Tuned, check_target, tune_bundle
+from batchqa.records import Int64
+from batchqa.settings import WindowSettings
+from batchqa.squad import MLQA_LANGUAGES, RowScores, Rules
+
+ARTICLE = "title"
+"""The column that says which article a row is from."""
+
+_LANGUAGE_NAMES = {
+    "arabic": "ar",
+    "chinese": "zh",
+    "english": "en",
+    "german": "de",
+    "hindi": "hi",
+    "spanish": "es",
+    "vietnamese": "vi",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """What both files of a comparison are read with."""
+
+    prefix: str
+    id: str | None
+    gold_column: str | None
+
+
+def evaluate(
+    predictions: str | Path,
+    *,
+    gold: str | Path | None = None,
+    model: str | Path | None = None,
+    by: Sequence[str] = (),
+    language: str | None = None,
+    rules: Literal["auto", "squad1", "squad2"] = "auto",
+    compare: str | Path | None = None,
+    null_odds: str | Path | None = None,
+    tune: str | Path | None = None,
+    objective: Objective = "f1",
+    folds: int = 5,
+    report: str | Path | None = None,
+    seed: int = 0,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    id: str | None = None,  # noqa: A002 - the option's name
+    gold_column: str | None = None,
+    output_prefix: str = "qa_",
+    annotated: str | Path | None = None,
+    **run_options: Any,
+) -> Evaluation:
+    """Score predictions by the field's own rules.
+
+    predictions: a file that `run` wrote, `{id: text}` JSON (then `gold` is needed, and `null_odds` may name the
+        official script's `{id: number}` file), or with `model` a file to annotate first.
+    gold: where the gold answers are, joined by `id`; else they are in the predictions' own `gold_column`
+        (`answers` or `answer`): SQuAD's struct, a list of texts, or one text.
+    model: "default" or a bundle's folder. Annotates where `predictions` has no answers yet, into `annotated`
+        (resumable; default: a name made from the file's and the bundle's in the working folder), with the best
+        span kept; `run_options` are those of `run`. Also what `tune` and `by="windows"` need.
+    by: columns to group by, or `context_length`, `windows`, `question_word`.
+    language: a column that names each row's language, or one language for all: MLQA's normalisation.
+    rules: "auto" takes SQuAD 1.1's where every question has an answer, else SQuAD 2.0's.
+    compare: other predictions for the same questions.
+    tune: a folder to be made: a copy of the bundle with the threshold that is best for `objective` and with
+        calibrated scores, judged on `folds` held-out folds.
+    report: an HTML file to be written (needs the extra `report`).
+
+    Raises SettingsError or InputError (exit code 2) where the files do not fit, PreconditionError (4) where
+    `tune` exists, ModelError (5). `Evaluation.require_f1` is the gate of `--min-f1`.
+    """
+    options = _Options(output_prefix, id, gold_column)
+    _check(resamples, confidence, by, tune, model)
+    bundle = open_model(model) if model is not None else None
+    if tune is not None and bundle is not None:
+        check_target(bundle, Path(tune))
+    if report is not None:
+        from batchqa.evaluation.report import check_report
+
+        check_report(Path(report))
+
+    source = open_source(Path(predictions))
+    facts = None
+    if bundle is not None:
+        source, facts = _annotated(source, bundle, model, annotated, options, run_options)
+    elif run_options:
+        raise SettingsError(
+            f"{', '.join(sorted(run_options))}: options of a run need a --model to annotate with"
+        )
+
+    examples = _examples(source, gold, null_odds, options)
+    scored = _score(examples, language, rules)
+    unit_name, unit = _articles(examples)
+    bootstrap = Bootstrap(unit_name, _units(unit, len(examples)), resamples, confidence, seed)
+    has_answer = examples.has_answer
+    comparison = (
+        None if compare is None else _compare(examples, scored, Path(compare), unit, bootstrap, options)
+    )
+    windows = WindowSettings(
+        **{f.name: run_options[f.name] for f in fields(WindowSettings) if f.name in run_options}
+    )
+    groups = tuple(
+        figures_by(labels_of(name, examples, bundle, windows), scored.rows, has_answer, unit, bootstrap)
+        for name in by
+    )
+    tuned = (
+        None
+        if tune is None or bundle is None
+        else _tune(examples, scored, bundle, Path(tune), objective=objective, folds=folds, seed=seed)
+    )
+    best = best_of(examples, scored.spans)
+    judged = ~examples.missing & ~np.isnan(examples.predictions.score)
+    evaluation = Evaluation(
+        predictions=source.path.name,
+        gold=examples.gold.path.name,
+        rules=scored.rules,
+        language=scored.language,
+        figures=figures_of(scored.rows, has_answer),
+        best=best,
+        intervals=intervals_of(scored.rows, has_answer, unit, bootstrap),
+        missing=_missing(examples, scored.rows),
+        extra=examples.extra,
+        reliability=reliability(examples.predictions.score[judged], scored.rows.exact[judged]),
+        coverage=coverage_of(examples, scored.rows, scored.spans),
+        groups=groups,
+        comparison=comparison,
+        tuned=tuned,
+        model=facts,
+        notes=(*scored.notes, *_notes(examples, best is not None)),
+        examples=examples,
+        scores=scored.rows,
+    )
+    if report is not None:
+        from batchqa.evaluation.report import write_report
+
+        write_report(evaluation, Path(report), output_prefix)
+    return evaluation
+
+
+def _check(
+    resamples: int, confidence: float, by: Sequence[str], tune: str | Path | None, model: str | Path | None
+) -> None:
+    if isinstance(by, str):
+        raise TypeError("`by` is a list of names")
+    if resamples < 1:
+        raise SettingsError(f"--resamples must be at least 1, not {resamples}")
+    if not 0 < confidence < 1:
+        raise SettingsError(f"--confidence must be between 0 and 1, not {confidence:g}")
+    if tune is not None and model is None:
+        raise SettingsError("--tune needs the bundle that it copies: name it with --model")
+
+
+def _annotated(
+    source: Source | TextById,
+    bundle: Bundle,
+    model: str | Path | None,
+    annotated: str | Path | None,
+    options: _Options,
+    run_options: Mapping[str, Any],
+) -> tuple[Source | TextById, ModelFacts]:
+    """The file itself where it has answers already; else what a run makes of it, which a second call finds done."""
+    variant, output = None, None
+    if isinstance(source, Source) and options.prefix + "answer" not in source.names:
+        from batchqa.job import run
+
+        name = re.sub(r"[^\w.-]+", "-", bundle.manifest.name)
+        output = Path(annotated or f"{source.path.stem}.{name}-{bundle.digest[:8]}.parquet")
+        keep_best = max(1, int(run_options.get("top_k", 0)))
+        named = {"model": str(model), "output_prefix": options.prefix, "id": options.id, "top_k": keep_best}
+        summary = run(str(source.path), str(output), **{**run_options, **named})
+        variant = summary.variant
+        source = open_source(output)
+    elif run_options.keys() - {f.name for f in fields(WindowSettings)}:
+        raise SettingsError(
+            f"{source.path} holds answers already, so nothing is annotated: leave out {', '.join(sorted(run_options))}"
+        )
+    variants = {v.precision: v for v in bundle.manifest.variants}
+    if variant is None and len(variants) == 1:
+        variant = next(iter(variants))
+    megabytes = bundle.model(variants[variant]).stat().st_size / 1e6 if variant in variants else None
+    return source, ModelFacts(
+        bundle.manifest.name, bundle.digest, variant, megabytes, None if output is None else str(output)
+    )
+
+
+def _examples(
+    source: Source | TextById, gold: str | Path | None, null_odds: str | Path | None, options: _Options
+) -> Examples:
+    predictions, ids = _predictions(source, null_odds, options)
+    if gold is None:
+        if isinstance(source, TextById):
+            raise SettingsError(f"{source.path} holds texts by id: name the gold answers with --gold")
+        examples = same_rows(source, answers_column(source, options.gold_column), ids, predictions)
+    else:
+        truth = open_source(Path(gold))
+        if isinstance(truth, TextById):
+            raise InputError(
+                f"{truth.path} holds texts by id, not gold answers: give a SQuAD file, Parquet or JSONL"
+            )
+        column = answers_column(truth, options.gold_column)
+        examples = join(truth, column, read_ids(truth, options.id), source, ids, predictions)
+    if not len(examples):
+        raise InputError(f"{examples.gold.path} holds no questions")
+    return examples
+
+
+def _predictions(
+    source: Source | TextById, null_odds: str | Path | None, options: _Options
+) -> tuple[Predictions, pa.Array | None]:
+    if isinstance(source, TextById):
+        odds = (
+            None
+            if null_odds is None
+            else null_odds_of(source, *read_numbers(Path(null_odds)), Path(null_odds))
+        )
+        return text_predictions(source.texts, odds), source.ids
+    if null_odds is not None:
+        raise SettingsError(f"{source.path} has its null odds in a column: leave out --null-odds")
+    return read_predictions(source, options.prefix), read_ids(source, options.id)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Scored:
+    """Scores of the decisions (`rows`) and of the best spans whatever the decision (`spans`)."""
+
+    rows: RowScores
+    spans: RowScores
+    rules: Rules
+    languages: Languages
+    language: str | None
+    notes: tuple[str, ...]
+
+
+def _score(examples: Examples, language: str | None, rules: Literal["auto", "squad1", "squad2"]) -> _Scored:
+    languages, notes = _languages(examples, language)
+    all_answerable = bool(examples.has_answer.all())
+    if rules == "squad1" and not all_answerable:
+        row = int(np.flatnonzero(~examples.has_answer)[0])
+        raise InputError(
+            f"{examples.gold.path}: row {row} has no gold answer, which SQuAD 1.1's rules do not know; "
+            "take --rules squad2"
+        )
+    chosen: Rules = ("squad1" if all_answerable else "squad2") if rules == "auto" else rules
+    predictions = examples.predictions
+    rows = score(predictions.text, examples.answers, chosen, languages)
+    spans = score(predictions.span, examples.answers, chosen, languages)
+    return _Scored(rows, spans, chosen, languages, language, notes)
+
+
+def _languages(examples: Examples, language: str | None) -> tuple[Languages, tuple[str, ...]]:
+    """Each row's language, from a column or one for all; a column's name wins over a code."""
+    if language is None:
+        return Languages.of_all(None, len(examples)), ()
+    if examples.has_column(language):
+        column = examples.column(language).cast(pa.large_string()).combine_chunks().dictionary_encode()
+        names = [_code(name) for name in column.dictionary.to_pylist()]
+        codes: tuple[str | None, ...] = tuple(dict.fromkeys(names))
+        place = np.array([codes.index(name) for name in names], dtype=np.int64)
+        numbers = column.indices
+        if numbers.null_count:
+            raise InputError(f"column {language!r}: {numbers.null_count} rows name no language")
+        languages = Languages(codes, place[numbers.to_numpy(zero_copy_only=False)])
+    elif re.fullmatch(r"[a-z]{2,3}([-_]\w+)*", language) or language in _LANGUAGE_NAMES:
+        languages = Languages.of_all(_code(language), len(examples))
+    else:
+        raise SettingsError(
+            f"--language {language!r} is neither a column nor a language's code (en, es, zh, ...)"
+        )
+    foreign = sorted(code for code in languages.codes if code and code not in MLQA_LANGUAGES)
+    if not foreign:
+        return languages, ()
+    note = (
+        f"MLQA's script has no rules for {', '.join(foreign)}: no articles are removed there, "
+        "words are what stands between white space"
+    )
+    return languages, (note,)
+
+
+def _code(name: str) -> str:
+    """A language's code without its region or script: zh-CN is zh."""
+    lower = name.strip().lower()
+    return _LANGUAGE_NAMES.get(lower) or re.split(r"[-_]", lower)[0]
+
+
+def _articles(examples: Examples, or_contexts: bool = False) -> tuple[str, Int64 | None]:
+    """What rows depend on each other: those of an article, where the file names it; else each row is one."""
+    for name, column in (("article", ARTICLE), *((("context", "context"),) if or_contexts else ())):
+        if examples.has_column(column):
+            values = examples.column(column)
+            if pa.types.is_dictionary(values.type):
+                values = values.cast(values.type.value_type)
+            encoded = values.combine_chunks().dictionary_encode(null_encoding="encode")
+            numbers = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+            if len(encoded.dictionary) > 1:
+                return name, numbers
+    return "row", None
+
+
+def _units(unit: Int64 | None, rows: int) -> int:
+    return rows if unit is None else int(unit.max()) + 1
+
+
+def _compare(
+    examples: Examples,
+    scored: _Scored,
+    path: Path,
+    unit: Int64 | None,
+    bootstrap: Bootstrap,
+    options: _Options,
+) -> Comparison:
+    other = open_source(path)
+    predictions = align(examples, other, *reversed(_predictions(other, None, options)))
+    scores = score(predictions.text, examples.answers, scored.rules, scored.languages)
+    return compare_predictions(path.name, examples, scored.rows, predictions, scores, unit, bootstrap)
+
+
+def _tune(
+    examples: Examples,
+    scored: _Scored,
+    bundle: Bundle,
+    target: Path,
+    *,
+    objective: Objective,
+    folds: int,
+    seed: int,
+) -> Tuned:
+    return tune_bundle(
+        examples,
+        scored.rows,
+        scored.spans,
+        bundle=bundle,
+        target=target,
+        unit=_articles(examples, or_contexts=True),
+        objective=objective,
+        folds=folds,
+        seed=seed,
+    )
+
+
+def _missing(examples: Examples, scores: RowScores) -> Missing:
+    missing = examples.missing
+    rows = np.flatnonzero(missing)
+    faults = pc.value_counts(examples.predictions.fault.drop_null()).to_pylist()
+    codes = {fault["values"]: fault["counts"] for fault in sorted(faults, key=lambda fault: fault["values"])}
+    some = 0 < len(rows) < len(examples)
+    without = figures_of(scores, examples.has_answer, ~missing) if some else None
+    return Missing(len(rows), tuple(names_of_rows(examples, rows[:NAMED_IDS])), codes, without)
+
+
+def _notes(examples: Examples, has_best: bool) -> tuple[str, ...]:
+    """Why something that one might look for is not there."""
+    predictions = examples.predictions
+    judged = ~examples.missing
+    if has_best or not judged.any():
+        return ()
+    if np.isnan(predictions.null_odds[judged]).all():
+        why = "the predictions carry no null odds (a model that does not abstain, or plain texts)"
+    else:
+        why = 'the best span of rows decided as "no answer" is not in the file; --top-k 1 keeps it'
+    return (f"no best thresholds: {why}",)

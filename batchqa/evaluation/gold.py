@@ -1,0 +1,376 @@
+"""Gold answers and predictions, brought together: one row per gold question.
+
+Gold answers come from a column of the predictions' own file, row by row, or from another file, joined by id.
+Everything after this module works on columns of the same length and order, the gold questions'.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchqa.errors import InputError, SettingsError
+from batchqa.evaluation.sources import Source, TextById
+from batchqa.records import Bool, Float64, Int64
+
+GOLD_COLUMNS = ("answers", "answer")
+"""Where gold answers are looked for, if no column is named."""
+
+NAMED_IDS = 5
+"""How many ids a message names."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predictions:
+    """What was predicted for each gold question.
+
+    text: the answer as decided, "" for "no answer", null where the row has no prediction.
+    span: the best span even where the decision is "no answer"; null where it is not known.
+    span_score: the span's raw probability (soft-max), float64, NaN where it is not known.
+    score, null_odds: float64, NaN where there is none. silent: the decision is "no answer".
+    fault: the code of `qa_error`, or null.
+    """
+
+    text: pa.Array
+    span: pa.Array
+    span_score: Float64
+    score: Float64
+    null_odds: Float64
+    silent: Bool
+    fault: pa.Array
+
+    def take(self, rows: pa.Array) -> Predictions:
+        """The predictions at these places; a null place has none."""
+        at = rows.fill_null(0).to_numpy(zero_copy_only=False)
+        missing = rows.is_null().to_numpy(zero_copy_only=False)
+
+        def numbers(values: Float64) -> Float64:
+            return np.where(missing, np.nan, values[at] if len(values) else np.nan)
+
+        return Predictions(
+            text=self.text.take(rows),
+            span=self.span.take(rows),
+            span_score=numbers(self.span_score),
+            score=numbers(self.score),
+            null_odds=numbers(self.null_odds),
+            silent=self.silent[at] & ~missing if len(self.silent) else np.zeros(len(rows), dtype=bool),
+            fault=self.fault.take(rows),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """The gold questions with their predictions.
+
+    `place` is each question's row in `predicted`, null where it has none; `predicted` is None where the predictions
+    stand in the gold file itself, or in no table. `extra` counts predictions that no gold question has.
+    """
+
+    gold: Source
+    predicted: Source | None
+    place: pa.Array
+    ids: pa.Array | None
+    answers_column: str
+    answers: pa.Array
+    predictions: Predictions
+    extra: int
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    @cached_property
+    def has_answer(self) -> Bool:
+        """Whether the question has gold answers: the official script's `HasAns`."""
+        return np.asarray(pc.list_value_length(self.answers).to_numpy(zero_copy_only=False) > 0)
+
+    @cached_property
+    def missing(self) -> Bool:
+        """Whether the question has no prediction: none in the file, or a row that could not be judged."""
+        return np.asarray(self.predictions.text.is_null().to_numpy(zero_copy_only=False))
+
+    def has_column(self, name: str) -> bool:
+        """Whether the gold file or the predictions have a column (or its root, for a dotted path)."""
+        return any(source is not None and _names(source, name) for source in (self.gold, self.predicted))
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """A column of the gold file, else of the predictions, in the rows' order; InputError where there is none."""
+        if _names(self.gold, name) or self.predicted is None:
+            return self.gold.read(name)
+        if not _names(self.predicted, name):
+            have = ", ".join(dict.fromkeys([*self.gold.names, *self.predicted.names]))
+            raise InputError(
+                f"there is no column {name!r}, neither in {self.gold.path} nor in "
+                f"{self.predicted.path}; they have: {have}"
+            )
+        return self.predicted.read(name).take(self.place)
+
+    def values(self, name: str, rows: Int64, *, of_predictions: bool = False) -> list[Any]:
+        """A column's values in some rows, None where there are none: for columns too large to be read whole.
+
+        Looks into the gold file first, or into the predictions first.
+        """
+        sources = [(self.gold, rows)]
+        if self.predicted is not None:
+            place = self.place.fill_null(-1).to_numpy(zero_copy_only=False)[rows]
+            sources.insert(0 if of_predictions else 1, (self.predicted, place))
+        for source, place in sources:
+            if name in source.names:
+                there = np.flatnonzero(place >= 0)
+                values: list[Any] = [None] * len(rows)
+                found = source.take([name], place[there]).column(name).to_pylist() if len(there) else []
+                for at, value in zip(there.tolist(), found, strict=True):
+                    values[at] = value
+                return values
+        return [None] * len(rows)
+
+
+def gold_answers(column: pa.ChunkedArray, where: str) -> pa.Array:
+    """The gold answers of each row as large_list<large_string>; an empty list says "not answerable".
+
+    Takes SQuAD's struct of lists (`text`), a list of structs with `text`, a list of texts, or one text (null or
+    "" then says "not answerable"). Raises InputError for anything else.
+    """
+    array = _combined(column)
+    kind = array.type
+    if pa.types.is_struct(kind) and kind.get_field_index("text") >= 0:
+        return gold_answers(pa.chunked_array([pc.struct_field(array, "text")]), where)
+    if pa.types.is_null(kind):
+        return pa.array([[]] * len(array), pa.large_list(pa.large_string()))
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        counts = pc.fill_null(pc.greater(pc.utf8_length(array), 0), False).cast(pa.int64())
+        return _lists(counts, array.filter(counts.cast(pa.bool_())))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        values = pc.list_flatten(array)
+        if pa.types.is_struct(values.type) and values.type.get_field_index("text") >= 0:
+            values = pc.struct_field(values, "text")
+        if (
+            pa.types.is_string(values.type)
+            or pa.types.is_large_string(values.type)
+            or pa.types.is_null(values.type)
+        ):
+            return _lists(pc.fill_null(pc.list_value_length(array), 0), values)
+    raise InputError(
+        f"{where} is of type {kind}, not gold answers: it must be SQuAD's `answers` struct, a list of texts, or a text"
+    )
+
+
+def answers_column(source: Source, column: str | None) -> str:
+    """The column that holds the gold answers; `column` None looks for `answers`, then `answer`."""
+    name = column or next((name for name in GOLD_COLUMNS if name in source.names), None)
+    if name is None:
+        raise InputError(
+            f"{source.path} holds no gold answers: it has no column {' or '.join(map(repr, GOLD_COLUMNS))} "
+            f"(it has: {', '.join(source.names)}); name the column with --gold-column, or a file with --gold"
+        )
+    return name
+
+
+def read_answers(source: Source, column: str) -> pa.Array:
+    """The gold answers of a file; see `gold_answers`."""
+    return gold_answers(source.read(column), f"{source.path}: column {column!r}")
+
+
+def read_predictions(source: Source, prefix: str) -> Predictions:
+    """What `run` wrote into the columns `<prefix>answer` and so on; only the best candidate is kept."""
+    needed = [prefix + name for name in ("answer", "score", "no_answer", "null_odds", "error")]
+    lacking = [name for name in needed if name not in source.names]
+    if lacking:
+        why = (
+            "its columns have another prefix: name it with --output-prefix"
+            if source.written_by_run
+            else ("`batchqa run` did not write it: name a model with --model to annotate it first")
+        )
+        raise InputError(f"{source.path} has no column {', '.join(map(repr, lacking))}; {why}")
+    candidates = prefix + "candidates"
+    with_candidates = candidates in source.names
+    pieces = [
+        _piece(batch, prefix, candidates if with_candidates else None)
+        for batch in source.batches([*needed, *([candidates] if with_candidates else [])])
+    ]
+    return Predictions(
+        text=_joined([piece.text for piece in pieces], pa.large_string()),
+        span=_joined([piece.span for piece in pieces], pa.large_string()),
+        span_score=np.concatenate([piece.span_score for piece in pieces]),
+        score=np.concatenate([piece.score for piece in pieces]),
+        null_odds=np.concatenate([piece.null_odds for piece in pieces]),
+        silent=np.concatenate([piece.silent for piece in pieces]),
+        fault=_joined([piece.fault for piece in pieces], pa.large_string()),
+    )
+
+
+def text_predictions(texts: pa.Array, null_odds: Float64 | None) -> Predictions:
+    """Predictions of a `{id: text}` file: the text is the best span, as for the official script."""
+    nothing = np.full(len(texts), np.nan)
+    return Predictions(
+        text=texts,
+        span=texts,
+        span_score=nothing,
+        score=nothing,
+        null_odds=nothing if null_odds is None else null_odds,
+        silent=np.asarray(pc.equal(texts, "").to_numpy(zero_copy_only=False)),
+        fault=pa.nulls(len(texts), pa.large_string()),
+    )
+
+
+def read_ids(source: Source, column: str | None) -> pa.Array | None:
+    """The ids as texts; `column` None looks for `id`, and there may be none."""
+    if column is None and "id" not in source.names:
+        return None
+    ids = _combined(source.read(column or "id"))
+    try:
+        return ids.cast(pa.large_string())
+    except pa.ArrowException as error:
+        raise InputError(
+            f"{source.path}: column {column or 'id'!r} of type {ids.type} cannot be an id"
+        ) from error
+
+
+def same_rows(source: Source, column: str, ids: pa.Array | None, predictions: Predictions) -> Examples:
+    """Examples whose gold answers stand in the predictions' own rows."""
+    answers = read_answers(source, column)
+    return Examples(
+        source, None, pa.array(np.arange(len(answers))), ids, column, answers, predictions, extra=0
+    )
+
+
+def join(
+    gold: Source,
+    column: str,
+    gold_ids: pa.Array | None,
+    predicted: Source | TextById,
+    predicted_ids: pa.Array | None,
+    predictions: Predictions,
+) -> Examples:
+    """Examples whose predictions are found by id. Raises InputError where ids lack, stand twice or are all foreign."""
+    gold_ids = _checked_ids(gold_ids, gold.path)
+    predicted_ids = _checked_ids(predicted_ids, predicted.path)
+    place = pc.index_in(gold_ids, value_set=predicted_ids).cast(pa.int64())
+    common = len(place) - place.null_count
+    if not common:
+        raise InputError(
+            f"{predicted.path} and {gold.path} have no id in common ({len(predicted_ids)} and {len(gold_ids)} ids): "
+            "are they of the same data set?"
+        )
+    return Examples(
+        gold=gold,
+        predicted=predicted if isinstance(predicted, Source) else None,
+        place=place,
+        ids=gold_ids,
+        answers_column=column,
+        answers=read_answers(gold, column),
+        predictions=predictions.take(place),
+        extra=len(predicted_ids) - common,
+    )
+
+
+def align(
+    examples: Examples, other: Source | TextById, ids: pa.Array | None, predictions: Predictions
+) -> Predictions:
+    """Another file's predictions for the same questions: row by row where the ids are the same, else by id."""
+    if len(predictions.text) == len(examples) and (
+        ids is None or examples.ids is None or ids.equals(examples.ids)
+    ):
+        return predictions
+    if examples.ids is None or ids is None:
+        raise InputError(
+            f"{other.path} has {len(predictions.text)} rows, not {len(examples)}, and there are no ids to compare them by"
+        )
+    place = pc.index_in(
+        _checked_ids(examples.ids, examples.gold.path), value_set=_checked_ids(ids, other.path)
+    )
+    if place.null_count == len(place):
+        raise InputError(
+            f"{other.path} has no id in common with {examples.gold.path}: are they of the same data set?"
+        )
+    return predictions.take(place.cast(pa.int64()))
+
+
+def null_odds_of(predicted: TextById, ids: pa.Array, numbers: pa.Array, path: Path) -> Float64:
+    """The null odds of `{id: text}` predictions, NaN where the other file has none."""
+    place = pc.index_in(predicted.ids, value_set=ids)
+    if len(place) and place.null_count == len(place):
+        raise SettingsError(
+            f"{path} and {predicted.path} have no id in common: is it the other one's --null-odds?"
+        )
+    odds = numbers.take(place).cast(pa.float64())
+    return np.asarray(pc.fill_null(odds, float("nan")).to_numpy(zero_copy_only=False))
+
+
+def _checked_ids(ids: pa.Array | None, path: Path) -> pa.Array:
+    if ids is None:
+        raise InputError(f"{path} has no column 'id' to join by; name it with --id")
+    if ids.null_count:
+        row = int(np.flatnonzero(ids.is_null().to_numpy(zero_copy_only=False))[0])
+        raise InputError(f"{path}: row {row} has no id ({ids.null_count} rows have none)")
+    counts = pc.value_counts(ids)
+    double = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+    if len(double):
+        named = ", ".join(double[:NAMED_IDS].to_pylist())
+        raise InputError(
+            f"{path}: {len(double)} ids stand there more than once, so rows cannot be joined: {named}"
+        )
+    return ids
+
+
+def _piece(batch: pa.Table, prefix: str, candidates: str | None) -> Predictions:
+    def numbers(name: str) -> Float64:
+        values = _combined(batch.column(prefix + name)).cast(pa.float64())
+        return np.asarray(pc.fill_null(values, float("nan")).to_numpy(zero_copy_only=False))
+
+    answer = _combined(batch.column(prefix + "answer")).cast(pa.large_string())
+    fault = _combined(batch.column(prefix + "error")).cast(pa.large_string())
+    no_answer = _combined(batch.column(prefix + "no_answer")).cast(pa.bool_())
+    judged = fault.is_null()
+    text = pc.if_else(judged, pc.fill_null(answer, ""), pa.scalar(None, pa.large_string()))
+    span, span_score = answer, pa.nulls(len(answer), pa.float64())
+    if candidates is not None:
+        best = _first_of_lists(_combined(batch.column(candidates)))
+        if pa.types.is_struct(best.type):
+            # a row that was judged and has no candidate has no span at all
+            span = pc.coalesce(answer, pc.struct_field(best, "answer").cast(pa.large_string()), pa.scalar(""))
+            span_score = pc.struct_field(best, "score").cast(pa.float64())
+    return Predictions(
+        text=text,
+        span=pc.if_else(judged, span, pa.scalar(None, pa.large_string())),
+        span_score=np.asarray(pc.fill_null(span_score, float("nan")).to_numpy(zero_copy_only=False)),
+        score=numbers("score"),
+        null_odds=numbers("null_odds"),
+        silent=np.asarray(pc.fill_null(no_answer, False).to_numpy(zero_copy_only=False)),
+        fault=fault,
+    )
+
+
+def _first_of_lists(lists: pa.Array) -> pa.Array:
+    """The first element of each list, null where it is empty or null."""
+    if pa.types.is_null(lists.type):
+        return lists
+    counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    first = np.cumsum(counts) - counts
+    return pc.list_flatten(lists).take(pa.array(first, mask=counts == 0))
+
+
+def _lists(counts: pa.Array, values: pa.Array) -> pa.Array:
+    offsets = np.concatenate([[0], np.cumsum(counts.to_numpy(zero_copy_only=False))]).astype(np.int64)
+    return pa.LargeListArray.from_arrays(pa.array(offsets), values.cast(pa.large_string()))
+
+
+def _combined(column: pa.ChunkedArray) -> pa.Array:
+    """One array; a dictionary's values instead of its numbers."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):  # pyarrow gives chunks back where there is none
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+def _joined(arrays: list[pa.Array], kind: pa.DataType) -> pa.Array:
+    return pa.concat_arrays([array.cast(kind) for array in arrays])
+
+
+def _names(source: Source, column: str) -> bool:
+    return column in source.names or column.partition(".")[0] in source.names

@@ -1,0 +1,380 @@
+"""What an evaluation found: a typed result, as JSON for programs and as a table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from batchqa.errors import LimitError
+from batchqa.evaluation.calibration import Reliability
+from batchqa.evaluation.gold import Examples
+from batchqa.evaluation.metrics import (
+    Best,
+    Comparison,
+    Coverage,
+    Figures,
+    Grouping,
+    Intervals,
+    Subset,
+)
+from batchqa.evaluation.tuning import Tuned
+from batchqa.squad import RowScores, Rules
+
+NAMED_IDS = 1_000
+"""How many ids a list in the JSON names at most; the counts are of all."""
+
+SHOWN_IDS = 5
+"""How many ids the table names."""
+
+RULE_NAMES = {"squad1": "SQuAD 1.1", "squad2": "SQuAD 2.0"}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """The model that the rows were annotated with, as far as it was named; `megabytes` (10^6 bytes) of its file."""
+
+    name: str
+    digest: str
+    variant: str | None
+    megabytes: float | None
+    annotated: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Questions without a prediction: they score 0. `without` are the figures of the other rows."""
+
+    count: int
+    ids: tuple[str, ...]
+    codes: Mapping[str, int]
+    without: Figures | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """The figures of a set of predictions. `to_dict` has the official script's names; `table` is for people.
+
+    `scores` and `examples` hold the rows themselves, for whoever wants to look further. Figures are in percent,
+    thresholds in logits (null score minus best span score).
+    """
+
+    predictions: str
+    gold: str
+    rules: Rules
+    language: str | None
+    figures: Figures
+    best: Best | None
+    intervals: Intervals
+    missing: Missing
+    extra: int
+    reliability: Reliability | None
+    coverage: Coverage
+    groups: tuple[Grouping, ...]
+    comparison: Comparison | None
+    tuned: Tuned | None
+    model: ModelFacts | None
+    notes: tuple[str, ...]
+    examples: Examples
+    scores: RowScores
+
+    def require_f1(self, least: float) -> None:
+        """Raise LimitError (exit code 3) where F1, in percent, is below `least`: a gate for pipelines."""
+        if self.figures.all.f1 < least:
+            raise LimitError(
+                f"F1 is {self.figures.all.f1:.4f}, below --min-f1 {least:g} ({self.predictions})"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the rows, ready for JSON."""
+        record: dict[str, Any] = self.figures.to_dict()
+        if self.rules == "squad1":
+            record = {"exact_match": self.figures.all.exact, **record}
+        if self.best:
+            record |= self.best.to_dict()
+        record |= {
+            "predictions": self.predictions,
+            "gold": self.gold,
+            "rules": RULE_NAMES[self.rules],
+            "language": self.language,
+            "missing": {
+                "count": self.missing.count,
+                "ids": list(self.missing.ids),
+                "codes": dict(self.missing.codes),
+                "without": self.missing.without.to_dict() if self.missing.without else None,
+            },
+            "extra": self.extra,
+            "intervals": _intervals(self.intervals),
+            "calibration": _reliability(self.reliability),
+            "coverage": _coverage(self.coverage),
+            "by": {grouping.by: _grouping(grouping) for grouping in self.groups},
+            "compare": self._comparison(),
+            "tuned": _tuned(self.tuned) if self.tuned else None,
+            "model": _model(self.model) if self.model else None,
+            "notes": list(self.notes),
+        }
+        return record
+
+    def table(self) -> str:
+        """The figures as tables that a terminal shows and Markdown understands, as model cards print them."""
+        blocks = [self._figures_table()]
+        if self.best:
+            blocks.append(_best_table(self.best))
+        if self.model:
+            blocks.append(_model_table(self.model, self.figures))
+        blocks += [_group_table(grouping) for grouping in self.groups]
+        if self.comparison:
+            blocks.append(_comparison_table(self.comparison, self.figures))
+        if self.tuned:
+            blocks.append(_tuned_table(self.tuned))
+        blocks.append("\n".join(self.lines()))
+        return "\n\n".join(blocks) + "\n"
+
+    def lines(self) -> list[str]:
+        """What has to be said beside the figures: what was counted how, what was found missing."""
+        boot = self.intervals.bootstrap
+        lines = [
+            f"{self.predictions}: rules of {RULE_NAMES[self.rules]}"
+            + (f", language {self.language} (MLQA's normalisation)" if self.language else ""),
+            f"intervals: {100 * boot.confidence:g} %, bootstrap over {boot.units:,} {boot.unit}s, "
+            f"{boot.resamples:,} times, seed {boot.seed}",
+        ]
+        if self.missing.count:
+            lines.append(_missing_line(self.missing))
+        if self.extra:
+            lines.append(f"extra: {self.extra:,} predictions have no gold question and were left out")
+        if self.reliability:
+            lines.append(
+                f"expected calibration error of qa_score: {self.reliability.error:.4f} (15 equal-mass bins)"
+            )
+        return [*lines, *self.notes]
+
+    def _figures_table(self) -> str:
+        intervals = self.intervals.figures
+        rows = []
+        for name, prefix, subset in (
+            ("all", "", self.figures.all),
+            ("answerable (HasAns)", "HasAns_", self.figures.has_answer),
+            ("unanswerable (NoAns)", "NoAns_", self.figures.no_answer),
+        ):
+            if subset is None:
+                continue
+            cells = []
+            for figure, value in (("exact", subset.exact), ("f1", subset.f1)):
+                between = intervals[prefix + figure]
+                cells += [f"{value:.2f}", f"{between.low:.2f} to {between.high:.2f}"]
+            rows.append([name, f"{subset.total:,}", *cells])
+        return markdown(["", "n", "EM", "interval", "F1", "interval"], rows)
+
+    def _comparison(self) -> dict[str, Any] | None:
+        if self.comparison is None:
+            return None
+        return {
+            "other": self.comparison.name,
+            "figures": self.comparison.other.to_dict(),
+            "exact_difference": self.comparison.exact.value,
+            "exact_difference_interval": self.comparison.exact.interval.to_list(),
+            "f1_difference": self.comparison.f1.value,
+            "f1_difference_interval": self.comparison.f1.interval.to_list(),
+            "changed": self.comparison.changed,
+            "gained": len(self.comparison.gained),
+            "lost": len(self.comparison.lost),
+            "gained_ids": names_of_rows(self.examples, self.comparison.gained[:NAMED_IDS]),
+            "lost_ids": names_of_rows(self.examples, self.comparison.lost[:NAMED_IDS]),
+        }
+
+
+def names_of_rows(examples: Examples, rows: Sequence[int] | Any) -> list[str]:
+    """The ids of rows, or where there are none their numbers from 0 (`row 17`)."""
+    if examples.ids is None:
+        return [f"row {row}" for row in rows]
+    return [
+        name if name is not None else f"row {row}"
+        for row, name in zip(rows, examples.ids.take(rows).to_pylist(), strict=True)
+    ]
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table with aligned columns: the first to the left, the figures to the right."""
+    cells = [[cell.replace("|", r"\|").replace("\n", " ") for cell in row] for row in [head, *rows]]
+    widths = [max(3, *(len(row[at]) for row in cells)) for at in range(len(head))]
+
+    def line(row: Sequence[str]) -> str:
+        first, *others = (
+            cell.ljust(w) if not at else cell.rjust(w)
+            for at, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        return "| " + " | ".join([first, *others]) + " |"
+
+    rule = (
+        "|"
+        + "|".join(("-" * (w + 2)) if not at else ("-" * (w + 1) + ":") for at, w in enumerate(widths))
+        + "|"
+    )
+    return "\n".join([line(cells[0]), rule, *(line(row) for row in cells[1:])])
+
+
+def _best_table(best: Best) -> str:
+    rows = [
+        ["best EM", f"{best.exact:.2f}", f"{best.exact_threshold:.4f}"],
+        ["best F1", f"{best.f1:.2f}", f"{best.f1_threshold:.4f}"],
+    ]
+    return markdown(["on these rows themselves", "figure", "threshold"], rows)
+
+
+def _model_table(model: ModelFacts, figures: Figures) -> str:
+    size = "" if model.megabytes is None else f"{model.megabytes:.2f}"
+    name = f"{model.name} {model.variant}" if model.variant else model.name
+    return markdown(
+        ["model", "EM", "F1", "MB"], [[name, f"{figures.all.exact:.2f}", f"{figures.all.f1:.2f}", size]]
+    )
+
+
+def _group_table(grouping: Grouping) -> str:
+    mixed = any(group.figures.has_answer and group.figures.no_answer for group in grouping.groups)
+    head = [grouping.by, "n", "EM", "F1", "interval of F1"]
+    rows = []
+    for group in grouping.groups:
+        all_of, between = group.figures.all, group.f1_interval
+        row = [group.name, f"{all_of.total:,}", f"{all_of.exact:.2f}", f"{all_of.f1:.2f}"]
+        row.append(f"{between.low:.2f} to {between.high:.2f}")
+        if mixed:
+            row += [*_pair(group.figures.has_answer), *_pair(group.figures.no_answer)[:1]]
+        rows.append(row)
+    return markdown([*head, *(["HasAns EM", "HasAns F1", "NoAns"] if mixed else [])], rows)
+
+
+def _pair(subset: Subset | None) -> list[str]:
+    return ["", ""] if subset is None else [f"{subset.exact:.2f}", f"{subset.f1:.2f}"]
+
+
+def _comparison_table(comparison: Comparison, figures: Figures) -> str:
+    rows = []
+    for name, here, there, difference in (
+        ("EM", figures.all.exact, comparison.other.all.exact, comparison.exact),
+        ("F1", figures.all.f1, comparison.other.all.f1, comparison.f1),
+    ):
+        between = difference.interval
+        rows.append(
+            [
+                name,
+                f"{here:.2f}",
+                f"{there:.2f}",
+                f"{difference.value:+.2f}",
+                f"{between.low:+.2f} to {between.high:+.2f}",
+            ]
+        )
+    table = markdown(["", "these", comparison.name, "difference", "interval"], rows)
+    return (
+        f"{table}\n\n{comparison.changed:,} answers differ; {len(comparison.gained):,} rows are right here only, "
+        f"{len(comparison.lost):,} there only"
+    )
+
+
+def _tuned_table(tuned: Tuned) -> str:
+    before, after = tuned.before.to_dict(), tuned.after.to_dict()
+    rows = [
+        [name, f"{before[name]:.2f}", f"{after[name]:.2f}"]
+        for name in after
+        if name in before and "total" not in name
+    ]
+    for name, first, second in (
+        ("threshold", tuned.old_threshold, tuned.parameters.threshold),
+        (
+            "calibration error",
+            tuned.reliability_before and tuned.reliability_before.error,
+            tuned.reliability_after and tuned.reliability_after.error,
+        ),
+    ):
+        rows.append([name, *("" if value is None else f"{value:.4f}" for value in (first, second))])
+    table = markdown(["tuned", "before", "after (held out)"], rows)
+    spread = ""
+    if tuned.fold_thresholds:
+        spread = (
+            f" Thresholds of the folds: {min(tuned.fold_thresholds):.4f} to {max(tuned.fold_thresholds):.4f}."
+        )
+    return (
+        f"{table}\n\nafter: each row judged by parameters fitted on the other {tuned.folds - 1} of {tuned.folds} folds "
+        f"over {tuned.units:,} {tuned.unit}s; {tuned.bundle} holds the parameters fitted on all {tuned.rows:,} rows."
+        f"{spread}"
+    )
+
+
+def _missing_line(missing: Missing) -> str:
+    named = ", ".join(missing.ids[:SHOWN_IDS]) + (", ..." if missing.count > SHOWN_IDS else "")
+    codes = "; ".join(f"{count:,} {code}" for code, count in missing.codes.items())
+    line = f"missing: {missing.count:,} questions have no prediction and score 0 ({named})"
+    if codes:
+        line += f"; of them could not be judged: {codes}"
+    if missing.without:
+        line += f"; without them EM {missing.without.all.exact:.2f}, F1 {missing.without.all.f1:.2f}"
+    return line
+
+
+def _intervals(intervals: Intervals) -> dict[str, Any]:
+    boot = intervals.bootstrap
+    figures = {name: between.to_list() for name, between in intervals.figures.items()}
+    return {
+        "confidence": boot.confidence,
+        "unit": boot.unit,
+        "units": boot.units,
+        "resamples": boot.resamples,
+        "seed": boot.seed,
+        **figures,
+    }
+
+
+def _reliability(measured: Reliability | None) -> dict[str, Any] | None:
+    if measured is None:
+        return None
+    bins = [
+        {"score": score, "right": right, "rows": rows}
+        for score, right, rows in zip(measured.confidence, measured.right, measured.rows, strict=True)
+    ]
+    return {"expected_calibration_error": measured.error, "bins": bins}
+
+
+def _coverage(coverage: Coverage) -> dict[str, Any]:
+    return {
+        name: None
+        if points is None
+        else [{"coverage": point.coverage, "exact": point.exact, "at": point.at} for point in points]
+        for name, points in (("answers", coverage.answers), ("decisions", coverage.decisions))
+    }
+
+
+def _grouping(grouping: Grouping) -> list[dict[str, Any]]:
+    return [
+        {"group": group.name, **group.figures.to_dict(), "f1_interval": group.f1_interval.to_list()}
+        for group in grouping.groups
+    ]
+
+
+def _tuned(tuned: Tuned) -> dict[str, Any]:
+    return {
+        "bundle": str(tuned.bundle),
+        "objective": tuned.objective,
+        "threshold_before": tuned.old_threshold,
+        "threshold": tuned.parameters.threshold,
+        "fold_thresholds": list(tuned.fold_thresholds),
+        "fitted_on": tuned.fitted_on,
+        "folds": tuned.folds,
+        "unit": tuned.unit,
+        "units": tuned.units,
+        "rows": tuned.rows,
+        "before": tuned.before.to_dict(),
+        "after_held_out": tuned.after.to_dict(),
+        "calibration_before": _reliability(tuned.reliability_before),
+        "calibration_raw_held_out": _reliability(tuned.reliability_raw),
+        "calibration_after_held_out": _reliability(tuned.reliability_after),
+    }
+
+
+def _model(model: ModelFacts) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "digest": model.digest,
+        "variant": model.variant,
+        "megabytes": model.megabytes,
+        "annotated": model.annotated,
+    }

@@ -1,0 +1,471 @@
+"""run(): the whole job. Inputs are planned, parts are annotated and committed, the output is published.
+
+Read `run` first: it is the job in the order in which it happens. What goes wrong before `Commit.open`
+leaves nothing behind; after it, everything that is committed is kept and the same call goes on from there.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchqa.annotator import Annotator, Resolved, open_model
+from batchqa.bundle import Bundle
+from batchqa.commit import (
+    Commit,
+    PartRange,
+    PartWriter,
+    StreamCommit,
+    StreamPart,
+    Target,
+    check_target,
+    earlier_job,
+    open_output,
+    space_shortage,
+)
+from batchqa.errors import LimitError, SettingsError, StorageError
+from batchqa.machine import process_seconds
+from batchqa.records import ROW_ERRORS, AnsweredChunk, Rows
+from batchqa.settings import RunSettings
+from batchqa.steps.chunking import chunks
+from batchqa.steps.reading import Source, open_source
+from batchqa.steps.writing import output_batch, output_schema
+from batchqa.version import VERSION
+
+ALGORITHM = 1
+"""Part of the fingerprint: goes up with every change that can change an answer."""
+
+NAMED_ERRORS = 5
+"""How many row errors a message names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job is; rows are input records, `total_rows` None where only reading would tell."""
+
+    rows: int
+    total_rows: int | None
+    answered: int
+    seconds: float
+    rows_per_second: float
+    part: int
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a job did. `seconds` run from the start to the published output, `startup_seconds` to the first row.
+
+    `rows_per_second` is that of this run, without its startup and without `resumed_rows`, which an earlier
+    run had committed. `commit_seconds` is the time spent in writing, committing and publishing.
+    """
+
+    rows: int
+    answered: int
+    no_answer: int
+    errors: dict[str, int]
+    statuses: dict[str, int]
+    rejected: int
+    questions_cut: int
+    windows: int
+    seconds: float
+    startup_seconds: float
+    commit_seconds: float
+    rows_per_second: float
+    resumed_rows: int
+    model: str
+    variant: str
+    engine: str
+    device: str
+    output: str
+    fingerprint: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is printed."""
+        return asdict(self)
+
+
+def run(
+    inputs: str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    model: str | Path = "default",
+    settings: RunSettings | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
+    summary: str | Path | None = None,
+    whole_process: bool = False,
+    **options: Any,
+) -> Summary:
+    """Annotate `inputs` (files, folders, globs, "-") and publish `output`; the same as `batchqa run`.
+
+    Options are those of the command line (`top_k=3`, `overwrite=True`); `settings` stands for all of them.
+    `progress` is called after every few thousand rows, `on_note` with what a user should know. The summary
+    is also written to the file `summary`. With `whole_process` its clock begins with the process.
+
+    Raises the errors of `batchqa.errors`; each knows the command's exit code.
+    """
+    clock = _Clock(process_seconds() if whole_process else 0.0)
+    settings = settings or RunSettings.from_options(options)
+    note = on_note or (lambda _: None)
+    names = [str(name) for name in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
+
+    target = Target.parse(str(output))
+    if target.kind == "stdout" and settings.errors.on_error == "reject":
+        raise SettingsError("--on-error reject needs an output file: standard output has no place for the rejects")
+    source = open_source(names, settings.reading, stdin=_standard_input(names), keep_raw=target.format == "jsonl")
+    check_target(target, _local_paths(names, source), settings.output.overwrite)
+    for text in source.notes:
+        note(text)
+    bundle = open_model(model)
+    earlier = None if settings.output.restart or settings.output.overwrite else _earlier(target)
+    machine = earlier.pin(settings.machine) if earlier else settings.machine
+    annotator = None if earlier else Annotator(bundle, settings=replace(settings, machine=machine))
+    resolved = earlier or _loaded(annotator).resolved
+
+    schema = output_schema(source.schema, settings.reading.output_prefix, settings.decoding.top_k)
+    with open_output(
+        target,
+        fields=_fields(source, bundle, resolved, settings),
+        schema=schema,
+        part_rows=settings.output.part_rows,
+        compression=settings.output.compression,
+        overwrite=settings.output.overwrite,
+        restart=settings.output.restart,
+        stream=sys.stdout.buffer,
+    ) as commit:
+        if commit.state != "done":
+            _warn_of_space(target, source, note)
+            commit.begin(resolved.to_dict())
+            annotator = annotator or Annotator(bundle, settings=replace(settings, machine=machine))
+            job = _Job(source, annotator, settings, commit, schema, clock, progress or (lambda _: None))
+            job.annotate()
+            job.check_share_of_errors()
+            source.check_unchanged()
+            with clock.committing():
+                commit.publish({"model": bundle.manifest.name, "batchqa": VERSION})
+        for text in commit.notes:
+            note(text)
+        result = _summary(commit, clock, bundle, resolved, annotator, target)
+    if summary is not None:
+        _write_summary(Path(summary), result)
+    return result
+
+
+class _Clock:
+    """The run's own clock, in seconds."""
+
+    def __init__(self, already: float) -> None:
+        self._start = time.monotonic() - already
+        self.startup: float | None = None
+        self.in_commit = 0.0
+        self.resumed_rows: int | None = None
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+    def committing(self) -> _Stretch:
+        """Counts the time spent in the block as time of the commit."""
+        return _Stretch(self)
+
+
+class _Stretch:
+    def __init__(self, clock: _Clock) -> None:
+        self._clock = clock
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._clock.in_commit += time.monotonic() - self._began
+
+
+@dataclass
+class _Tally:
+    """What happened to the rows of a part."""
+
+    rows: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+class _Job:
+    """The loop of a job: from each missing part's rows to its commit."""
+
+    def __init__(
+        self,
+        source: Source,
+        annotator: Annotator,
+        settings: RunSettings,
+        commit: Commit | StreamCommit,
+        schema: pa.Schema,
+        clock: _Clock,
+        progress: Callable[[Progress], None],
+    ) -> None:
+        self._source = source
+        self._annotator = annotator
+        self._settings = settings
+        self._commit = commit
+        self._schema = schema
+        self._clock = clock
+        self._progress = progress
+        self._named: list[str] = []
+        self._versions = {"batchqa": VERSION, **_engine_versions()}
+        clock.resumed_rows = sum(part.records_in for part in commit.committed)
+        clock.startup = clock.seconds()
+
+    def annotate(self) -> None:
+        """Do all missing parts. Raises LimitError after the part that has one error too many."""
+        for missing in self._commit.todo():
+            rows = self._rows(missing)
+            part_rows = self._settings.output.part_rows
+            answered = self._annotator.answer(chunks(rows, part_rows, missing.first_part))
+            with closing(answered):  # type: ignore[type-var]
+                self._write_parts(answered)
+
+    def _rows(self, missing: PartRange) -> Iterator[Rows]:
+        """The rows of consecutive missing parts, up to --limit."""
+        ends = [self._settings.output.limit]
+        if missing.stop_part is not None:
+            ends.append(missing.stop_part * self._settings.output.part_rows)
+        end = min((end for end in ends if end is not None), default=None)
+        if end is not None and end <= missing.first_record:
+            return
+        for rows in self._source.read(missing.cursor, missing.first_record):
+            left = len(rows) if end is None else end - rows.first_record
+            yield rows if left >= len(rows) else rows.slice(0, left)
+            if left <= len(rows):
+                return
+
+    def _write_parts(self, answered: Iterator[AnsweredChunk]) -> None:
+        writer: PartWriter | StreamPart | None = None
+        tally = _Tally()
+        try:
+            for piece in answered:
+                with self._clock.committing():
+                    writer = writer or self._commit.part(piece.chunk.part)
+                    self._write(piece, writer, tally)
+                    if piece.chunk.last_of_part:
+                        self._commit_part(piece, writer, tally)
+                        writer, tally = None, _Tally()
+                self._report(piece, tally)
+                if writer is None:
+                    self._check_number_of_errors()
+        finally:
+            if writer is not None:
+                writer.discard()
+
+    def _write(self, piece: AnsweredChunk, writer: PartWriter | StreamPart, tally: _Tally) -> None:
+        """Write a chunk's rows, and those to be rejected to the rejects; count everything."""
+        bad = self._bad_rows(piece)
+        batch = output_batch(piece, self._schema)
+        if bad and self._settings.errors.on_error == "reject":
+            keep = pa.array([row not in bad for row in range(len(batch))])
+            for row in sorted(bad):
+                writer.reject(_reject_line(piece, row))
+            batch = batch.filter(keep)
+        writer.write(batch)
+        _count(piece, tally)
+
+    def _bad_rows(self, piece: AnsweredChunk) -> set[int]:
+        """Rows that count as errors; with --on-error fail the first one ends the run."""
+        errors = piece.answers.column("error")
+        if errors.null_count == len(errors):
+            return set()
+        details = piece.answers.column("error_detail")
+        bad = set()
+        for row, code in enumerate(errors.to_pylist()):
+            if code is None or not self._counts_as_error(code):
+                continue
+            bad.add(row)
+            if len(self._named) < NAMED_ERRORS:
+                self._named.append(f"{code} at {details[row].as_py()}")
+            if self._settings.errors.on_error == "fail":
+                raise LimitError(f"--on-error fail: {self._named[0]}; correct the row, or choose annotate or reject")
+        return bad
+
+    def _counts_as_error(self, code: str) -> bool:
+        return self._settings.errors.strict or code in ROW_ERRORS
+
+    def _commit_part(self, piece: AnsweredChunk, writer: PartWriter | StreamPart, tally: _Tally) -> None:
+        rows = piece.chunk.rows
+        self._source.check_unchanged()
+        writer.commit(
+            tally.rows,
+            rows.cursor_after(len(rows)),
+            errors=tally.errors,
+            counts=tally.counts,
+            versions=self._versions,
+            device=self._annotator.resolved.device,
+        )
+
+    def _report(self, piece: AnsweredChunk, tally: _Tally) -> None:
+        done = sum(part.records_in for part in self._commit.committed) + tally.rows
+        answered = sum(part.counts.get("answered", 0) for part in self._commit.committed)
+        seconds = self._clock.seconds()
+        working = max(seconds - (self._clock.startup or 0.0), 1e-9)
+        limits = [n for n in (self._source.rows, self._settings.output.limit) if n is not None]
+        self._progress(
+            Progress(
+                rows=done,
+                total_rows=min(limits, default=None) if self._source.rows is not None else None,
+                answered=answered + tally.counts["answered"],
+                seconds=seconds,
+                rows_per_second=(done - (self._clock.resumed_rows or 0)) / working,
+                part=piece.chunk.part,
+            )
+        )
+
+    def _errors_and_rows(self) -> tuple[int, int]:
+        parts = self._commit.committed
+        errors = sum(n for part in parts for code, n in part.errors.items() if self._counts_as_error(code))
+        return errors, sum(part.records_in for part in parts)
+
+    def _check_number_of_errors(self) -> None:
+        if not self._settings.errors.max_errors.percent:
+            self._check_errors()
+
+    def check_share_of_errors(self) -> None:
+        """Judge --max-errors P%, which needs all rows."""
+        self._check_errors()
+
+    def _check_errors(self) -> None:
+        errors, rows = self._errors_and_rows()
+        limit = self._settings.errors.max_errors
+        if not limit.exceeded(errors, rows):
+            return
+        allowed = f"{limit.value:g}%" if limit.percent else f"{limit.value:g}"
+        named = "; ".join(self._named) or "they were found by an earlier run"
+        more = f"; and {errors - len(self._named)} more" if errors > len(self._named) > 0 else ""
+        raise LimitError(
+            f"{errors} of {rows} rows are errors, --max-errors allows {allowed}: {named}{more}. What is done is "
+            "kept: the same command with a higher limit goes on from there"
+        )
+
+
+def _count(piece: AnsweredChunk, tally: _Tally) -> None:
+    answers = piece.answers
+    tally.rows += len(answers)
+    silent = pc.sum(answers.column("no_answer")).as_py() or 0
+    tally.counts["no_answer"] += silent
+    tally.counts["answered"] += len(answers) - answers.column("score").null_count - silent
+    tally.counts["windows"] += piece.windows
+    tally.counts["questions_cut"] += piece.questions_cut
+    for entry in pc.value_counts(answers.column("error").drop_null()).to_pylist():
+        tally.errors[entry["values"]] += entry["counts"]
+
+
+def _reject_line(piece: AnsweredChunk, row: int) -> bytes:
+    """A rejected row as JSON: which record, why, and its columns as they were read."""
+    rows, answers = piece.chunk.rows, piece.answers
+    record = {
+        "record": rows.first_record + row,
+        "error": answers.column("error")[row].as_py(),
+        "error_detail": answers.column("error_detail")[row].as_py(),
+        "row": rows.columns.slice(row, 1).to_pylist()[0],
+    }
+    return orjson.dumps(record, default=str)
+
+
+def _standard_input(names: Sequence[str]) -> BinaryIO | None:
+    return sys.stdin.buffer if "-" in names else None
+
+
+def _local_paths(names: Sequence[str], source: Source) -> list[str]:
+    """What an output must not stand among: the arguments and the files they stand for, as far as they are local."""
+    return [name for name in (*names, *(file.path for file in source.files)) if "://" not in name and name != "-"]
+
+
+def _earlier(target: Target) -> Resolved | None:
+    """What an earlier run of this job, unfinished or finished, found out about the machine."""
+    job = earlier_job(target)
+    try:
+        return Resolved(**job.resolved) if job else None
+    except TypeError:  # a job of another version: the fingerprint will tell the user
+        return None
+
+
+def _loaded(annotator: Annotator | None) -> Annotator:
+    assert annotator is not None
+    return annotator
+
+
+def _fields(source: Source, bundle: Bundle, resolved: Resolved, settings: RunSettings) -> dict[str, Any]:
+    """What can change the output: the fingerprint is made of it. Device, threads and batch size are not in it."""
+    return {
+        "algorithm": ALGORITHM,
+        "inputs": [{"uri": file.uri, **file.identity} for file in source.files],
+        "bundle": bundle.digest,
+        "variant": settings.machine.variant or resolved.variant,
+        "engine": resolved.engine if settings.machine.engine == "auto" else settings.machine.engine,
+        "versions": _engine_versions(),
+        "options": settings.of_the_output(),
+    }
+
+
+def _engine_versions() -> dict[str, str]:
+    import onnxruntime
+    import tokenizers
+
+    return {"onnxruntime": onnxruntime.__version__, "tokenizers": tokenizers.__version__}
+
+
+def _warn_of_space(target: Target, source: Source, note: Callable[[str], None]) -> None:
+    """Say before the start that the disk may be too small; the output is about as large as the input."""
+    shortage = space_shortage(target, sum(file.size for file in source.files))
+    if shortage:
+        note(shortage)
+
+
+def _summary(
+    commit: Commit | StreamCommit,
+    clock: _Clock,
+    bundle: Bundle,
+    resolved: Resolved,
+    annotator: Annotator | None,
+    target: Target,
+) -> Summary:
+    outcome = commit.done_record()
+    counts, errors = outcome["counts"], outcome["errors"]
+    seconds = clock.seconds()
+    startup = seconds if clock.startup is None else clock.startup
+    rows = outcome["records_in"]
+    resumed = rows if clock.resumed_rows is None else clock.resumed_rows
+    working = seconds - startup
+    return Summary(
+        rows=rows,
+        answered=counts.get("answered", 0),
+        no_answer=counts.get("no_answer", 0),
+        errors={code: n for code, n in errors.items() if code in ROW_ERRORS},
+        statuses={code: n for code, n in errors.items() if code not in ROW_ERRORS},
+        rejected=outcome["rejects"],
+        questions_cut=counts.get("questions_cut", 0),
+        windows=counts.get("windows", 0),
+        seconds=round(seconds, 3),
+        startup_seconds=round(startup, 3),
+        commit_seconds=round(clock.in_commit, 3),
+        rows_per_second=round((rows - resumed) / working, 2) if working > 0 else 0.0,
+        resumed_rows=resumed,
+        model=bundle.manifest.name,
+        variant=resolved.variant,
+        engine=resolved.engine,
+        device=annotator.resolved.device if annotator else resolved.device,
+        output=str(target),
+        fingerprint=commit.fingerprint,
+    )
+
+
+def _write_summary(path: Path, summary: Summary) -> None:
+    try:
+        path.write_bytes(orjson.dumps(summary.to_dict(), option=orjson.OPT_APPEND_NEWLINE))
+    except OSError as error:
+        raise StorageError(f"--summary {path}: {error.strerror}; the output itself is complete") from error

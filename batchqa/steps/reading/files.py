@@ -1,0 +1,405 @@
+"""Input files: finding them, opening them, and knowing one again.
+
+Everything goes through pyarrow's file systems, so that a local path and an object store's URI are read by
+the same code. Standard input and pipes can be read once only; what planning reads of them is kept (`Tape`).
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import io
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, Literal, Self
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from batchqa.errors import InputError, PreconditionError, SettingsError, StorageError
+
+Format = Literal["parquet", "jsonl", "squad"]
+Compression = Literal["none", "gzip", "zstd"]
+
+MIB = 2**20
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_LOCAL = pafs.LocalFileSystem()
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """One input as it was when the job was planned. `rows` is None where only reading would tell.
+
+    `path` is how messages name it and `uri` where it is, both without credentials; `size` is in bytes as
+    stored, 0 for a stream. `identity` is what tells this file from a changed one: size, mtime_ns, device,
+    inode (local files), and the sha256 of a Parquet footer or of the first and last MiB.
+    """
+
+    path: str
+    uri: str
+    format: Format
+    compression: Compression
+    size: int
+    rows: int | None
+    identity: dict[str, Any]
+
+
+class Tape(io.RawIOBase):
+    """A stream that can be read once, of which what planning reads is kept to be read again.
+
+    It can be rewound until `keep_no_more`, and once after that; then the kept bytes go as they are read.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._kept = bytearray()
+        self._at = 0
+        self._keeping = True
+        self._spent = False
+
+    def keep_no_more(self) -> None:
+        """Planning is over: the next reading is the last."""
+        self._keeping = False
+
+    def rewind(self) -> None:
+        """Go back to the first byte. Raises ValueError in or after the last reading."""
+        if self._spent:
+            raise ValueError("a stream can be read only once")
+        self._at = 0
+        self._spent = not self._keeping
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def close(self) -> None:
+        """Stay open: whoever closes one reading of the tape has not finished with the stream."""
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` from what is kept, else from the stream; 0 at the end."""
+        data = bytes(self._kept[self._at : self._at + len(buffer)])
+        if not data:
+            data = self._stream.read(len(buffer)) or b""
+            if self._keeping:
+                self._kept += data
+            else:
+                self._kept.clear()
+        self._at += len(data)
+        buffer[: len(data)] = data
+        return len(data)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """Where one input is: how messages name it, its absolute URI, and how it is opened."""
+
+    shown: str
+    uri: str
+    filesystem: pafs.FileSystem
+    path: str
+    tape: Tape | None = None
+
+    @property
+    def local(self) -> bool:
+        """Whether it is a file of this machine, with an inode."""
+        return self.tape is None and isinstance(self.filesystem, pafs.LocalFileSystem)
+
+    def open(self) -> pa.NativeFile:
+        """Open its bytes as stored, from the first; seekable unless it is a stream."""
+        if self.tape is not None:
+            self.tape.rewind()
+            return pa.PythonFile(self.tape, mode="r")
+        with translated(self.shown):
+            return self.filesystem.open_input_file(self.path)
+
+    def stamp(self) -> dict[str, Any]:
+        """What changes when the file is written to or replaced; nothing for a stream.
+
+        Raises FileNotFoundError where it is gone.
+        """
+        if self.tape is not None:
+            return {}
+        if self.local:
+            status = Path(self.path).stat()
+            return {
+                "size": status.st_size,
+                "mtime_ns": status.st_mtime_ns,
+                "device": status.st_dev,
+                "inode": status.st_ino,
+            }
+        info = self.filesystem.get_file_info(self.path)
+        if info.type is not pafs.FileType.File:
+            raise FileNotFoundError(self.shown)
+        return {"size": info.size, "mtime_ns": info.mtime_ns}
+
+    def digest(self, file_format: Format) -> dict[str, Any]:
+        """The sha256 of the Parquet footer, or of the first and last MiB; nothing for a stream."""
+        if self.tape is not None:
+            return {}
+        with translated(self.shown), self.open() as raw:
+            return _digest(raw, raw.size(), file_format)
+
+    def check(self, identity: dict[str, Any]) -> None:
+        """Raise PreconditionError where the file is no longer the one that had `identity`."""
+        try:
+            stamp = self.stamp()
+        except FileNotFoundError:
+            raise PreconditionError(f"{self.shown} was deleted since the job began; put it back") from None
+        except OSError as error:
+            raise StorageError(f"{self.shown} cannot be looked at: {reason(error)}") from error
+        changed = [name for name, value in stamp.items() if value != identity.get(name)]
+        if changed:
+            how = "replaced" if "inode" in changed or "device" in changed else "changed"
+            raise PreconditionError(
+                f"{self.shown} was {how} since the job began ({', '.join(changed)} differ); "
+                "begin anew with --restart"
+            )
+
+
+class TextStream:
+    """The bytes of an input with its compression looked through: all members and frames, in order."""
+
+    def __init__(self, place: Place, compression: Compression) -> None:
+        self._place = place
+        self._compression = compression
+        self._raw = place.open()
+        self._stream = (
+            self._raw if compression == "none" else pa.CompressedInputStream(self._raw, compression)
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        # Closing a damaged stream raises its error again; it has been reported.
+        with suppress(OSError, pa.ArrowException):
+            self._stream.close()
+            self._raw.close()
+
+    def read(self, size: int) -> bytes:
+        """Read up to `size` bytes of text; b"" at the end. Raises StorageError where the data is damaged."""
+        try:
+            data: bytes = self._stream.read(size)
+        except (OSError, pa.ArrowException) as error:
+            where = f"{self._place.shown}, byte {self._raw.tell()}"
+            if self._compression == "none":
+                raise StorageError(f"{where}: cannot be read: {reason(error)}") from error
+            raise StorageError(
+                f"{where} of the {self._compression} file: truncated or damaged: {reason(error)}"
+            ) from error
+        return data
+
+    def skip(self, size: int) -> None:
+        """Go on `size` bytes of text; a compressed stream is read up to there."""
+        if self._compression == "none" and self._place.tape is None:
+            self._raw.seek(size)
+            return
+        while size > 0:
+            data = self.read(min(size, MIB))
+            if not data:
+                raise PreconditionError(
+                    f"{self._place.shown} is shorter than it was; begin anew with --restart"
+                )
+            size -= len(data)
+
+
+def reason(error: BaseException) -> str:
+    """The first line of a library's message, without the repetition that pyarrow appends."""
+    text = str(error).split("\n", 1)[0].split(". Detail:", 1)[0]
+    return text or type(error).__name__
+
+
+@contextmanager
+def translated(shown: str) -> Iterator[None]:
+    """Turn the operating system's errors about an input into ours."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"{shown} does not exist") from error
+    except PermissionError as error:
+        raise InputError(f"{shown} cannot be read: permission denied") from error
+    except OSError as error:
+        raise StorageError(f"{shown} cannot be read: {reason(error)}") from error
+
+
+def find(inputs: Sequence[str], stdin: BinaryIO) -> tuple[list[Place], tuple[str, ...]]:
+    """The files that the arguments name, in order, and what is to be said about them.
+
+    Raises InputError for an argument that names nothing, SettingsError for a file that is named twice.
+    """
+    places: list[Place] = []
+    notes: list[str] = []
+    for argument in inputs:
+        found = [_standard_input(stdin)] if argument == "-" else _named_by(argument)
+        places += found
+        keyed = next((place for place in found if _has_key_folders(place, argument)), None)
+        if keyed:
+            notes.append(f"{keyed.shown}: key=value folders are not read as columns")
+    if not places:
+        raise InputError("no input was named")
+    seen: set[str] = set()
+    for place in places:
+        if place.uri in seen:
+            raise SettingsError(f"{place.shown} is named twice; every input is read once")
+        seen.add(place.uri)
+    return places, tuple(dict.fromkeys(notes))
+
+
+def _named_by(argument: str) -> list[Place]:
+    if _URI.match(argument) and not argument.startswith("file://"):
+        return _remote(argument)
+    local = argument.removeprefix("file://")
+    with translated(argument):
+        if _exists(local):
+            paths = _below(local) if Path(local).is_dir() else [local]
+            if not paths:
+                raise InputError(f"{argument} is a folder with no input file in it")
+        elif glob.has_magic(local):
+            paths = _matching(local)
+            if not paths:
+                raise InputError(f"no file matches {argument}")
+        elif Path(local).is_symlink():
+            raise InputError(f"{argument} is a link to a file that does not exist")
+        else:
+            raise InputError(f"{argument} does not exist")
+        return [_local_place(path) for path in paths]
+
+
+def _exists(path: str) -> bool:
+    try:
+        Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (ValueError, OSError) as error:
+        if isinstance(error, PermissionError):
+            raise
+        raise InputError(f"{path!r} is no path: {reason(error)}") from error
+    return True
+
+
+def _local_place(path: str) -> Place:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path!r}: the file's name is not UTF-8; rename it") from None
+    real = os.path.realpath(path)
+    mode = Path(real).stat().st_mode
+    uri = Path(real).as_uri()
+    if stat.S_ISREG(mode):
+        return Place(path, uri, _LOCAL, real)
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        return Place(path, uri, _LOCAL, real, Tape(Path(real).open("rb")))
+    raise InputError(f"{path} is neither a file nor a pipe")
+
+
+def _standard_input(stdin: BinaryIO) -> Place:
+    return Place("standard input", "-", _LOCAL, "-", Tape(stdin))
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(("_", "."))
+
+
+def _below(folder: str) -> list[str]:
+    """The files anywhere below a folder, sorted bytewise by path; links to folders are followed once."""
+    found: list[str] = []
+    visited: set[str] = set()
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for here, folders, names in os.walk(folder, followlinks=True, onerror=fail):
+        folders[:] = [name for name in folders if not _hidden(name)]
+        real = os.path.realpath(here)
+        if real in visited:  # a link back up
+            folders.clear()
+            continue
+        visited.add(real)
+        found += [str(Path(here, name)) for name in names if not _hidden(name)]
+    return sorted(found, key=os.fsencode)
+
+
+def _matching(pattern: str) -> list[str]:
+    paths: list[str] = []
+    for path in glob.glob(pattern, recursive=True):  # noqa: PTH207 -- Path.glob takes no absolute pattern
+        inner = PurePosixPath(path).parts[len(_literal_parts(pattern)) :]
+        if any(_hidden(part) for part in inner):
+            continue
+        paths += _below(path) if Path(path).is_dir() else [path]
+    # `**` names a folder and what is in it: once is enough
+    return sorted(set(paths), key=os.fsencode)
+
+
+def _literal_parts(pattern: str) -> tuple[str, ...]:
+    parts = PurePosixPath(pattern).parts
+    magic = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    return parts[:magic]
+
+
+def _has_key_folders(place: Place, argument: str) -> bool:
+    inside = PurePosixPath(place.shown).parent.parts[len(_literal_parts(argument)) :]
+    return place.tape is None and any(re.fullmatch(r"[^=]+=[^=]*", part) for part in inside)
+
+
+def _remote(uri: str) -> list[Place]:
+    """The objects that a URI of an object store names: one, or all below a prefix, or those of a glob."""
+    split = urlsplit(uri)
+    public = f"{split.scheme}://{split.hostname or ''}{split.path}"  # without user, password and query
+    try:
+        filesystem, path = pafs.FileSystem.from_uri(uri)
+    except (pa.ArrowException, ValueError, TypeError):
+        # the library's message repeats the URI with its credentials
+        raise SettingsError(f"{public} is no URI of a known storage (s3, gs, abfs, hdfs, file)") from None
+    root = f"{split.scheme}://{split.hostname or ''}/"
+    with translated(public):
+        return [
+            Place(shown := root + name.partition("/")[2], shown, filesystem, name)
+            for name in _remote_paths(filesystem, path, public)
+        ]
+
+
+def _remote_paths(filesystem: pafs.FileSystem, path: str, public: str) -> list[str]:
+    info = filesystem.get_file_info(path)
+    if info.type is pafs.FileType.File:
+        return [path]
+    parts = _literal_parts(path)
+    base = "/".join(parts) if glob.has_magic(path) else path.rstrip("/")
+    selector = pafs.FileSelector(base, recursive=True, allow_not_found=True)
+    names = [entry.path for entry in filesystem.get_file_info(selector) if entry.type is pafs.FileType.File]
+    names = [name for name in names if not any(_hidden(p) for p in name[len(base) :].split("/"))]
+    if glob.has_magic(path):
+        matches = re.compile(_glob_expression(path))
+        names = [name for name in names if matches.fullmatch(name)]
+    if not names:
+        raise InputError(f"{public} names nothing that can be read")
+    return sorted(names, key=str.encode)
+
+
+def _glob_expression(pattern: str) -> str:
+    """A regular expression for a glob in which `*` and `?` stop at a slash and `**/` does not."""
+    pieces = re.split(r"(\*\*/|\*|\?|\[[^\]]+\])", pattern)
+    special = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
+    return "".join(
+        special.get(piece) or (piece if piece.startswith("[") and piece.endswith("]") else re.escape(piece))
+        for piece in pieces
+    )
+
+
+def _digest(raw: pa.NativeFile, size: int, file_format: Format) -> dict[str, Any]:
+    if file_format == "parquet":
+        raw.seek(size - 8)
+        footer = int.from_bytes(raw.read(4), "little") + 8
+        raw.seek(size - footer)
+        return {"sha256": hashlib.sha256(raw.read(footer)).hexdigest(), "hashed": "footer"}
+    digest = hashlib.sha256(raw.read(MIB))
+    if size > MIB:
+        raw.seek(max(MIB, size - MIB))
+        digest.update(raw.read(MIB))
+    return {"sha256": digest.hexdigest(), "hashed": "first and last MiB"}

@@ -1,0 +1,327 @@
+"""JSONL: one schema for all inputs, fixed by a sample or by `--schema`; every line has a row of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from batchqa.errors import SettingsError
+from batchqa.records import Cursor, RowFault, Rows
+from batchqa.settings import ReadingSettings
+
+from .columns import MAX_ROWS, Path, find_path, judged, missing_column, passed_through, refuse_clash
+from .files import MIB, Compression, Place, TextStream
+from .lines import Parsed, blocks, is_utf8, kind_of, parse
+from .recognise import BOM
+from .shapes import (
+    JSON,
+    STRING,
+    Fitted,
+    Guess,
+    MisfitError,
+    Shape,
+    arrow_field,
+    build,
+    json_text,
+    parse_schema,
+)
+
+SAMPLE_RECORDS = 10_000
+SAMPLE_BYTES = 256 * MIB
+"""The sample that fixes the schema ends at the first of these."""
+
+MAX_COLUMNS = 1000
+"""Further keys of the sample are treated as unknown ones."""
+
+RAW_SCHEMA = pa.schema([pa.field("_record", pa.large_string())])
+EXTRA = "extra"
+
+
+@dataclass(slots=True)
+class _Sample:
+    """What the first records of all inputs hold: a guess per key, and whether these were all records."""
+
+    guesses: dict[str, Guess] = field(default_factory=dict)
+    objects: int = 0
+    records: list[int] = field(default_factory=list)  # by file
+    complete: bool = False
+
+    def see(self, parsed: Parsed) -> None:
+        """Take account of a block's records, up to the sample's size."""
+        left = SAMPLE_RECORDS - sum(self.records)
+        for row, record in enumerate(parsed.records[:left]):
+            if row in parsed.faults:
+                continue
+            self.objects += 1
+            for name, value in record.items():
+                guess = self.guesses.get(name)
+                if guess is None:
+                    if len(self.guesses) == MAX_COLUMNS:
+                        continue
+                    guess = self.guesses[name] = Guess()
+                guess.see(value)
+        self.records[-1] += len(parsed.records)
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """The columns of the job: a shape per known key, the paths of the texts, and what passes through."""
+
+    shapes: dict[str, Shape]
+    context: Path
+    question: Path
+    kept: list[str]
+    known: frozenset[str]
+    extra: str | None  # the column for unknown keys
+
+    def json_names(self) -> list[str]:
+        """The columns that pass through as JSON text."""
+        return [name for name in self.kept if self.shapes[name] is JSON]
+
+    def schema(self) -> pa.Schema:
+        """The columns that pass through, as they will be written."""
+        fields = [arrow_field(name, self.shapes[name]) for name in self.kept]
+        if self.extra is not None:
+            fields.append(arrow_field(self.extra, JSON))
+        return pa.schema(fields)
+
+
+class JsonlReader:
+    """All JSONL inputs of a job; they share one schema.
+
+    With `keep_raw` the only column is `_record`, the original line (null where it is not UTF-8 or too
+    long); with --keep or --drop it is the record written anew without the other keys.
+    """
+
+    def __init__(
+        self,
+        places: Sequence[Place],
+        compressions: Sequence[Compression],
+        settings: ReadingSettings,
+        *,
+        keep_raw: bool,
+    ) -> None:
+        self._places = places
+        self._compressions = compressions
+        self._settings = settings
+        self._raw = keep_raw
+        where = places[0].shown if len(places) == 1 else f"{places[0].shown} and what follows"
+        sample = _Sample() if settings.schema is not None else self._sample()
+        self.rows: list[int | None] = [*sample.records] if sample.complete else [None] * len(places)
+        self._columns = self._plan(sample, where)
+        self.schema = RAW_SCHEMA if keep_raw else self._columns.schema()
+        as_text = () if keep_raw or settings.schema else self._columns.json_names()
+        self.notes = tuple(
+            f"{where}: column {name!r} has no one type; it passes through as JSON text"
+            for name in as_text
+            if name in sample.guesses and sample.guesses[name].saw_values
+        )
+
+    def read(self, start: Cursor, first_record: int) -> Iterator[Rows]:
+        """The rows of one file from `start` to its end."""
+        row = start.row
+        for parsed in self._parsed(start):
+            yield self._rows(parsed, first_record, Cursor(start.file, row))
+            row += len(parsed.records)
+            first_record += len(parsed.records)
+
+    def _parsed(self, start: Cursor) -> Iterator[Parsed]:
+        """The blocks of one file from `start` on that have records."""
+        place, longest = self._places[start.file], self._settings.max_line_bytes
+        with TextStream(place, self._compressions[start.file]) as stream:
+            if start.byte:
+                stream.skip(start.byte)
+            for large in blocks(stream, start.line, start.byte, longest):
+                for block in large.split(MAX_ROWS):
+                    parsed = parse(block, place.shown, longest)
+                    if parsed.records:
+                        yield parsed
+
+    # planning
+
+    def _sample(self) -> _Sample:
+        sample = _Sample()
+        size = 0
+        for file in range(len(self._places)):
+            sample.records.append(0)
+            for parsed in self._parsed(Cursor(file)):
+                sample.see(parsed)
+                size += parsed.block.end - parsed.block.byte
+                if sum(sample.records) > SAMPLE_RECORDS or size > SAMPLE_BYTES:
+                    return sample
+        sample.complete = True
+        return sample
+
+    def _plan(self, sample: _Sample, where: str) -> _Columns:
+        settings = self._settings
+        if settings.schema is not None:
+            shapes, context, question = self._given(parse_schema(settings.schema))
+        else:
+            shapes, context, question = self._guessed(sample, where)
+        names = list(shapes)
+        nothing_known = settings.schema is None and not sample.objects
+        kept = names if nothing_known else passed_through(names, settings, where)
+        all_known = sample.complete and len(sample.guesses) < MAX_COLUMNS
+        extra = None if all_known or settings.keep is not None else settings.output_prefix + EXTRA
+        refuse_clash(kept, settings, where, extra=extra is not None)
+        return _Columns(shapes, context, question, kept, frozenset(names) | {*settings.drop}, extra)
+
+    def _guessed(self, sample: _Sample, where: str) -> tuple[dict[str, Shape], Path, Path]:
+        """The shapes that the sample shows. Raises InputError where no record of it has a text's key."""
+        guesses = sample.guesses
+
+        def path_of(option: str, name: str) -> Path:
+            path = find_path(name, guesses, lambda guess: guess.fields)
+            if path is None and sample.objects:
+                raise missing_column(option, name, guesses, where)
+            return path or (name,)
+
+        if self._settings.id is not None:
+            path_of("id", self._settings.id)
+        context = path_of("context", self._settings.context)
+        question = path_of("question", self._settings.question)
+        if not sample.objects:
+            return {context[0]: STRING, question[0]: STRING}, context, question
+        texts = (context, question)
+        shapes = {
+            name: guess.shape([path[1:] for path in texts if path[0] == name])
+            for name, guess in guesses.items()
+        }
+        return shapes, context, question
+
+    def _given(self, shapes: dict[str, Shape]) -> tuple[dict[str, Shape], Path, Path]:
+        """The shapes of --schema; a text that it does not name is put in front as a string."""
+        paths: list[Path] = []
+        for option, name in (("context", self._settings.context), ("question", self._settings.question)):
+            path = find_path(name, shapes, lambda shape: shape.fields)
+            if path is None and "." in name:
+                raise SettingsError(f"--schema does not name {name!r} (--{option}); add it as a string")
+            if path is not None and _shape_at(shapes, path).kind != "string":
+                raise SettingsError(f"--schema: {name!r} (--{option}) must be a string")
+            paths.append(path or (name,))
+        added = {path[0]: STRING for path in paths if path[0] not in shapes}
+        return {**added, **shapes}, paths[0], paths[1]
+
+    # rows
+
+    def _rows(self, parsed: Parsed, first_record: int, begin: Cursor) -> Rows:
+        plan, faults = self._columns, parsed.faults
+        roots = [plan.context[0], plan.question[0]]
+        wanted = dict.fromkeys(roots if self._raw else [*plan.kept, *roots])
+        fitted = {
+            name: build([record.get(name) for record in parsed.records], plan.shapes[name]) for name in wanted
+        }
+        context = self._texts("context", plan.context, parsed, fitted)
+        question = self._texts("question", plan.question, parsed, fitted)
+        if self._raw:
+            columns = pa.RecordBatch.from_arrays([self._raw_lines(parsed)], schema=self.schema)
+        else:
+            columns = self._typed(parsed, fitted)
+
+        def cursor_after(count: int) -> Cursor:
+            return Cursor(begin.file, begin.row + count, *parsed.after(count))
+
+        return judged(columns, context, question, faults, parsed.locate, self._settings, first_record, cursor_after)
+
+    def _texts(self, option: str, path: Path, parsed: Parsed, fitted: dict[str, Fitted]) -> pa.Array:
+        """The texts at a path, null with a fault where there is no string; null itself is judged later."""
+        column = fitted[path[0]].array
+        if len(path) == 1 and column.null_count == 0:
+            return column
+        values = [_value_at(record, path) for record in parsed.records]
+        for row, value in enumerate(values):
+            if type(value) is str or value is None:
+                continue
+            values[row] = None
+            if row in parsed.faults:
+                continue
+            if value is _MISSING:
+                reason = f"the record has no key {'.'.join(path)!r}"
+                fault = RowFault(f"missing_{option}", f"{parsed.locate(row)}: {reason}")
+            else:
+                reason = f"{'.'.join(path)!r} is {kind_of(value)}, not a string"
+                fault = RowFault(f"type_{option}", f"{parsed.locate(row)}: {reason}")
+            parsed.faults[row] = fault
+        return pa.array(values, pa.large_string() if pa.types.is_large_string(column.type) else pa.string())
+
+    def _typed(self, parsed: Parsed, fitted: dict[str, Fitted]) -> pa.RecordBatch:
+        """The columns that pass through; a value that does not fit is null, and its row faulty."""
+        unknown = self._unknown_keys(parsed)
+        for name in self._columns.kept:
+            for row, reason in fitted[name].misfits.items():
+                detail = f"{parsed.locate(row)}: {name!r} {reason} (--schema can say what it is)"
+                parsed.faults.setdefault(row, RowFault("type_field", detail))
+            for row, keys in fitted[name].unknown.items():
+                unknown.setdefault(row, {})[name] = keys
+        arrays = [fitted[name].array for name in self._columns.kept]
+        if self._columns.extra is not None:
+            arrays.append(self._extra_column(parsed, unknown))
+        if not arrays:
+            return pa.RecordBatch.from_arrays([pa.nulls(len(parsed.records))], names=["none"]).select([])
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+    def _unknown_keys(self, parsed: Parsed) -> dict[int, dict[str, Any]]:
+        known = self._columns.known
+        return {
+            row: {name: value for name, value in record.items() if name not in known}
+            for row, record in enumerate(parsed.records)
+            if not known.issuperset(record)
+        }
+
+    def _extra_column(self, parsed: Parsed, unknown: dict[int, dict[str, Any]]) -> pa.Array:
+        texts: list[str | None] = [None] * len(parsed.records)
+        for row, keys in unknown.items():
+            try:
+                texts[row] = json_text(keys)
+            except MisfitError as error:
+                detail = f"{parsed.locate(row)}: a value of an unknown key {error}"
+                parsed.faults.setdefault(row, RowFault("type_field", detail))
+        return pa.array(texts, pa.string())
+
+    def _raw_lines(self, parsed: Parsed) -> pa.Array:
+        rewritten = self._settings.keep is not None or self._settings.drop
+        kept = (
+            [self._rewritten(record, row in parsed.faults) for row, record in enumerate(parsed.records)]
+            if rewritten
+            else [_original(parsed, row) for row in range(len(parsed.records))]
+        )
+        return pa.array(kept, pa.large_binary()).cast(pa.large_string())
+
+    def _rewritten(self, record: dict[str, Any], faulty: bool) -> bytes | None:
+        if faulty and not record:
+            return None  # a line that could not be parsed may hold what --keep and --drop leave out
+        keep, drop = self._settings.keep, self._settings.drop
+        names = [name for name in record if (name not in drop if keep is None else name in keep)]
+        return json_text({name: record[name] for name in names}).encode()
+
+
+_MISSING = object()
+
+
+def _value_at(record: Any, path: Path) -> Any:
+    """The value at a path, null below null, _MISSING where there is no such key."""
+    for name in path:
+        if type(record) is not dict:
+            return record
+        record = record.get(name, _MISSING)
+    return record
+
+
+def _shape_at(shapes: dict[str, Shape], path: Path) -> Shape:
+    shape = shapes[path[0]]
+    for name in path[1:]:
+        shape = shape.fields[name]
+    return shape
+
+
+def _original(parsed: Parsed, row: int) -> bytes | None:
+    """The bytes of a record's line without its line end, None where they are not UTF-8 or were not held."""
+    line = parsed.block.lines[parsed.at[row]]
+    if line is None or (row in parsed.faults and not is_utf8(line)):
+        return None
+    if parsed.block.byte == 0 and parsed.at[row] == 0:
+        line = line.removeprefix(BOM)
+    return line.removesuffix(b"\r")

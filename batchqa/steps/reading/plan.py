@@ -1,0 +1,121 @@
+"""From arguments to a `Source`: find the files, recognise them, agree on the columns."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol
+
+import pyarrow as pa
+
+from batchqa.errors import InputError
+from batchqa.records import Cursor, Rows
+from batchqa.settings import ReadingSettings
+
+from .files import Compression, Format, InputFile, Place, find
+from .jsonl import JsonlReader
+from .parquet import ParquetReader
+from .recognise import recognise
+from .squad import SquadReader
+
+
+class Reader(Protocol):
+    """Reads the files of one format. `rows` has the number of rows per file, None where it is not known."""
+
+    schema: pa.Schema
+    rows: list[int | None]
+    notes: tuple[str, ...]
+
+    def read(self, start: Cursor, first_record: int) -> Iterator[Rows]:
+        """The rows of file `start.file` from `start` to its end."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """The inputs of a job: what they are, and their rows.
+
+    `schema` has the columns that pass through, as they will be written. `rows` is their number where it is
+    known without reading everything. `replayable` is False where an input is a stream: it can be read once,
+    from its start. `notes` are to be said once, to the user.
+    """
+
+    files: tuple[InputFile, ...]
+    schema: pa.Schema
+    rows: int | None
+    replayable: bool
+    notes: tuple[str, ...]
+    _reader: Reader
+    _places: tuple[Place, ...]
+
+    def read(self, start: Cursor = Cursor(), first_record: int = 0) -> Iterator[Rows]:  # noqa: B008 -- frozen
+        """All rows from `start` on, in order; `first_record` is the number of the first over all files.
+
+        Raises StorageError where data is damaged, PreconditionError where a file is no longer what it was.
+        """
+        for file in range(start.file, len(self.files)):
+            self._places[file].check(self.files[file].identity)
+            begin = start if file == start.file else Cursor(file)
+            for rows in self._reader.read(begin, first_record):
+                yield rows
+                first_record += len(rows)
+
+    def check_unchanged(self) -> None:
+        """Look at every file again. Raises PreconditionError where one was changed, replaced or deleted."""
+        for place, file in zip(self._places, self.files, strict=True):
+            place.check(file.identity)
+
+
+def open_source(
+    inputs: Sequence[str],
+    settings: ReadingSettings,
+    *,
+    stdin: BinaryIO | None = None,
+    keep_raw: bool = False,
+) -> Source:
+    """Find, recognise and check the inputs: files, folders, globs, URIs, `-` for JSONL on `stdin`.
+
+    With `keep_raw`, JSONL passes through as one column `_record` with the original lines. Raises
+    SettingsError and InputError for what cannot be read, StorageError for what is damaged.
+    """
+    places, notes = find(inputs, sys.stdin.buffer if stdin is None else stdin)
+    stamps = [place.stamp() for place in places]
+    kinds = [recognise(place) for place in places]
+    for place, (kind, _) in zip(places, kinds, strict=True):
+        if kind != kinds[0][0]:
+            raise InputError(
+                f"{places[0].shown} is {kinds[0][0]} and {place.shown} is {kind}; "
+                "the inputs of a job have one format"
+            )
+    compressions = [compression for _, compression in kinds]
+    reader = _reader(kinds[0][0], places, compressions, settings, keep_raw=keep_raw)
+    files = tuple(
+        InputFile(
+            place.shown, place.uri, kind, compression, stamp.get("size", 0), rows, stamp | place.digest(kind)
+        )
+        for place, (kind, compression), stamp, rows in zip(places, kinds, stamps, reader.rows, strict=True)
+    )
+    for place, file in zip(places, files, strict=True):
+        place.check(file.identity)  # nothing changed while it was looked at
+        if place.tape is not None:
+            place.tape.keep_no_more()
+    streams = [place.shown for place in places if place.tape is not None]
+    notes += tuple(f"{shown} can be read only once: this job cannot be resumed" for shown in streams)
+    rows = None if None in reader.rows else sum(count or 0 for count in reader.rows)
+    return Source(files, reader.schema, rows, not streams, notes + reader.notes, reader, tuple(places))
+
+
+def _reader(
+    kind: Format,
+    places: Sequence[Place],
+    compressions: Sequence[Compression],
+    settings: ReadingSettings,
+    *,
+    keep_raw: bool,
+) -> Reader:
+    if kind == "parquet":
+        return ParquetReader(places, settings)
+    if kind == "squad":
+        return SquadReader(places, compressions, settings)
+    return JsonlReader(places, compressions, settings, keep_raw=keep_raw)

@@ -1,0 +1,335 @@
+"""The types of JSON columns: guessed from a sample or given by `--schema`, and values fitted to them.
+
+Nothing is coerced and nothing is lost: a value either fits its column exactly, or it is said not to. Values
+of several types, of none, or too large for Arrow's numbers have the shape "json": their JSON text, in a
+string column whose field carries the metadata `batchqa.type: json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+import pyarrow as pa
+
+from batchqa.errors import SettingsError
+
+Kind = Literal["bool", "integer", "number", "string", "json", "list", "struct", "parsed"]
+
+MAX_DEPTH = 16
+"""Values nested more deeply become JSON text."""
+
+MAX_KEYS = 200
+"""Objects with more keys than this over the sample are taken for maps and become JSON text."""
+
+_EXACT = 2**53  # floats hold every integer up to here
+_NAMES = {
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    list: "an array",
+    dict: "an object",
+}
+_FITTING: Mapping[Kind, frozenset[type]] = {
+    "bool": frozenset({bool, type(None)}),
+    "integer": frozenset({int, type(None)}),
+    "number": frozenset({int, float, type(None)}),
+    "string": frozenset({str, type(None)}),
+}
+
+
+class MisfitError(Exception):
+    """A value does not fit its shape; the message says what it is, without the value."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shape:
+    """What the values of a column (or of a list's items, a struct's fields) are, and their Arrow type.
+
+    "number" holds integers and floats; "parsed" is a type that JSON writes as a string (dates, times).
+    """
+
+    kind: Kind
+    type: pa.DataType
+    item: Shape | None = None
+    fields: Mapping[str, Shape] = field(default_factory=dict)
+
+
+JSON = Shape("json", pa.string())
+STRING = Shape("string", pa.string())
+
+
+def arrow_field(name: str, shape: Shape) -> pa.Field:
+    """The Arrow field of a column."""
+    return pa.field(name, shape.type, metadata={"batchqa.type": "json"} if shape.kind == "json" else None)
+
+
+def struct_of(fields: Mapping[str, Shape]) -> Shape:
+    """A struct with these fields."""
+    kind = pa.struct([arrow_field(name, shape) for name, shape in fields.items()])
+    return Shape("struct", kind, fields=fields)
+
+
+def json_text(value: Any) -> str:
+    """A value as JSON, integers of any size exactly. Raises MisfitError where it is nested too deeply."""
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # beyond 64 bits, or nested beyond 254 levels
+        pass
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    except RecursionError:
+        raise MisfitError("is nested too deeply") from None
+
+
+# ------------------------------------------------------------------------------------------------ guessing
+
+
+class Guess:
+    """What has been seen of the values of one column."""
+
+    __slots__ = ("_depth", "_high", "_item", "_low", "_types", "fields")
+
+    def __init__(self, depth: int = 1) -> None:
+        self.fields: dict[str, Guess] = {}
+        self._types: set[type] = set()
+        self._item: Guess | None = None
+        self._low = self._high = 0
+        self._depth = depth
+
+    def see(self, value: Any) -> None:
+        """Take account of one more value."""
+        kind = type(value)
+        if kind is type(None):
+            return
+        self._types.add(kind)
+        if kind is int:
+            self._low, self._high = min(self._low, value), max(self._high, value)
+        elif kind is list and self._depth < MAX_DEPTH:
+            if self._item is None:
+                self._item = Guess(self._depth + 1)
+            for item in value:
+                self._item.see(item)
+        elif kind is dict and self._depth < MAX_DEPTH:
+            for name, item in value.items():
+                guess = self.fields.get(name)
+                if guess is None:
+                    if len(self.fields) > MAX_KEYS:
+                        continue
+                    guess = self.fields[name] = Guess(self._depth + 1)
+                guess.see(item)
+
+    @property
+    def saw_values(self) -> bool:
+        """Whether any value but null was seen."""
+        return bool(self._types)
+
+    def shape(self, texts: Sequence[tuple[str, ...]] = ()) -> Shape:
+        """The shape that holds all values seen. `texts` are the paths below it that must be strings."""
+        if () in texts:
+            return STRING
+        if texts:
+            return struct_of(
+                {
+                    name: guess.shape([path[1:] for path in texts if path[0] == name])
+                    for name, guess in self.fields.items()
+                }
+            )
+        if self._types == {bool}:
+            return Shape("bool", pa.bool_())
+        if self._types == {str}:
+            return STRING
+        if self._types == {int}:
+            return self._integer()
+        if self._types <= {int, float} and self._types and max(-self._low, self._high) <= _EXACT:
+            return Shape("number", pa.float64())
+        if self._types == {list} and self._item is not None:
+            return list_of(self._item.shape())
+        if self._types == {dict} and 0 < len(self.fields) <= MAX_KEYS:
+            return struct_of({name: guess.shape() for name, guess in self.fields.items()})
+        return JSON
+
+    def _integer(self) -> Shape:
+        if self._low >= -(2**63) and self._high < 2**63:
+            return Shape("integer", pa.int64())
+        if self._low >= 0 and self._high < 2**64:
+            return Shape("integer", pa.uint64())
+        return JSON
+
+
+def list_of(item: Shape) -> Shape:
+    """A list of such items."""
+    return Shape("list", pa.list_(arrow_field("item", item)), item=item)
+
+
+# ----------------------------------------------------------------------------------------------- --schema
+
+
+def parse_schema(text: str) -> dict[str, Shape]:
+    """The columns of `--schema`: `name:type,name:type`, or the path of a JSON file {"name": type, ...}.
+
+    A type is an Arrow name (bool, int8 to uint64, float, double, string, large_string, date32, timestamp[us],
+    time64[us], ...), `json` (any value, kept as JSON text) or `list<type>`; in a file also [type] for a list
+    and {"name": type} for a struct.
+    """
+    if text.lstrip().startswith("{") or (":" not in text or Path(text).is_file()):
+        given = _schema_file(text)
+    else:
+        given = {}
+        for column in text.split(","):
+            name, colon, kind = column.strip().partition(":")
+            if not colon or not name or name in given:
+                raise SettingsError(f"--schema: {column.strip()!r} is not name:type, or is named twice")
+            given[name] = kind.strip()
+    if not given:
+        raise SettingsError("--schema names no column")
+    return {name: _given_shape(kind, name) for name, kind in given.items()}
+
+
+def _schema_file(text: str) -> dict[str, Any]:
+    try:
+        given = orjson.loads(text if text.lstrip().startswith("{") else Path(text).read_bytes())
+    except OSError as error:
+        raise SettingsError(
+            f"--schema {text}: neither name:type,name:type nor a file that can be read ({error.strerror})"
+        ) from None
+    except orjson.JSONDecodeError as error:
+        raise SettingsError(f"--schema: {text[:200]} is no valid JSON: {error.msg}") from None
+    if not isinstance(given, dict):
+        raise SettingsError(f'--schema {text[:200]}: it holds no JSON object {{"column": "type"}}')
+    return given
+
+
+def _given_shape(kind: Any, name: str) -> Shape:
+    if isinstance(kind, dict) and kind:
+        return struct_of({inner: _given_shape(below, f"{name}.{inner}") for inner, below in kind.items()})
+    if isinstance(kind, list) and len(kind) == 1:
+        return list_of(_given_shape(kind[0], name))
+    if not isinstance(kind, str):
+        raise SettingsError(f"--schema: the type of {name!r} is no type's name, [type] or {{name: type}}")
+    if kind == "json":
+        return JSON
+    if kind.startswith("list<") and kind.endswith(">"):
+        return list_of(_given_shape(kind[5:-1].strip(), name))
+    try:
+        arrow = pa.type_for_alias(kind)
+    except (ValueError, pa.ArrowException):
+        raise SettingsError(f"--schema: {name!r}: no type is named {kind!r}") from None
+    return Shape(_kind_of(arrow, name), arrow)
+
+
+def _kind_of(arrow: pa.DataType, name: str) -> Kind:
+    kinds: list[tuple[Kind, Callable[[pa.DataType], bool]]] = [
+        ("bool", pa.types.is_boolean),
+        ("integer", pa.types.is_integer),
+        ("number", pa.types.is_floating),
+        ("string", pa.types.is_string),
+        ("string", pa.types.is_large_string),
+        ("parsed", pa.types.is_temporal),
+    ]
+    for kind, test in kinds:
+        if test(arrow) and not pa.types.is_duration(arrow):
+            return kind
+    raise SettingsError(f"--schema: {name!r}: {arrow} is no type that JSON can give")
+
+
+# ------------------------------------------------------------------------------------------------- fitting
+
+
+def fit(value: Any, shape: Shape, unknown: dict[str, Any] | None = None) -> Any:
+    """The value as pa.array takes it for the shape's type. Raises MisfitError where it does not fit.
+
+    Keys of structs that the shape does not have go into `unknown`, nested as they were; without it (inside
+    lists, where they would lose their place) they are a misfit.
+    """
+    if value is None:
+        return None
+    if shape.kind == "json":
+        return json_text(value)
+    if shape.kind == "list" and type(value) is list:
+        assert shape.item is not None
+        return [fit(item, shape.item) for item in value]
+    if shape.kind == "struct" and type(value) is dict:
+        return _fit_struct(value, shape, unknown)
+    if shape.kind == "parsed" and type(value) is str:
+        return _parsed(value, shape)
+    if type(value) in _FITTING.get(shape.kind, ()):
+        return _fit_scalar(value, shape)
+    raise MisfitError(f"is {_NAMES[type(value)]}, not {shape.type}")
+
+
+def _fit_struct(value: dict[str, Any], shape: Shape, unknown: dict[str, Any] | None) -> dict[str, Any]:
+    fitted = {}
+    for name, item in value.items():
+        if name in shape.fields:
+            below: dict[str, Any] | None = None if unknown is None else {}
+            fitted[name] = fit(item, shape.fields[name], below)
+            if below and unknown is not None:
+                unknown[name] = below
+        elif unknown is None:
+            raise MisfitError("has a key that its type does not have")
+        else:
+            unknown[name] = item
+    return fitted
+
+
+def _fit_scalar(value: Any, shape: Shape) -> Any:
+    if type(value) is int:
+        low, high = (-_EXACT, _EXACT) if shape.kind == "number" else _integer_range(shape.type)
+        if not low <= value <= high:
+            raise MisfitError(f"is an integer beyond the exact range of {shape.type}")
+    return value
+
+
+def _integer_range(kind: pa.DataType) -> tuple[int, int]:
+    if pa.types.is_unsigned_integer(kind):
+        return 0, 2**kind.bit_width - 1
+    return -(2 ** (kind.bit_width - 1)), 2 ** (kind.bit_width - 1) - 1
+
+
+def _parsed(value: str, shape: Shape) -> Any:
+    try:
+        return pa.scalar(value, pa.string()).cast(shape.type)
+    except (pa.ArrowException, ValueError):
+        raise MisfitError(f"is a string that is no {shape.type}") from None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fitted:
+    """A column built from JSON values: null where a value did not fit (`misfits` says why, by position).
+
+    `unknown` holds, by position, the keys of structs that the column's type does not have.
+    """
+
+    array: pa.Array
+    misfits: Mapping[int, str]
+    unknown: Mapping[int, dict[str, Any]]
+
+
+def build(values: list[Any], shape: Shape) -> Fitted:
+    """A column of the shape's type from JSON values."""
+    types = set(map(type, values))
+    if types == {type(None)} or types <= _FITTING.get(shape.kind, frozenset()):
+        try:
+            return Fitted(pa.array(values, shape.type), {}, {})
+        except (pa.ArrowException, OverflowError):
+            pass  # an integer out of range: find it below
+    fitted: list[Any] = []
+    misfits: dict[int, str] = {}
+    unknown: dict[int, dict[str, Any]] = {}
+    for row, value in enumerate(values):
+        left: dict[str, Any] = {}
+        try:
+            fitted.append(fit(value, shape, left))
+        except MisfitError as error:
+            fitted.append(None)
+            misfits[row] = str(error)
+        else:
+            if left:
+                unknown[row] = left
+    return Fitted(pa.array(fitted, shape.type), misfits, unknown)

@@ -1,0 +1,438 @@
+"""The command line: options become settings, errors become exit codes, one line each."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import batchqa.job
+from batchqa import errors
+from batchqa.cli import commands, main
+from batchqa.errors import BatchqaError, StoppedError
+from batchqa.settings import ErrorLimit, RunSettings
+from batchqa.version import VERSION
+
+ERRORS = [
+    value
+    for value in vars(errors).values()
+    if isinstance(value, type) and issubclass(value, BatchqaError) and value is not StoppedError
+]
+
+HEAVY = {"torch", "transformers", "onnxruntime", "pyarrow", "numpy", "polars", "rich", "tokenizers"}
+
+SUMMARY_KEYS = {
+    "rows", "answered", "no_answer", "errors", "statuses", "rejected", "questions_cut", "windows", "seconds",
+    "startup_seconds", "rows_per_second", "resumed_rows", "model", "variant", "engine", "device", "output",
+    "fingerprint",
+}  # fmt: skip
+
+
+def batchqa_process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """The real command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "batchqa", *arguments],
+        **({"capture_output": True, "text": True, "encoding": "utf-8", "timeout": 120} | options),
+    )
+
+
+@pytest.fixture
+def rows_file(tmp_path: Path) -> Path:
+    file = tmp_path / "in.jsonl"
+    rows = [
+        {"id": "1", "context": "Ada wrote the first program.", "question": "Who wrote it?"},
+        {"id": "2", "context": "El gato duerme 🐈 en la silla.", "question": "¿Dónde duerme?"},
+        {"id": "3", "context": None, "question": "Who?"},
+    ]
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the command hands to the job, which is replaced: nothing runs."""
+    received: dict[str, Any] = {}
+
+    def run(inputs: Sequence[str], output: str, **given: Any) -> Any:
+        received.update(given, inputs=inputs, output=output)
+        return SimpleNamespace(to_dict=lambda: {"rows": 0})
+
+    monkeypatch.setattr(batchqa.job, "run", run)
+    return received
+
+
+@pytest.fixture
+def job_raises(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """Let the job end with an exception."""
+
+    def arrange(error: BaseException) -> None:
+        def run(*_: Any, **__: Any) -> Any:
+            raise error
+
+        monkeypatch.setattr(batchqa.job, "run", run)
+
+    return arrange
+
+
+# --- options
+
+
+def test_every_setting_is_an_option_of_run_with_the_same_default(seen: dict[str, Any]) -> None:
+    assert main(["run", "in.jsonl", "-o", "out.parquet"]) == 0
+    assert seen["settings"] == RunSettings()
+    options = {parameter.name for parameter in commands.commands["run"].params}
+    for step in fields(RunSettings):
+        settings = getattr(RunSettings(), step.name)
+        assert {setting.name for setting in fields(settings)} <= options
+
+
+def test_options_reach_the_settings(seen: dict[str, Any]) -> None:
+    command = "run a b -o out/ --top-k 3 --keep id,lang --keep q --max-errors 1% --no-answer off --limit 0"
+    assert main(command.split()) == 0
+    settings = seen["settings"]
+    assert seen["inputs"] == ("a", "b")
+    assert seen["output"] == "out/"
+    assert settings.decoding.top_k == 3
+    assert settings.decoding.no_answer == "off"
+    assert settings.reading.keep == ("id", "lang", "q")
+    assert settings.errors.max_errors == ErrorLimit(1.0, percent=True)
+    assert settings.output.limit == 0
+
+
+def test_a_column_name_with_a_comma_is_quoted_as_in_csv(seen: dict[str, Any]) -> None:
+    assert main(["run", "a", "-o", "out/", "--drop", '"last, first",age']) == 0
+    assert seen["settings"].reading.drop == ("last, first", "age")
+
+
+def test_the_command_line_wins_over_the_environment_and_that_over_the_file(
+    seen: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "job.toml"
+    config.write_text('[run]\nstride = 11\ntop-k = 11\nthreads = 11\nkeep = ["id", "a b"]\nstrict = true\n')
+    monkeypatch.setenv("BATCHQA_RUN_TOP_K", "22")
+    monkeypatch.setenv("BATCHQA_RUN_THREADS", "22")
+    assert main(["run", "a", "-o", "out/", "--config", str(config), "--threads", "33"]) == 0
+    settings = seen["settings"]
+    assert (settings.windows.stride, settings.decoding.top_k, settings.machine.threads) == (11, 22, 33)
+    assert settings.reading.keep == ("id", "a b")
+    assert settings.errors.strict is True
+
+
+def test_inputs_and_output_can_stand_in_the_file_too(seen: dict[str, Any], tmp_path: Path) -> None:
+    config = tmp_path / "job.toml"
+    config.write_text('[run]\ninputs = ["a", "b"]\noutput = "out.parquet"\nmax-errors = 5\n')
+    assert main(["run", "--config", str(config)]) == 0
+    assert seen["inputs"] == ("a", "b")
+    assert seen["output"] == "out.parquet"
+    assert seen["settings"].errors.max_errors == ErrorLimit(5.0)
+
+
+def test_columns_in_the_environment_may_have_spaces(
+    seen: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BATCHQA_RUN_KEEP", "first name,age")
+    assert main(["run", "a", "-o", "out/"]) == 0
+    assert seen["settings"].reading.keep == ("first name", "age")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[run]\nstrid = 1\n", "[run] has no option strid"),
+        ("[walk]\nstride = 1\n", "has walk at its top"),
+        ("stride = 1\n", "has stride at its top"),
+        ("run = 1\n", "run must be a table"),
+        ("[run\n", "is no TOML"),
+        ("[run]\nstride = 'many'\n", "'many' is not a valid integer"),
+    ],
+)
+def test_a_mistake_in_the_file_is_a_usage_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, reason: str
+) -> None:
+    config = tmp_path / "job.toml"
+    config.write_text(text)
+    assert main(["run", "a", "-o", "out/", "--config", str(config)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert reason in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run",
+        "run a",
+        "run a -o b --nonsense",
+        "run a -o b --threads many",
+        "run a -o b --stride -1",
+        "run a -o b --keep x --drop y",
+        "run a -o b --max-errors some",
+        "run a -o b --device tpu",
+        "run a -o b --config missing.toml",
+        "fly",
+        "info",
+    ],
+)
+def test_a_usage_error_is_one_line_on_standard_error_and_exit_2(
+    capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    assert main(command.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("batchqa: error: ")
+    assert err.count("\n") == 1
+
+
+def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "Commands:" in capsys.readouterr().err
+
+
+def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"batchqa {VERSION}\n"
+
+
+@pytest.mark.parametrize("name", sorted(commands.commands))
+def test_the_help_of_each_command_imports_nothing_heavy(name: str) -> None:
+    script = (
+        f"import sys, batchqa.cli\nassert batchqa.cli.main([{name!r}, '--help']) == 0\n"
+        f"assert not {HEAVY} & set(sys.modules), {HEAVY} & set(sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert f"Usage: batchqa {name}" in run.stdout
+
+
+# --- errors and exit codes
+
+
+@pytest.mark.parametrize("kind", ERRORS, ids=lambda kind: str(kind.__name__))
+def test_each_error_ends_the_command_with_its_exit_code_and_one_line(
+    kind: type[BatchqaError],
+    job_raises: Callable[[BaseException], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    job_raises(kind("what happened\nand where"))
+    assert main(["run", "a", "-o", "out/"]) == kind.exit_code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "batchqa: error: what happened and where\n"
+
+
+def test_an_io_error_that_nobody_translated_is_exit_74(
+    job_raises: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    job_raises(OSError(28, "No space left on device", "out.parquet"))
+    assert main(["run", "a", "-o", "out/"]) == 74
+    assert capsys.readouterr().err == "batchqa: error: out.parquet: No space left on device\n"
+
+
+def test_a_bug_keeps_its_traceback(job_raises: Callable[[BaseException], None]) -> None:
+    job_raises(ValueError("a bug"))
+    with pytest.raises(ValueError, match="a bug"):
+        main(["run", "a", "-o", "out/"])
+
+
+def test_with_the_json_log_an_error_is_json(
+    job_raises: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    job_raises(errors.InputError("no such file"))
+    assert main(["run", "a", "-o", "out/", "--log-format", "json"]) == 2
+    assert json.loads(capsys.readouterr().err) == {
+        "event": "error",
+        "message": "no such file",
+        "exit_code": 2,
+    }
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_the_job_with_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals, code: int
+) -> None:
+    def run(*_: Any, **__: Any) -> Any:
+        os.kill(os.getpid(), number)
+        raise AssertionError("the signal was not delivered")
+
+    monkeypatch.setattr(batchqa.job, "run", run)
+    before = signal.getsignal(number)
+    assert main(["run", "a", "-o", "out/"]) == code
+    assert f"stopped by {number.name}" in capsys.readouterr().err
+    assert signal.getsignal(number) is before
+
+
+def test_a_stop_that_was_swallowed_is_raised_again_at_the_next_progress(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run(*_: Any, progress: Callable[[Any], None], **__: Any) -> Any:
+        with suppress(StoppedError):
+            os.kill(os.getpid(), signal.SIGTERM)
+        progress(SimpleNamespace())
+        raise AssertionError("progress did not stop the job")
+
+    monkeypatch.setattr(batchqa.job, "run", run)
+    assert main(["run", "a", "-o", "out/"]) == 143
+
+
+# --- the real thing, with a tiny model
+
+
+def test_a_run_writes_the_output_and_says_the_summary_last(
+    rows_file: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    out, summary = tmp_path / "out.parquet", tmp_path / "summary.json"
+    run = batchqa_process(
+        "run", str(rows_file), "-o", str(out), "--model", str(tiny_bundle), "--summary", str(summary)
+    )
+    assert run.returncode == 0, run.stderr
+    said = json.loads(run.stdout.splitlines()[-1])
+    assert set(said) >= SUMMARY_KEYS
+    assert said["rows"] == 3
+    assert said["statuses"] == {"null_context": 1}
+    assert json.loads(summary.read_bytes()) == said
+    table = pq.read_table(out)
+    assert table["id"].to_pylist() == ["1", "2", "3"]
+    assert table["qa_error"].to_pylist() == [None, None, "null_context"]
+
+
+def test_a_dry_run_says_what_to_expect_and_writes_nothing(
+    rows_file: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "result" / "out.parquet"
+    run = batchqa_process("run", str(rows_file), "-o", str(out), "--model", str(tiny_bundle), "--dry-run")
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout.splitlines()[-1])["rows"] == 3
+    assert not out.parent.exists()
+
+
+def test_standard_input_and_output_carry_nothing_but_rows(rows_file: Path, tiny_bundle: Path) -> None:
+    run = batchqa_process(
+        "run", "-", "-o", "-", "--model", str(tiny_bundle), "--quiet", input=rows_file.read_text("utf-8")
+    )
+    assert run.returncode == 0, run.stderr
+    rows = [json.loads(line) for line in run.stdout.splitlines()]
+    assert [row["id"] for row in rows] == ["1", "2", "3"]
+    assert rows[1]["context"] == "El gato duerme 🐈 en la silla."
+    assert json.loads(run.stderr.splitlines()[-1])["rows"] == 3
+
+
+def test_what_cannot_be_run_is_refused_with_its_code_and_leaves_no_output(
+    rows_file: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path / "empty.parquet"
+    empty.write_bytes(b"")
+    numbers = tmp_path / "numbers.parquet"
+    pq.write_table(pa.table({"context": [1], "question": ["Why?"]}), numbers)
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for file in tiny_bundle.iterdir():
+        (damaged / file.name).write_bytes(file.read_bytes()[:-1])
+    (damaged / "bundle.json").write_bytes((tiny_bundle / "bundle.json").read_bytes())
+    clash = tmp_path / "clash.jsonl"
+    clash.write_text('{"context": "a", "question": "b", "qa_answer": "c"}\n')
+    model = ["--model", str(tiny_bundle)]
+    out = tmp_path / "result" / "out.parquet"
+    for arguments, code, said in [
+        ([str(tmp_path / "missing.jsonl"), *model], 2, "missing.jsonl"),
+        ([str(empty), *model], 2, "empty.parquet"),
+        ([str(rows_file), *model, "--context", "text"], 2, "question"),
+        ([str(numbers), *model], 2, "int64"),
+        ([str(clash), *model], 2, "--output-prefix"),
+        ([str(rows_file), "--model", str(tmp_path / "no-model")], 5, "no-model"),
+        ([str(rows_file), "--model", str(damaged)], 5, "damaged"),
+    ]:
+        assert main(["run", *arguments, "-o", str(out)]) == code, said
+        err = capsys.readouterr().err
+        assert said in err
+        assert err.splitlines()[-1].startswith("batchqa: error: ")
+        assert not out.exists()
+    assert main(["run", str(rows_file), *model, "-o", str(rows_file)]) == 2
+
+
+def test_an_output_that_is_not_ours_is_kept_unless_overwrite_is_given(
+    rows_file: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.parquet"
+    out.write_bytes(b"precious")
+    command = ["run", str(rows_file), "-o", str(out), "--model", str(tiny_bundle)]
+    assert main(command) == 4
+    assert out.read_bytes() == b"precious"
+    assert main([*command, "--overwrite"]) == 0
+    assert pq.read_metadata(out).num_rows == 3
+
+
+def test_row_errors_above_the_limit_are_exit_3(tiny_bundle: Path, tmp_path: Path) -> None:
+    file = tmp_path / "bad.jsonl"
+    file.write_text('{"context": "a", "question": "b"}\n{"context": \n')
+    command = ["run", str(file), "-o", str(tmp_path / "out.parquet"), "--model", str(tiny_bundle)]
+    assert main(command) == 3
+    assert main([*command, "--max-errors", "1"]) == 0
+
+
+def test_info_tells_what_a_bundle_and_an_output_are(
+    rows_file: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.parquet"
+    assert main(["run", str(rows_file), "-o", str(out), "--model", str(tiny_bundle)]) == 0
+    fingerprint = json.loads(capsys.readouterr().out)["fingerprint"]
+    assert main(["info", str(out), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["kind"], facts["rows"]) == ("output", 3)
+    assert facts["record"]["fingerprint"] == fingerprint
+    assert main(["info", str(tiny_bundle)]) == 0
+    assert "max_length" in capsys.readouterr().out
+    assert main(["info", str(rows_file)]) == 2
+
+
+def test_doctor_ends_with_5_where_the_model_cannot_run(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", "--model", str(tiny_bundle), "--device", "cpu", "--json"]) == 0
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    assert {finding["level"] for finding in findings} <= {"ok", "warn"}
+    assert main(["doctor", "--model", str(tmp_path / "none")]) == 5
+    assert "fail  model" in capsys.readouterr().out
+
+
+def test_a_reader_that_goes_away_is_no_error(tiny_bundle: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    run = batchqa_process(
+        "info", str(tiny_bundle), capture_output=False, stdout=writing, stderr=subprocess.PIPE
+    )
+    os.close(writing)
+    assert run.returncode == 0
+    assert run.stderr == ""
+
+
+def test_closed_standard_streams_neither_stop_a_run_nor_get_into_its_output(
+    rows_file: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.parquet"
+    command = [
+        sys.executable,
+        "-m",
+        "batchqa",
+        "run",
+        str(rows_file),
+        "-o",
+        str(out),
+        "--model",
+        str(tiny_bundle),
+    ]
+    run = subprocess.run(["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *command], timeout=120)
+    assert run.returncode == 0
+    assert pq.read_table(out)["id"].to_pylist() == ["1", "2", "3"]

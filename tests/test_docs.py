@@ -1,0 +1,81 @@
+"""Documents that cannot rot: what they show is what the code does."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from batchqa.cli import commands
+from batchqa.records import ANSWER_FIELDS, ROW_ERRORS, ROW_STATUSES
+from batchqa.version import VERSION
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    """The code blocks of the README in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands_of(program: str) -> list[list[str]]:
+    """The README's shell commands that call `program`, split; comments and continued lines understood."""
+    lines = "".join(blocks("bash")).replace("\\\n", " ").splitlines()
+    split = [shlex.split(line, comments=True) for line in lines]
+    return [words[1:] for words in split if words and words[0] == program]
+
+
+def test_the_command_line_reference_is_what_help_says() -> None:
+    run = subprocess.run(
+        [sys.executable, "docs/make_cli.py", "--check"],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_every_batchqa_command_of_the_readme_parses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "job.toml").write_text("[run]\ntop-k = 3\n")
+    shown = commands_of("batchqa")
+    assert len(shown) >= 5
+    for name, *arguments in shown:
+        with commands.commands[name].make_context(name, arguments):
+            pass
+
+
+def test_every_make_command_of_the_readme_is_a_target() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    shown = {words[0] for words in commands_of("make")}
+    assert {"demo", "test"} <= shown <= targets
+
+
+def test_the_readme_names_every_column_exit_code_and_row_code() -> None:
+    for field in ANSWER_FIELDS:
+        assert f"`qa_{field.name}`" in README
+    for code in (0, 2, 3, 4, 5, 74, 75, 130, 143):
+        assert re.search(rf"^\| {code} \|", README, re.MULTILINE), code
+    for code in (*ROW_ERRORS, *ROW_STATUSES):
+        assert f"`{code}`" in README, code
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(ROOT / "sample_data", tmp_path / "sample_data")
+    monkeypatch.chdir(tmp_path)
+    script = "\n".join(blocks("python"))
+    assert "batchqa.run(" in script
+    exec(compile(script, "README.md", "exec"), {})
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    first = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert first is not None
+    assert first[1] == VERSION

@@ -1,0 +1,318 @@
+"""What must hold for any text, any logits and any order: searched for counterexamples."""
+
+from __future__ import annotations
+
+import functools
+import unicodedata
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from batchqa.annotator import Annotator
+from batchqa.records import BatchLogits, Chunk, PaddedBatch, Windows
+from batchqa.settings import WindowSettings
+from batchqa.steps.batching import padded_batches
+from batchqa.steps.decoding import Decoder, DecodingRules
+from batchqa.steps.windowing import Windower, learn_layout
+from tests.models import FAMILIES, SENTENCES, tiny_tokenizer
+from tests.reference import ReferenceAnswer, ReferenceWindow, decode_reference, windows_of_tokenizers
+from tests.steps.rows import rows_of
+from tests.strategies import texts
+
+QUESTION = "Who repaired the bridge?"
+
+
+def text_only_tokenizer(family: str) -> Tokenizer:
+    """A family's tiny tokenizer, to which special tokens that a text spells are text."""
+    tokenizer = tiny_tokenizer(family)
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+@functools.cache
+def windower_of(family: str, max_length: int, stride: int) -> Windower:
+    """A windower of a family's tiny tokenizer; questions are cut after 6 tokens."""
+    tokenizer = text_only_tokenizer(family)
+    layout = learn_layout(tokenizer, tokenizer.token_to_id(FAMILIES[family].pad_token))
+    return Windower(tokenizer, layout, WindowSettings(stride=stride, max_question_length=6), max_length)
+
+
+def windows_of(family: str, pairs: Sequence[tuple[str, str]], max_length: int, stride: int) -> Windows:
+    windower = windower_of(family, max_length, stride).fresh()
+    return windower.windows(Chunk(rows_of(pairs), 0, last_of_part=True))
+
+
+def is_blank(text: str) -> bool:
+    """Nothing that a reader could see: white space and format characters."""
+    return all(c.isspace() or unicodedata.category(c) == "Cf" for c in text)
+
+
+# --- windows ---------------------------------------------------------------------------------------------
+
+
+@given(context=texts(), question=texts(3), max_length=st.integers(18, 40), stride=st.integers(0, 5))
+def test_windows_of_any_text_show_every_token_as_the_tokenizer_would(
+    family: str, context: str, question: str, max_length: int, stride: int
+) -> None:
+    windows = windows_of(family, [(context, question)], max_length, stride)
+    if windows.faults:
+        assert is_blank(context) or is_blank(question) or _has_no_token(family, context, question)
+        return
+
+    expected = windows_of_tokenizers(tiny_tokenizer(family), question, context, max_length, stride, 6)
+
+    tokens = len(windows.contexts[0].ids)
+    shown = {
+        at
+        for begin, size in zip(windows.begin, windows.size, strict=True)
+        for at in range(begin, begin + size)
+    }
+    assert shown == set(range(tokens))
+    assert _inputs(windows) == [window.ids for window in expected]
+
+
+def _has_no_token(family: str, *texts: str) -> bool:
+    tokenizer = text_only_tokenizer(family)
+    return any(not tokenizer.encode(text, add_special_tokens=False).ids for text in texts)
+
+
+def _inputs(windows: Windows) -> list[list[int]]:
+    """The ids that the model would be shown, without padding, in the windows' order."""
+    ids: dict[int, list[int]] = {}
+    for batch in padded_batches(windows, budget=100):
+        for row, window in enumerate(batch.index.tolist()):
+            ids[window] = batch.input_ids[row, : int(windows.length[window])].tolist()
+    return [ids[window] for window in range(len(windows))]
+
+
+# --- decoding --------------------------------------------------------------------------------------------
+
+
+@given(
+    contexts=st.lists(texts(8), min_size=1, max_size=3),
+    seed=st.integers(0, 2**32 - 1),
+    steps=st.sampled_from([1, 3, 40]),
+    max_length=st.integers(20, 40),
+    stride=st.integers(0, 9),
+    budget=st.integers(1, 200),
+    rules=st.builds(
+        DecodingRules,
+        max_answer_length=st.integers(1, 12) | st.just(30),
+        threshold=st.sampled_from([0.0, -2.0, 1.5]),
+        abstains=st.booleans(),
+        top_k=st.integers(0, 4),
+    ),
+)
+def test_any_logits_are_decoded_as_the_reference_does(
+    family: str,
+    contexts: list[str],
+    seed: int,
+    steps: int,
+    max_length: int,
+    stride: int,
+    budget: int,
+    rules: DecodingRules,
+) -> None:
+    windows = windows_of(family, [(context, QUESTION) for context in contexts], max_length, stride)
+    # Few different values, all exact in float32: so there are many ties, and they are exact too.
+    rng = np.random.default_rng(seed)
+    decoder = Decoder(rules)
+    seen: dict[int, tuple[list[float], list[float]]] = {}
+    answered = None
+    for batch in padded_batches(windows, budget):
+        start, end = (
+            (rng.integers(-steps, steps + 1, batch.input_ids.shape) / 4).astype(np.float32) for _ in range(2)
+        )
+        _note(seen, batch, start, end)
+        answered = decoder.add(BatchLogits(batch, start, end, {}))
+
+    assert answered is not None
+    for row, context in enumerate(contexts):
+        given = answered.answers.slice(row, 1).to_pylist()[0]
+        expected = _expected(windows, seen, row, family, context, rules)
+        if expected is None or expected.best is None:
+            assert given["error"] == "empty_context"
+            assert given["answer"] is given["score"] is given["no_answer"] is None
+        else:
+            _assert_same_answer(given, expected, rules.top_k)
+
+
+def _note(seen: dict[int, tuple[list[float], list[float]]], batch: PaddedBatch, start: Any, end: Any) -> None:
+    """Keep each window's logits, without those of padding."""
+    for row, window in enumerate(batch.index.tolist()):
+        length = int(batch.windows.length[window])
+        seen[window] = (start[row, :length].tolist(), end[row, :length].tolist())
+
+
+def _expected(
+    windows: Windows,
+    seen: dict[int, tuple[list[float], list[float]]],
+    row: int,
+    family: str,
+    context: str,
+    rules: DecodingRules,
+) -> ReferenceAnswer | None:
+    """What the reference says of a row, None where the row was not judged."""
+    pair = int(windows.row_pair[row])
+    if pair < 0:
+        assert is_blank(context) or _has_no_token(family, context)
+        return None
+    offsets = text_only_tokenizer(family).encode(context, add_special_tokens=False).offsets
+    pieces = []
+    for window in np.flatnonzero(windows.pair == pair).tolist():
+        start, end = seen[window]
+        begin, size = int(windows.begin[window]), int(windows.size[window])
+        at = len(windows.prefixes[windows.pair_question[pair]])
+        pieces.append(
+            ReferenceWindow(
+                start[at : at + size], end[at : at + size], offsets[begin : begin + size], start[0] + end[0]
+            )
+        )
+    return decode_reference(
+        context,
+        pieces,
+        max_answer_length=rules.max_answer_length,
+        threshold=rules.threshold,
+        abstains=rules.abstains,
+        top_k=rules.top_k,
+    )
+
+
+def _assert_same_answer(given: dict[str, Any], expected: ReferenceAnswer, top_k: int) -> None:
+    assert (given["answer"], given["start"], given["end"], given["no_answer"], given["error"]) == (
+        expected.answer,
+        expected.start,
+        expected.end,
+        expected.no_answer,
+        None,
+    )
+    assert given["score"] == pytest.approx(expected.score, abs=1e-6)
+    assert given["null_odds"] == expected.null_odds
+    if top_k:
+        assert [(c["answer"], c["start"], c["end"]) for c in given["candidates"]] == [
+            (c.answer, c.start, c.end) for c in expected.candidates
+        ]
+        assert [c["score"] for c in given["candidates"]] == pytest.approx(
+            [c.score for c in expected.candidates], abs=1e-6
+        )
+
+
+# --- the whole road --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def annotators(bundles: Callable[..., Path]) -> Callable[..., Annotator]:
+    """`annotators("albert", top_k=2)`: an annotator of a tiny bundle with windows of 40 tokens."""
+
+    @functools.cache
+    def get(family: str, **options: Any) -> Annotator:
+        common = {"max_length": 40, "stride": 8, "max_question_length": 12, "threads": 1}
+        return Annotator(bundles(family), device="cpu", **(common | options))
+
+    return get
+
+
+def table_of(pairs: Sequence[tuple[str | None, str | None]]) -> pa.Table:
+    return pa.table(
+        {
+            "id": pa.array(range(len(pairs)), pa.int64()),
+            "context": pa.array([context for context, _ in pairs], pa.string()),
+            "question": pa.array([question for _, question in pairs], pa.string()),
+        }
+    )
+
+
+@example(rows=[("The ﷺ [SEP] ▁ 🏳️‍🌈\u00a0İ e\u0301 ﬁ 𝔘𝔫𝔦", "Who?")])
+@given(rows=st.lists(st.tuples(texts(), texts(3)), min_size=1, max_size=4))
+def test_an_answer_is_the_text_at_its_offsets_without_white_space(
+    annotators: Callable[..., Annotator], family: str, rows: list[tuple[str, str]]
+) -> None:
+    for no_answer in ("off", "on"):
+        annotator = annotators(family, batch_tokens=200, no_answer=no_answer, top_k=3)
+        for row in annotator.annotate(table_of(rows)).to_pylist():
+            context, answer = row["context"], row["qa_answer"]
+            found = [(c["answer"], c["start"], c["end"]) for c in row["qa_candidates"] or []]
+            if answer is not None:
+                found.append((answer, row["qa_start"], row["qa_end"]))
+            else:
+                assert row["qa_start"] is row["qa_end"] is None
+                assert row["qa_no_answer"] or row["qa_error"]
+            for text, start, end in found:
+                assert 0 <= start < end <= len(context)
+                assert context[start:end] == text
+                assert text == text.strip()
+            if row["qa_error"] is None:
+                assert 0.0 <= row["qa_score"] <= 1.0
+                assert row["qa_candidates"]
+            else:
+                assert row["qa_error"] in ("empty_context", "empty_question")
+                assert row["qa_score"] is row["qa_no_answer"] is row["qa_null_odds"] is None
+
+
+PAIRS = st.tuples(
+    st.lists(st.sampled_from(SENTENCES), min_size=1, max_size=6).map(" ".join),
+    st.sampled_from(SENTENCES),
+)
+ROWS = PAIRS | st.sampled_from([(None, QUESTION), (SENTENCES[0], None), ("", QUESTION), (SENTENCES[0], "  ")])
+
+
+@given(rows=st.lists(ROWS, min_size=1, max_size=12), budget=st.sampled_from([40, 120, 1000]), data=st.data())
+def test_rows_keep_their_order_and_their_answers_among_any_neighbours(
+    annotators: Callable[..., Annotator],
+    family: str,
+    rows: list[tuple[str | None, str | None]],
+    budget: int,
+    data: st.DataObject,
+) -> None:
+    alone = annotators(family, batch_tokens=40)
+    row = data.draw(st.integers(0, len(rows) - 1), label="row")
+
+    together = annotators(family, batch_tokens=budget).annotate(table_of(rows))
+    by_itself = alone.annotate(table_of([rows[row]]))
+
+    assert together["id"].to_pylist() == list(range(len(rows)))
+    assert list(zip(together["context"].to_pylist(), together["question"].to_pylist(), strict=True)) == rows
+    expected, actual = by_itself.to_pylist()[0], together.slice(row, 1).to_pylist()[0]
+    for name in ("qa_answer", "qa_start", "qa_end", "qa_no_answer", "qa_error"):
+        assert actual[name] == expected[name], name
+    for name in ("qa_score", "qa_null_odds"):
+        assert actual[name] == (expected[name] and pytest.approx(expected[name], abs=1e-4)), name
+
+
+@given(rows=st.lists(ROWS, min_size=2, max_size=6), repeats=st.lists(st.integers(0, 5), max_size=12))
+def test_rows_with_the_same_texts_get_the_same_answer_to_the_last_bit(
+    annotators: Callable[..., Annotator],
+    rows: list[tuple[str | None, str | None]],
+    repeats: list[int],
+) -> None:
+    repeated = rows + [rows[at % len(rows)] for at in repeats]
+
+    answered = annotators("bert-uncased", batch_tokens=120).annotate(table_of(repeated)).to_pylist()
+
+    first: dict[tuple[str | None, str | None], dict[str, Any]] = {}
+    for row in answered:
+        columns = {name: row[name] for name in row if name.startswith("qa_") and name != "qa_error_detail"}
+        assert first.setdefault((row["context"], row["question"]), columns) == columns
+
+
+@given(
+    rows=st.lists(PAIRS, min_size=1, max_size=6), sizes=st.lists(st.integers(1, 3), min_size=6, max_size=6)
+)
+def test_a_stream_gives_what_the_table_gives_however_it_is_cut(
+    annotators: Callable[..., Annotator], rows: list[tuple[str, str]], sizes: list[int]
+) -> None:
+    table, annotator = table_of(rows), annotators("roberta", batch_tokens=120)
+    cuts = np.cumsum([0, *sizes])
+    pieces = [table.slice(at, size) for at, size in zip(cuts, sizes, strict=False) if at < len(table)]
+    batches = [batch for piece in pieces for batch in piece.combine_chunks().to_batches()]
+
+    streamed = pa.Table.from_batches(annotator.stream(iter(batches)))
+
+    assert streamed.combine_chunks().equals(annotator.annotate(table).combine_chunks())
