@@ -25,9 +25,10 @@ from batchqa.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from batchqa.annotator import Annotator
+    from batchqa.evaluation import evaluate
     from batchqa.job import run
 
-_HOMES = {"Annotator": "batchqa.annotator", "run": "batchqa.job"}
+_HOMES = {"Annotator": "batchqa.annotator", "evaluate": "batchqa.evaluation", "run": "batchqa.job"}
 """Where the public names that are loaded on demand live (PEP 562)."""
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "StorageError",
     "TryAgainError",
     "__version__",
+    "evaluate",
     "run",
 ]
 

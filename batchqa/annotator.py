@@ -15,7 +15,7 @@ from batchqa.bundle import Bundle, Calibration, Variant, open_bundle
 from batchqa.errors import DeviceError, ModelError, SettingsError
 from batchqa.machine import cpu_quota
 from batchqa.pipeline import Road
-from batchqa.records import AnsweredChunk, Bool, Chunk, Cursor, Float64, Rows
+from batchqa.records import AnsweredChunk, Bool, Chunk, Cursor, Float64, Rows, Windows
 from batchqa.settings import DEFAULT_MAX_LENGTH, MachineSettings, RunSettings
 from batchqa.steps.chunking import chunks
 from batchqa.steps.decoding import DecodingRules
@@ -71,7 +71,7 @@ class Annotator:
         settings: RunSettings | None = None,
         **options: Any,
     ) -> None:
-        """Load and verify `model`: "default" (the one in the package), a bundle's folder, or an opened bundle.
+        """Load and verify `model`: "default" (the package's own), a bundle's folder, or an opened bundle.
 
         `settings` stands for device and options together. Raises ModelError or DeviceError (exit code 5).
         """
@@ -89,6 +89,10 @@ class Annotator:
     def answer(self, cut: Iterable[Chunk]) -> Iterator[AnsweredChunk]:
         """The road itself: chunks in, answered chunks out, in order. What jobs call."""
         return self._road.answer(cut)
+
+    def windows_of(self, chunk: Chunk) -> Windows:
+        """What the road makes of a chunk before the model sees it; for estimates."""
+        return self._road.windower.fresh().windows(chunk)
 
     def stream(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Annotate record batches as they come, in order and in bounded memory.
@@ -108,7 +112,7 @@ class Annotator:
             yield output_batch(answered, schema)
 
     def annotate(self, table: pa.Table) -> pa.Table:
-        """The table with the answer columns added; rows that cannot be judged carry their code in `qa_error`."""
+        """The table with the answer columns added; a row that cannot be judged has its code in `qa_error`."""
         schema = self._output_schema(self._plan(table.schema))
         return pa.Table.from_batches(self.stream(table.to_batches()), schema=schema)
 
@@ -140,12 +144,14 @@ def open_model(model: str | Path) -> Bundle:
         return open_bundle(BUNDLED)
     path = Path(model)
     if not path.exists():
-        raise ModelError(f"there is no model at {path}; name a bundle's folder, or make one with `batchqa export`")
+        raise ModelError(
+            f"there is no model at {path}; name a bundle's folder, or make one with `batchqa export`"
+        )
     return open_bundle(path)
 
 
 def _load(bundle: Bundle, machine: MachineSettings) -> tuple[Variant, SpanScorer, int]:
-    """The scorer for the device that was asked for; `auto` and --allow-cpu-fallback may take the CPU instead."""
+    """The scorer for the device asked for; `auto` and --allow-cpu-fallback may take the CPU instead."""
     threads = machine.threads or cpu_quota()
     engine = "onnxruntime" if machine.engine == "auto" else machine.engine
     if engine != "onnxruntime":

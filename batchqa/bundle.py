@@ -157,17 +157,20 @@ def open_bundle(path: Path) -> Bundle:
         manifest = _manifest_from(orjson.loads(raw))
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(
-            f"{manifest_path} cannot be read{_disguise(raw)}: {type(error).__name__}: {error}; export the bundle again"
+            f"{manifest_path} cannot be read{_disguise(raw)}: {type(error).__name__}: {error}; "
+            "export the bundle again"
         ) from error
     _verify(path, manifest)
     return Bundle(path, manifest, hashlib.sha256(raw).hexdigest())
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write `bundle.json` into folder `path`, with the sha256 of every other file there. The last step of an export."""
+    """Write `bundle.json` into folder `path`, with the sha256 of every other file: an export's last step."""
     digests = {file.name: _sha256(file) for file in sorted(path.iterdir()) if file.name != MANIFEST}
     record = asdict(manifest) | {"files": digests}
-    (path / MANIFEST).write_bytes(orjson.dumps(record, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    (path / MANIFEST).write_bytes(
+        orjson.dumps(record, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    )
 
 
 def _manifest_from(record: dict[str, Any]) -> Manifest:
@@ -200,7 +203,8 @@ def _manifest_from(record: dict[str, Any]) -> Manifest:
 
 
 def _calibration_from(record: dict[str, Any]) -> Calibration:
-    return Calibration(**{k: tuple(v) if isinstance(v, list) else v for k, v in record.items()})
+    knots: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
+    return Calibration(**knots)
 
 
 def _verify(path: Path, manifest: Manifest) -> None:
@@ -209,7 +213,8 @@ def _verify(path: Path, manifest: Manifest) -> None:
     for file in sorted(path.iterdir()):
         if file.name not in named or file.suffix not in ALLOWED_SUFFIXES or not file.is_file():
             raise ModelError(
-                f"{file} does not belong to the bundle: {MANIFEST} does not name it; remove it or export again"
+                f"{file} does not belong to the bundle: {MANIFEST} does not name it; "
+                "remove it or export again"
             )
     for needed in (TOKENIZER, *(variant.file for variant in manifest.variants)):
         if needed not in manifest.files:
@@ -227,12 +232,13 @@ def _verify(path: Path, manifest: Manifest) -> None:
             with file.open("rb") as stream:
                 hint = _disguise(stream.read(512))
             raise ModelError(
-                f"{file} is damaged{hint}: sha256 {actual}, expected {expected}; copy or export the bundle again"
+                f"{file} is damaged{hint}: sha256 {actual}, expected {expected}; "
+                "copy or export the bundle again"
             )
 
 
 def _inside(file: Path, root: Path) -> bool:
-    """Whether a file's content lies in the bundle, or in the `blobs` of the hub cache that holds the bundle."""
+    """Whether a file's content lies in the bundle, or in the `blobs` of the hub cache that holds it."""
     target = file.resolve()
     if target.is_relative_to(root):
         return True

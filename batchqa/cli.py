@@ -6,34 +6,45 @@ This is the only module that prints or exits. What a command needs is imported i
 
 from __future__ import annotations
 
-import csv
 import os
 import signal
 import sys
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO, TypeVar
+from typing import Any, TextIO
 
 import click
 import orjson
 
 from batchqa.errors import BatchqaError, StoppedError, StorageError
-from batchqa.progress import Reporter, one_line, open_reporter
-from batchqa.settings import (
-    DecodingSettings,
-    ErrorSettings,
-    MachineSettings,
-    OutputSettings,
-    ReadingSettings,
-    WindowSettings,
+from batchqa.options import (
+    answer_options,
+    config_option,
+    error_options,
+    given_by_user,
+    json_option,
+    machine_options,
+    max_errors_option,
+    model_option,
+    output_options,
+    prefix_option,
+    reading_options,
+    setting,
+    speaking_options,
+    text_options,
+    together,
 )
+from batchqa.progress import Reporter, one_line, open_reporter
+from batchqa.settings import DecodingSettings, MachineSettings, RunSettings, WindowSettings
 from batchqa.version import VERSION
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+_OF_RUN = {"context", "question", "max_errors"} | {
+    field.name for step in (WindowSettings, DecodingSettings, MachineSettings) for field in fields(step)
+}
+"""Options of `evaluate` that are handed to the run which annotates its file."""
 
 EPILOG = (
     "Every option can also be given in the environment (--top-k of run is BATCHQA_RUN_TOP_K) and in a TOML "
@@ -46,19 +57,6 @@ EXIT_CODES = (
     "4 the output exists, or input or options changed; 5 model or device; 74 I/O; 75 try again; "
     "130 SIGINT; 143 SIGTERM."
 )
-
-_DEFAULTS: dict[str, Any] = {
-    setting.name: None if setting.default is MISSING else setting.default
-    for step in (
-        ReadingSettings,
-        WindowSettings,
-        DecodingSettings,
-        MachineSettings,
-        ErrorSettings,
-        OutputSettings,
-    )
-    for setting in fields(step)
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,202 +91,6 @@ def commands() -> None:
     """Annotate files of (context, question) rows with the answer that stands in the context."""
 
 
-# ---------------------------------------------------------------------------------------------- options
-
-
-def _read_config(context: click.Context, _: click.Parameter, path: Path | None) -> Path | None:
-    """Make the command's table of a TOML file the defaults of its options."""
-    if path is None:
-        return None
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"{path} is no TOML: {error}", context) from error
-    except OSError as error:
-        raise click.UsageError(f"{path} cannot be read: {error.strerror}", context) from error
-    strangers = sorted(set(tables) - set(commands.commands))
-    if strangers:
-        raise click.UsageError(
-            f"{path} has {', '.join(strangers)} at its top; tables are [{'], ['.join(commands.commands)}]",
-            context,
-        )
-    for name, table in tables.items():
-        _check_table(context, path, commands.commands[name], table)
-    own = tables.get(context.info_name or "", {})
-    context.default_map = {key.replace("-", "_"): value for key, value in own.items()}
-    return path
-
-
-def _check_table(context: click.Context, path: Path, command: click.Command, table: Any) -> None:
-    known = {parameter.name for parameter in command.params} - {"config"}
-    if not isinstance(table, Mapping):
-        raise click.UsageError(f"{path}: {command.name} must be a table, [{command.name}]", context)
-    unknown = sorted(key for key in table if key.replace("-", "_") not in known)
-    if unknown:
-        raise click.UsageError(
-            f"{path}: [{command.name}] has no option {', '.join(unknown)}; "
-            f"it has {', '.join(sorted(str(name).replace('_', '-') for name in known))}",
-            context,
-        )
-
-
-class _ColumnList(click.types.StringParamType):
-    """Column names as one text. In the environment it is not split at spaces, which names may have."""
-
-    envvar_list_splitter = "\n"
-
-
-def _columns(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...] | None:
-    """Column names, repeated or separated by commas (quoted as in CSV), else the setting's default."""
-    if not values:
-        return _DEFAULTS[parameter.name or ""]  # type: ignore[no-any-return]
-    return tuple(name for row in csv.reader(values, skipinitialspace=True) for name in row)
-
-
-def _setting(flag: str, text: str, **attributes: Any) -> Callable[[Command], Command]:
-    """An option whose name and default are those of a field in `batchqa.settings`."""
-    default = _DEFAULTS[flag.lstrip("-").replace("-", "_")]
-    if "callback" not in attributes and "default" not in attributes:
-        attributes["default"] = default
-    return click.option(flag, help=text, **attributes)
-
-
-def _together(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
-    """Several options as one decorator; `--help` shows them in this order."""
-
-    def decorate(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-config_option = click.option(
-    "--config",
-    type=click.Path(dir_okay=False, exists=True, path_type=Path),
-    is_eager=True,
-    expose_value=False,
-    callback=_read_config,
-    help="TOML file with options; this command's are in the table of its name.",
-)
-
-speaking_options = _together(
-    click.option(
-        "--log-format",
-        type=click.Choice(["text", "json"]),
-        default="text",
-        help="What standard error carries: a bar or lines, or a JSON object per line.",
-    ),
-    click.option("--quiet", is_flag=True, help="Say nothing on standard error but errors."),
-)
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-
-model_option = click.option(
-    "--model", default="default", metavar="MODEL", help="A bundle; `default` is the one in the package."
-)
-
-reading_options = _together(
-    _setting("--context", "Column with the contexts; a dotted path reaches into structs.", metavar="COLUMN"),
-    _setting("--question", "Column with the questions.", metavar="COLUMN"),
-    _setting(
-        "--id", "Column that names a row in error messages.", metavar="COLUMN", show_default="id, if present"
-    ),
-    _setting(
-        "--keep",
-        "Input columns to write, all others are left out; repeated, or with commas.",
-        metavar="COLUMNS",
-        multiple=True,
-        type=_ColumnList(),
-        callback=_columns,
-        show_default="all",
-    ),
-    _setting(
-        "--drop",
-        "Input columns to leave out; repeated, or with commas.",
-        metavar="COLUMNS",
-        multiple=True,
-        type=_ColumnList(),
-        callback=_columns,
-        show_default="none",
-    ),
-    _setting(
-        "--schema",
-        "Column types of JSONL input (JSON file: name to type) instead of those of its first 10,000 records.",
-        metavar="FILE",
-    ),
-    _setting("--output-prefix", "Put before the names of the added columns.", metavar="TEXT"),
-    _setting("--max-line-bytes", "Longest line of JSONL, in bytes; longer ones are row errors.", type=int),
-    _setting("--max-context-chars", "Longest context, in characters; longer ones are row errors.", type=int),
-)
-
-answer_options = _together(
-    _setting(
-        "--max-length",
-        "Tokens of a window, question and special tokens included.",
-        type=int,
-        show_default="384, or the model's limit if that is less",
-    ),
-    _setting("--stride", "Tokens that neighbouring windows share.", type=int),
-    _setting("--max-question-length", "Tokens of a question; the rest is cut and counted.", type=int),
-    _setting("--max-answer-length", "Tokens of an answer at most.", type=int),
-    _setting(
-        "--no-answer-threshold",
-        "No answer where null score - best span score is above this (raw logits).",
-        type=float,
-        show_default="the bundle's",
-    ),
-    _setting(
-        "--no-answer",
-        "Whether rows may stay without an answer; auto: if the model was trained to abstain.",
-        type=click.Choice(["auto", "on", "off"]),
-    ),
-    _setting(
-        "--top-k", "Also write each row's N best distinct spans as `candidates`.", type=int, metavar="N"
-    ),
-    _setting("--raw-score", "Write the soft-max score also where the bundle is calibrated.", is_flag=True),
-)
-
-machine_options = _together(
-    _setting("--device", "auto, cpu, cuda, cuda:0,1 or all.", metavar="DEVICE"),
-    _setting("--engine", "What runs the model.", type=click.Choice(["auto", "onnxruntime", "openvino"])),
-    _setting(
-        "--variant",
-        "Precision of the bundle's model: int8, fp16, fp32.",
-        metavar="PRECISION",
-        show_default="the best verified for the device",
-    ),
-    _setting("--threads", "CPU threads of the engine.", type=int, show_default="the CPU quota"),
-    _setting("--batch-tokens", "Tokens of a batch, padding included.", type=int, show_default="measured"),
-    _setting("--allow-cpu-fallback", "Take the CPU where the device asked for cannot be had.", is_flag=True),
-)
-
-error_options = _together(
-    click.option(
-        "--max-errors", default="0", metavar="N|P%", help="Row errors to tolerate: a count, or a share."
-    ),
-    _setting(
-        "--on-error",
-        "Keep a bad row with its code, move it to OUTPUT.rejects.jsonl, or stop.",
-        type=click.Choice(["annotate", "reject", "fail"]),
-    ),
-    _setting("--strict", "Null, empty and too long questions or contexts count as errors too.", is_flag=True),
-)
-
-output_options = _together(
-    _setting(
-        "--compression",
-        "Compression of Parquet output.",
-        type=click.Choice(["zstd", "snappy", "gzip", "lz4", "none"]),
-    ),
-    _setting("--overwrite", "Replace an output that exists.", is_flag=True),
-    _setting("--restart", "Discard the parts of a stopped run instead of going on from them.", is_flag=True),
-    _setting("--part-rows", "Rows of a part, the unit of commit and resume.", type=int),
-    _setting("--limit", "Annotate only the first N rows.", type=int, metavar="N"),
-)
-
-
 # --------------------------------------------------------------------------------------------- commands
 
 
@@ -298,7 +100,7 @@ output_options = _together(
     "-o", "--output", required=True, metavar="OUTPUT", help=".parquet or .jsonl file, folder/, or - (JSONL)."
 )
 @model_option
-@_together(reading_options, answer_options, machine_options, error_options, output_options)
+@together(text_options, reading_options, answer_options, machine_options, error_options, output_options)
 @click.option("--dry-run", is_flag=True, help="Read, count and estimate; write nothing.")
 @click.option(
     "--summary",
@@ -322,26 +124,105 @@ def run_command(
     standard input) and write OUTPUT. The last line on standard output is the summary as JSON.
     """  # noqa: D205  (click makes one paragraph of it)
     with _reporting(log_format, quiet) as reporter, _stoppable() as check_stop:
-        from batchqa.job import Progress, run
-        from batchqa.settings import RunSettings
+        from batchqa import job
 
-        def progress(state: Progress) -> None:
+        def progress(state: job.Progress) -> None:
             check_stop()
             reporter.progress(state)
 
-        result = run(
-            inputs,
-            output,
-            model=model,
-            settings=RunSettings.from_options(options),
-            progress=progress,
-            on_note=reporter.note,
-            summary=summary,
-            dry_run=dry_run,
-            whole_process=True,
-        )
+        common: dict[str, Any] = {
+            "model": model,
+            "settings": RunSettings.from_options(options),
+            "on_note": reporter.note,
+            "whole_process": True,
+        }
+        result: job.Summary | job.Estimate
+        if dry_run:
+            result = job.dry_run(inputs, output, **common)
+        else:
+            result = job.run(inputs, output, progress=progress, summary=summary, **common)
         reporter.close()
         _say_json(result.to_dict(), sys.stderr if output == "-" else sys.stdout)
+
+
+@commands.command("evaluate", short_help="How good the answers are.", epilog=EPILOG)
+@click.argument("predictions", metavar="FILE")
+@click.option("--gold", metavar="FILE", help="Gold answers, joined by id.", show_default="in FILE itself")
+@click.option(
+    "--model", metavar="MODEL", help="Annotate FILE with this bundle (or `default`) first, unless it is."
+)
+@click.option(
+    "--by",
+    multiple=True,
+    metavar="COLUMN",
+    help="Table by group; also context_length, windows, question_word.",
+)
+@click.option(
+    "--language", metavar="CODE|COLUMN", help="MLQA's normalisation for this language, or column of them."
+)
+@click.option(
+    "--rules",
+    type=click.Choice(["auto", "squad1", "squad2"]),
+    default="auto",
+    help="auto: SQuAD 1.1's where every question has an answer.",
+)
+@click.option("--compare", metavar="FILE", help="Other predictions for the same questions.")
+@click.option(
+    "--null-odds", metavar="FILE", help="The official script's {id: number} file, for {id: text} predictions."
+)
+@click.option(
+    "--tune", is_flag=True, help="Write a copy of the model with the best threshold and calibrated scores."
+)
+@click.option("-o", "--output", metavar="NEW_BUNDLE", help="Where --tune writes it.")
+@click.option(
+    "--objective", type=click.Choice(["f1", "exact"]), default="f1", help="What the threshold is best for."
+)
+@click.option("--folds", type=int, default=5, help="Held-out folds on which --tune is judged.")
+@click.option("--report", metavar="FILE", help="Write an HTML report.")
+@click.option("--min-f1", type=float, metavar="PERCENT", help="Exit code 3 where F1 is below.")
+@click.option("--seed", type=int, default=0, help="Of the bootstrap and the folds.")
+@click.option("--resamples", type=int, default=2000, help="Of the bootstrap.")
+@click.option("--confidence", type=float, default=0.95, help="Of the intervals.")
+@click.option("--gold-column", metavar="COLUMN", help="Gold answers.", show_default="answers, or answer")
+@click.option(
+    "--annotated",
+    metavar="FILE",
+    help="Where --model writes the annotated rows.",
+    show_default="made from FILE",
+)
+@setting("--id", "Column that joins FILE and --gold.", metavar="COLUMN", show_default="id, if present")
+@together(prefix_option, json_option, text_options, answer_options, machine_options, max_errors_option)
+@speaking_options
+@config_option
+def evaluate_command(
+    predictions: str,
+    by: tuple[str, ...],
+    tune: bool,
+    output: str | None,
+    min_f1: float | None,
+    as_json: bool,
+    log_format: str,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Score FILE by the field's own rules: exact match, F1, best thresholds, intervals, calibration.
+
+    FILE was written by `run`, or holds predictions as {id: text}, or is annotated first with --model.
+    """
+    if tune != (output is not None):
+        raise click.UsageError("--tune and -o NEW_BUNDLE belong together", click.get_current_context())
+    with _reporting(log_format, quiet), _stoppable():
+        from batchqa.evaluation import evaluate
+
+        # options of a run mean something only where a run is made: those left alone are not handed on
+        of_run = given_by_user({name: options.pop(name) for name in _OF_RUN})
+        result = evaluate(predictions, by=by, tune=output, **options, **of_run)
+        if as_json:
+            _say_json(result.to_dict(), sys.stdout)
+        else:
+            _say(result.table(), sys.stdout)
+        if min_f1 is not None:
+            result.require_f1(min_f1)
 
 
 @commands.command("info", short_help="What a bundle or an output is.", epilog=EPILOG)
@@ -363,7 +244,7 @@ def info_command(path: str, as_json: bool, log_format: str, quiet: bool) -> None
 
 @commands.command("doctor", short_help="What this machine can run.", epilog=EPILOG)
 @model_option
-@_setting("--device", "Device of the smoke test: auto, cpu, cuda, cuda:0.", metavar="DEVICE")
+@setting("--device", "Device of the smoke test: auto, cpu, cuda, cuda:0.", metavar="DEVICE")
 @json_option
 @speaking_options
 @config_option

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -35,12 +35,15 @@ from batchqa.commit import (
 )
 from batchqa.errors import LimitError, SettingsError, StorageError
 from batchqa.machine import process_seconds
+from batchqa.planner import Estimate, estimate
 from batchqa.records import ROW_ERRORS, AnsweredChunk, Rows
 from batchqa.settings import RunSettings
 from batchqa.steps.chunking import chunks
 from batchqa.steps.reading import Source, open_source
 from batchqa.steps.writing import output_batch, output_schema
 from batchqa.version import VERSION
+
+__all__ = ["Estimate", "Progress", "Summary", "dry_run", "run"]
 
 ALGORITHM = 1
 """Part of the fingerprint: goes up with every change that can change an answer."""
@@ -63,8 +66,9 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a job did. `seconds` run from the start to the published output, `startup_seconds` to the first row.
+    """What a job did.
 
+    `seconds` run from the start to the published output, `startup_seconds` to the first row.
     `rows_per_second` is that of this run, without its startup and without `resumed_rows`, which an earlier
     run had committed. `commit_seconds` is the time spent in writing, committing and publishing.
     """
@@ -108,21 +112,25 @@ def run(
 ) -> Summary:
     """Annotate `inputs` (files, folders, globs, "-") and publish `output`; the same as `batchqa run`.
 
-    Options are those of the command line (`top_k=3`, `overwrite=True`); `settings` stands for all of them.
+    Options are those of the command line (`top_k=3`, `overwrite=True`), given here or in `settings`.
     `progress` is called after every few thousand rows, `on_note` with what a user should know. The summary
     is also written to the file `summary`. With `whole_process` its clock begins with the process.
 
     Raises the errors of `batchqa.errors`; each knows the command's exit code.
     """
     clock = _Clock(process_seconds() if whole_process else 0.0)
-    settings = settings or RunSettings.from_options(options)
+    settings = _one_of(settings, options)
     note = on_note or (lambda _: None)
     names = [str(name) for name in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
 
     target = Target.parse(str(output))
     if target.kind == "stdout" and settings.errors.on_error == "reject":
-        raise SettingsError("--on-error reject needs an output file: standard output has no place for the rejects")
-    source = open_source(names, settings.reading, stdin=_standard_input(names), keep_raw=target.format == "jsonl")
+        raise SettingsError(
+            "--on-error reject needs an output file: standard output has no room for the rejects"
+        )
+    source = open_source(
+        names, settings.reading, stdin=_standard_input(names), keep_raw=target.format == "jsonl"
+    )
     check_target(target, _local_paths(names, source), settings.output.overwrite)
     for text in source.notes:
         note(text)
@@ -159,6 +167,47 @@ def run(
     if summary is not None:
         _write_summary(Path(summary), result)
     return result
+
+
+def dry_run(
+    inputs: str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    model: str | Path = "default",
+    settings: RunSettings | None = None,
+    on_note: Callable[[str], None] | None = None,
+    whole_process: bool = False,
+    **options: Any,
+) -> Estimate:
+    """Read and count `inputs` and estimate what `run` would cost; checks what it would, writes nothing."""
+    clock = _Clock(process_seconds() if whole_process else 0.0)
+    settings = _one_of(settings, options)
+    names = [str(name) for name in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
+    target = Target.parse(str(output))
+    source = open_source(names, settings.reading, stdin=_standard_input(names))
+    check_target(target, _local_paths(names, source), settings.output.overwrite)
+    for text in source.notes:
+        (on_note or (lambda _: None))(text)
+    annotator = Annotator(open_model(model), settings=settings)
+    rows = _up_to(source.read(), settings.output.limit)
+    return estimate(annotator, chunks(rows, settings.output.part_rows), clock.seconds())
+
+
+def _one_of(settings: RunSettings | None, options: dict[str, Any]) -> RunSettings:
+    if settings is not None and options:
+        raise TypeError(f"options are given twice, in settings and as {', '.join(sorted(options))}")
+    return settings or RunSettings.from_options(options)
+
+
+def _up_to(rows: Iterable[Rows], end: int | None) -> Iterator[Rows]:
+    """The rows before record `end`, all where it is None."""
+    for piece in rows:
+        left = len(piece) if end is None else end - piece.first_record
+        if left <= 0:
+            return
+        yield piece if left >= len(piece) else piece.slice(0, left)
+        if left <= len(piece) and end is not None:
+            return
 
 
 class _Clock:
@@ -239,12 +288,8 @@ class _Job:
             ends.append(missing.stop_part * self._settings.output.part_rows)
         end = min((end for end in ends if end is not None), default=None)
         if end is not None and end <= missing.first_record:
-            return
-        for rows in self._source.read(missing.cursor, missing.first_record):
-            left = len(rows) if end is None else end - rows.first_record
-            yield rows if left >= len(rows) else rows.slice(0, left)
-            if left <= len(rows):
-                return
+            return iter(())
+        return _up_to(self._source.read(missing.cursor, missing.first_record), end)
 
     def _write_parts(self, answered: Iterator[AnsweredChunk]) -> None:
         writer: PartWriter | StreamPart | None = None
@@ -290,7 +335,9 @@ class _Job:
             if len(self._named) < NAMED_ERRORS:
                 self._named.append(f"{code} at {details[row].as_py()}")
             if self._settings.errors.on_error == "fail":
-                raise LimitError(f"--on-error fail: {self._named[0]}; correct the row, or choose annotate or reject")
+                raise LimitError(
+                    f"--on-error fail: {self._named[0]}; correct the row, or choose annotate or reject"
+                )
         return bad
 
     def _counts_as_error(self, code: str) -> bool:
@@ -347,8 +394,8 @@ class _Job:
         named = "; ".join(self._named) or "they were found by an earlier run"
         more = f"; and {errors - len(self._named)} more" if errors > len(self._named) > 0 else ""
         raise LimitError(
-            f"{errors} of {rows} rows are errors, --max-errors allows {allowed}: {named}{more}. What is done is "
-            "kept: the same command with a higher limit goes on from there"
+            f"{errors} of {rows} rows are errors, --max-errors allows {allowed}: {named}{more}. What is done "
+            "is kept: the same command with a higher limit goes on from there"
         )
 
 
@@ -381,8 +428,10 @@ def _standard_input(names: Sequence[str]) -> BinaryIO | None:
 
 
 def _local_paths(names: Sequence[str], source: Source) -> list[str]:
-    """What an output must not stand among: the arguments and the files they stand for, as far as they are local."""
-    return [name for name in (*names, *(file.path for file in source.files)) if "://" not in name and name != "-"]
+    """What an output must not replace: the arguments and the files they stand for, where they are local."""
+    return [
+        name for name in (*names, *(file.path for file in source.files)) if "://" not in name and name != "-"
+    ]
 
 
 def _earlier(target: Target) -> Resolved | None:
@@ -400,7 +449,7 @@ def _loaded(annotator: Annotator | None) -> Annotator:
 
 
 def _fields(source: Source, bundle: Bundle, resolved: Resolved, settings: RunSettings) -> dict[str, Any]:
-    """What can change the output: the fingerprint is made of it. Device, threads and batch size are not in it."""
+    """What the fingerprint is made of: all that can change the output, so not device, threads, batch size."""
     return {
         "algorithm": ALGORITHM,
         "inputs": [{"uri": file.uri, **file.identity} for file in source.files],

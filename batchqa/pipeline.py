@@ -68,6 +68,33 @@ class Road:
             yield from padded_batches(windower.windows(chunk), self.budget)
 
 
+class _Handover:
+    """A bounded queue between two threads that both look whether the run was stopped."""
+
+    def __init__(self, size: int, stop: threading.Event) -> None:
+        self._queue: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=size)
+        self._stop = stop
+
+    def put(self, kind: str, value: Any) -> bool:
+        """Hand over; False if the run was stopped meanwhile."""
+        while not self._stop.is_set():
+            try:
+                self._queue.put((kind, value), timeout=POLL_SECONDS)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def get(self) -> tuple[str, Any]:
+        """Take over what was put next; ("end", None) if the run was stopped meanwhile."""
+        while not self._stop.is_set():
+            try:
+                return self._queue.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                continue
+        return "end", None
+
+
 def in_background(
     items: Iterable[T], ahead: int, name: str, stop: threading.Event
 ) -> Generator[T, None, None]:
@@ -76,34 +103,22 @@ def in_background(
     An exception of `items` is raised to the consumer in its place. Once `stop` is set (the consumer sets it
     when it is done, for whatever reason) the thread ends at its next item and nothing more is handed over.
     """
-    ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=ahead)
-
-    def hand_over(kind: str, value: Any) -> bool:
-        while not stop.is_set():
-            try:
-                ready.put((kind, value), timeout=POLL_SECONDS)
-            except queue.Full:
-                continue
-            return True
-        return False
+    handover = _Handover(ahead, stop)
 
     def work() -> None:
         try:
             for item in items:
-                if not hand_over("item", item):
+                if not handover.put("item", item):
                     return
-            hand_over("end", None)
+            handover.put("end", None)
         except BaseException as error:  # noqa: BLE001 - the consumer decides what to do about it
-            hand_over("error", error)
+            handover.put("error", error)
 
     thread = threading.Thread(target=work, name=name, daemon=True)
     thread.start()
     try:
-        while not stop.is_set():
-            try:
-                kind, value = ready.get(timeout=POLL_SECONDS)
-            except queue.Empty:
-                continue
+        while True:
+            kind, value = handover.get()
             if kind == "end":
                 break
             if kind == "error":

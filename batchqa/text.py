@@ -17,7 +17,7 @@ def is_blank(text: str) -> bool:
 
 
 def trim(text: str, start: int, end: int) -> tuple[int, int]:
-    """The span [start, end) of `text` without white space at its ends; empty (start == end) if it is blank."""
+    """The span [start, end) of `text` without white space at its ends; start == end if it is blank."""
     piece = text[start:end]
     trimmed = piece.lstrip()
     start += len(piece) - len(trimmed)

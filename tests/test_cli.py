@@ -397,6 +397,51 @@ def test_info_tells_what_a_bundle_and_an_output_are(
     assert main(["info", str(rows_file)]) == 2
 
 
+def test_evaluate_scores_what_run_wrote_and_gates_on_f1(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tmp_path / "gold.jsonl", tmp_path / "out.parquet"
+    rows = [
+        {"id": str(n), "context": f"Ada has {n} cats.", "question": "Who?", "answers": ["Ada"]}
+        for n in range(5)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["run", str(file), "-o", str(out), "--model", str(tiny_bundle)]) == 0
+    capsys.readouterr()
+    command = ["evaluate", str(out), "--resamples", "10"]
+    assert main([*command, "--json", "--min-f1", "0"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["total"], 0 <= figures["f1"] <= 100) == (5, True)
+    assert main([*command, "--min-f1", "100.1"]) == 3
+    printed = capsys.readouterr()
+    assert "| all" in printed.out
+    assert "--min-f1" in printed.err
+
+
+def test_evaluate_annotates_first_with_the_options_of_a_run_that_were_given(
+    rows_file: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import batchqa.evaluation
+
+    received: dict[str, Any] = {}
+
+    def evaluate(predictions: str, **given: Any) -> Any:
+        received.update(given, predictions=predictions)
+        return SimpleNamespace(table=lambda: "", to_dict=dict)
+
+    monkeypatch.setattr(batchqa.evaluation, "evaluate", evaluate)
+    monkeypatch.setenv("BATCHQA_EVALUATE_THREADS", "1")
+    assert main(["evaluate", str(rows_file), "--model", "m", "--stride", "64", "--by", "lang"]) == 0
+    assert (received["stride"], received["threads"], received["by"]) == (64, 1, ("lang",))
+    assert "max_answer_length" not in received
+
+
+def test_tune_and_its_new_bundle_belong_together(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "a.parquet", "--tune"]) == 2
+    assert main(["evaluate", "a.parquet", "-o", "new"]) == 2
+    assert "belong together" in capsys.readouterr().err
+
+
 def test_doctor_ends_with_5_where_the_model_cannot_run(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

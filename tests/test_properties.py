@@ -95,6 +95,15 @@ def _inputs(windows: Windows) -> list[list[int]]:
 # --- decoding --------------------------------------------------------------------------------------------
 
 
+def _once_wrong(context: str, **others: Any) -> Callable[[Any], Any]:
+    """An example that an earlier decoder got wrong."""
+    given: dict[str, Any] = {"seed": 0, "steps": 1, "max_length": 20, "stride": 0, "budget": 1}
+    rules = DecodingRules(max_answer_length=30, threshold=0.0, abstains=False, top_k=0)
+    return example(contexts=[context], rules=rules, **(given | others))
+
+
+@_once_wrong("ﷺ")  # 18 tokens of one character, in windows that share nothing
+@_once_wrong("the old bridge\x1f")  # white space to Python, an unknown word to SentencePiece
 @given(
     contexts=st.lists(texts(8), min_size=1, max_size=3),
     seed=st.integers(0, 2**32 - 1),

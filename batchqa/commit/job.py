@@ -161,8 +161,8 @@ class Commit:
         if earlier.fingerprint != self.fingerprint:
             what = "; ".join(differences(earlier.fields, self._job.fields))
             raise PreconditionError(
-                f"{staging.root}: an unfinished job is here that differs from this one: {what}; repeat that one,"
-                " or discard it with --restart"
+                f"{staging.root}: an unfinished job is here that differs from this one: {what};"
+                " repeat that one, or discard it with --restart"
             )
         self.state = "resumed"
         self._job = earlier

@@ -267,7 +267,7 @@ def remove_output_folder(folder: Path) -> bool:
     """Remove a folder of parts, but only what is batchqa's in it; False if something stays."""
     if not files.is_folder(folder):
         return not files.exists(folder)
-    # The mark that the folder is complete sorts, and goes, first: a half-removed folder does not pass for one.
+    # _SUCCESS sorts, and goes, first: a half-removed folder does not pass for a complete one.
     for path in _visible(folder):
         if _is_output(path.name):
             files.remove(path)
@@ -305,7 +305,7 @@ def _make_own_folder(path: Path, mode: int, *, owned: bool) -> None:
             raise FileNotFoundError(str(path))
         raise PreconditionError(f"{path}: this is a link or a file, which is not followed; move it away")
     owner = path.lstat().st_uid
-    if owned and owner not in (os.geteuid(), _owner_of_new_files(path)):
+    if owned and owner != os.geteuid() and owner != _owner_of_new_files(path):
         raise PreconditionError(f"{path}: it belongs to another user; remove it or choose another output")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +29,7 @@ from batchqa.evaluation.gold import (
     text_predictions,
 )
 from batchqa.evaluation.grouping import labels_of
-from batchqa.evaluation.intervals import Bootstrap
+from batchqa.evaluation.intervals import LEAST_UNITS, Bootstrap
 from batchqa.evaluation.metrics import (
     Comparison,
     Languages,
@@ -44,6 +44,7 @@ from batchqa.evaluation.metrics import (
 from batchqa.evaluation.result import NAMED_IDS, Evaluation, Missing, ModelFacts, names_of_rows
 from batchqa.evaluation.sources import Source, TextById, open_source, read_numbers
 from batchqa.evaluation.tuning import Objective, Tuned, check_target, tune_bundle
+from batchqa.job import Progress, run
 from batchqa.records import Int64
 from batchqa.settings import WindowSettings
 from batchqa.squad import MLQA_LANGUAGES, RowScores, Rules
@@ -92,6 +93,8 @@ def evaluate(
     gold_column: str | None = None,
     output_prefix: str = "qa_",
     annotated: str | Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
     **run_options: Any,
 ) -> Evaluation:
     """Score predictions by the field's own rules.
@@ -102,7 +105,8 @@ def evaluate(
         (`answers` or `answer`): SQuAD's struct, a list of texts, or one text.
     model: "default" or a bundle's folder. Annotates where `predictions` has no answers yet, into `annotated`
         (resumable; default: a name made from the file's and the bundle's in the working folder), with the best
-        span kept; `run_options` are those of `run`. Also what `tune` and `by="windows"` need.
+        span kept; `run_options`, `progress` and `on_note` are those of `run`. Also what `tune` and
+        `by="windows"` need.
     by: columns to group by, or `context_length`, `windows`, `question_word`.
     language: a column that names each row's language, or one language for all: MLQA's normalisation.
     rules: "auto" takes SQuAD 1.1's where every question has an answer, else SQuAD 2.0's.
@@ -127,7 +131,9 @@ def evaluate(
     source = open_source(Path(predictions))
     facts = None
     if bundle is not None:
-        source, facts = _annotated(source, bundle, model, annotated, options, run_options)
+        source, facts = _annotated(
+            source, bundle, annotated, options, run_options, progress=progress, on_note=on_note
+        )
     elif run_options:
         raise SettingsError(
             f"{', '.join(sorted(run_options))}: options of a run need a --model to annotate with"
@@ -136,7 +142,10 @@ def evaluate(
     examples = _examples(source, gold, null_odds, options)
     scored = _score(examples, language, rules)
     unit_name, unit = _articles(examples)
-    bootstrap = Bootstrap(unit_name, _units(unit, len(examples)), resamples, confidence, seed)
+    units = len(examples) if unit is None else int(unit.max()) + 1
+    if units < LEAST_UNITS:
+        unit_name, unit, units = "row", None, len(examples)
+    bootstrap = Bootstrap(unit_name, units, resamples, confidence, seed)
     has_answer = examples.has_answer
     comparison = (
         None if compare is None else _compare(examples, scored, Path(compare), unit, bootstrap, options)
@@ -198,21 +207,19 @@ def _check(
 def _annotated(
     source: Source | TextById,
     bundle: Bundle,
-    model: str | Path | None,
     annotated: str | Path | None,
     options: _Options,
     run_options: Mapping[str, Any],
+    **reporting: Any,
 ) -> tuple[Source | TextById, ModelFacts]:
     """The file itself where it has answers already; else what a run makes of it, which a second call finds done."""
     variant, output = None, None
     if isinstance(source, Source) and options.prefix + "answer" not in source.names:
-        from batchqa.job import run
-
         name = re.sub(r"[^\w.-]+", "-", bundle.manifest.name)
         output = Path(annotated or f"{source.path.stem}.{name}-{bundle.digest[:8]}.parquet")
         keep_best = max(1, int(run_options.get("top_k", 0)))
-        named = {"model": str(model), "output_prefix": options.prefix, "id": options.id, "top_k": keep_best}
-        summary = run(str(source.path), str(output), **{**run_options, **named})
+        named = {"output_prefix": options.prefix, "id": options.id, "top_k": keep_best}
+        summary = run(source.path, output, model=bundle.path, **{**run_options, **named}, **reporting)
         variant = summary.variant
         source = open_source(output)
     elif run_options.keys() - {f.name for f in fields(WindowSettings)}:
@@ -339,10 +346,6 @@ def _articles(examples: Examples, or_contexts: bool = False) -> tuple[str, Int64
             if len(encoded.dictionary) > 1:
                 return name, numbers
     return "row", None
-
-
-def _units(unit: Int64 | None, rows: int) -> int:
-    return rows if unit is None else int(unit.max()) + 1
 
 
 def _compare(

@@ -15,6 +15,9 @@ import numpy as np
 
 from batchqa.records import Float64, Int64
 
+LEAST_UNITS = 10
+"""With fewer articles than this the rows are drawn: a few articles cannot show how much articles differ."""
+
 RESAMPLES_AT_ONCE = 2_000_000
 """Drawn counts that are held at the same time."""
 
@@ -43,10 +46,15 @@ class Bootstrap:
 
 
 def sums_by_unit(values: Float64, unit: Int64 | None) -> Float64:
-    """Sums of the rows' values, (rows, values), for each unit: float64, (units, values). None: each row is one."""
+    """Sums of the rows' values, (rows, values), for each unit: float64, (units, values).
+
+    Each row is its own unit where `unit` is None or has fewer than LEAST_UNITS units.
+    """
     if unit is None:
         return values
     units = int(unit.max(initial=-1)) + 1
+    if units < LEAST_UNITS:
+        return values
     return np.stack([np.bincount(unit, weights=column, minlength=units) for column in values.T], axis=1)
 
 

@@ -155,6 +155,11 @@ class Grouping:
     by: str
     groups: tuple[Group, ...]
 
+    @property
+    def mixed(self) -> bool:
+        """Whether some group has rows with and rows without a gold answer."""
+        return any(group.figures.has_answer and group.figures.no_answer for group in self.groups)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Labels:

@@ -9,6 +9,7 @@ from typing import Any
 from batchqa.errors import LimitError
 from batchqa.evaluation.calibration import Reliability
 from batchqa.evaluation.gold import Examples
+from batchqa.evaluation.intervals import LEAST_UNITS
 from batchqa.evaluation.metrics import (
     Best,
     Comparison,
@@ -137,7 +138,7 @@ class Evaluation:
             f"{self.predictions}: rules of {RULE_NAMES[self.rules]}"
             + (f", language {self.language} (MLQA's normalisation)" if self.language else ""),
             f"intervals: {100 * boot.confidence:g} %, bootstrap over {boot.units:,} {boot.unit}s, "
-            f"{boot.resamples:,} times, seed {boot.seed}",
+            f"{boot.resamples:,} times, seed {boot.seed}" + self._small_groups(),
         ]
         if self.missing.count:
             lines.append(_missing_line(self.missing))
@@ -148,6 +149,12 @@ class Evaluation:
                 f"expected calibration error of qa_score: {self.reliability.error:.4f} (15 equal-mass bins)"
             )
         return [*lines, *self.notes]
+
+    def _small_groups(self) -> str:
+        """What else the intervals of groups are made of."""
+        if not self.groups or self.intervals.bootstrap.unit == "row":
+            return ""
+        return f" (over rows in groups with fewer than {LEAST_UNITS} {self.intervals.bootstrap.unit}s)"
 
     def _figures_table(self) -> str:
         intervals = self.intervals.figures
@@ -231,7 +238,7 @@ def _model_table(model: ModelFacts, figures: Figures) -> str:
 
 
 def _group_table(grouping: Grouping) -> str:
-    mixed = any(group.figures.has_answer and group.figures.no_answer for group in grouping.groups)
+    mixed = grouping.mixed
     head = [grouping.by, "n", "EM", "F1", "interval of F1"]
     rows = []
     for group in grouping.groups:

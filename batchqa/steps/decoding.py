@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,6 @@ from batchqa.records import (
     AnsweredChunk,
     BatchLogits,
     Bool,
-    Chunk,
     EncodedContext,
     Float64,
     Int32,
@@ -155,9 +155,7 @@ class Decoder:
             at = slice(int(batch.context_at[row]), int(batch.context_at[row]) + int(size[row]))
             self._put_aside(pairs, windows, int(batch.index[row]), start[row, at].copy(), end[row, at].copy())
 
-    def _put_aside(
-        self, pairs: _Pairs, windows: Windows, window: int, start: Float64, end: Float64
-    ) -> None:
+    def _put_aside(self, pairs: _Pairs, windows: Windows, window: int, start: Float64, end: Float64) -> None:
         pair = int(windows.pair[window])
         first, count = int(windows.pair_first[pair]), int(windows.pair_count[pair])
         waiting = pairs.waiting.setdefault(pair, [None] * count)
@@ -282,7 +280,7 @@ def best_spans(
 
 
 def _sliding(values: Float64, width: int, combine: np.ufunc, neutral: float) -> Float64:
-    """`combine` over values[:, i : i + width] for every i, in log(width) steps (widths 1, 2, 4 ... combined)."""
+    """`combine` over values[:, i : i + width] for every i, in log(width) steps of widths 1, 2, 4, ..."""
     done = np.full_like(values, neutral)
     reach = 0
     power, block = 1, values
@@ -411,7 +409,7 @@ def _rank(candidate: Candidate) -> tuple[float, int, int]:
 
 
 def _largest(z: Float64, count: int) -> npt.NDArray[np.int64]:
-    """The places of the `count` largest values or a few more, largest first; equal ones in order, none of them cut off."""
+    """The places of the `count` largest values, best first, equal ones in order and none of them cut off."""
     if count >= len(z):
         return np.argsort(-z, kind="stable")
     least = np.partition(z, len(z) - count)[len(z) - count]
@@ -432,7 +430,7 @@ def _spans_of(windows: Windows, pairs: _Pairs, spoken: Bool) -> tuple[Int32, Int
 
 
 def _candidates_of(windows: Windows, pairs: _Pairs, good: Bool, total: Float64) -> pa.Array:
-    rows = []
+    rows: list[list[dict[str, Any]] | None] = []
     for pair in range(len(good)):
         if not good[pair]:
             rows.append(None)

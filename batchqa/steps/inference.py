@@ -22,8 +22,12 @@ CPU_BUDGETS = (512, 768, 1024, 1536, 2048)
 CUDA_BUDGETS = (8192, 16384, 32768, 65536)
 """Token budgets that are tried at the start; on a CPU large batches spend their time mapping memory."""
 
-_OUT_OF_MEMORY = re.compile(r"allocate memory|out of memory|bad_alloc|BFCArena|CUBLAS_STATUS_ALLOC_FAILED", re.I)
-_DEVICE_LOST = re.compile(r"illegal memory access|device-side assert|uncorrectable ECC|CUDA_ERROR_|Xid|cudaError", re.I)
+_OUT_OF_MEMORY = re.compile(
+    r"allocate memory|out of memory|bad_alloc|BFCArena|CUBLAS_STATUS_ALLOC_FAILED", re.IGNORECASE
+)
+_DEVICE_LOST = re.compile(
+    r"illegal memory access|device-side assert|uncorrectable ECC|CUDA_ERROR_|Xid|cudaError", re.IGNORECASE
+)
 
 
 class OutOfMemoryError(Exception):
@@ -100,7 +104,9 @@ class OnnxScorer:
         }
         feed = {name: np.ascontiguousarray(given[name]) for name in self._inputs}
         try:
-            start, end = self._run_bound(feed) if self.device != "cpu" else self._session.run(self._outputs, feed)
+            start, end = (
+                self._run_bound(feed) if self.device != "cpu" else self._session.run(self._outputs, feed)
+            )
         except Exception as error:  # onnxruntime's own errors share no base class
             raise _translated(error, self.device) from error
         return start.astype(np.float32, copy=False), end.astype(np.float32, copy=False)
@@ -172,7 +178,9 @@ def _open_session(model: Path, device: str, threads: int) -> Any:
         session = onnxruntime.InferenceSession(str(model), options, providers=providers)
     except Exception as error:  # onnxruntime's own errors share no base class
         reason = str(error).splitlines()[0][:300]
-        raise ModelError(f"{model} cannot be loaded by onnxruntime: {reason}; export the bundle again") from error
+        raise ModelError(
+            f"{model} cannot be loaded by onnxruntime: {reason}; export the bundle again"
+        ) from error
     if device != "cpu" and session.get_providers()[0] != "CUDAExecutionProvider":
         raise DeviceError(
             f"onnxruntime cannot use {device}: its CUDA provider does not load on this machine; "
@@ -197,8 +205,8 @@ def _check_signature(session: Any, model: Path, inputs: Sequence[str], outputs: 
     if wrong:
         signature = ", ".join(f"{n.name} {n.type} {n.shape}" for n in (*takes.values(), *gives.values()))
         raise ModelError(
-            f"{model} is no extractive QA model that batchqa can run: it takes and gives {signature}; wanted are "
-            f"int64 inputs {list(inputs)} of free shape and outputs {list(outputs)} of shape (windows, tokens)"
+            f"{model} is no extractive QA model that batchqa can run: it takes and gives {signature}; wanted "
+            f"are int64 inputs {list(inputs)} of free shape, outputs {list(outputs)} of shape (windows, tokens)"
         )
     return list(takes)
 

@@ -100,22 +100,25 @@ class _Question:
 class Windower:
     """Makes the windows of one chunk after the other; remembers contexts and pairs within a part."""
 
-    def __init__(self, tokenizer: Tokenizer, layout: Layout, settings: WindowSettings, max_length: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, layout: Layout, settings: WindowSettings, max_length: int
+    ) -> None:
         """`max_length` is the length of a window in tokens, special ones included."""
         self._tokenizer = tokenizer
         self._layout = layout
         self._settings = settings
         self._max_length = max_length
         self._blank_ids = _blank_ids(tokenizer)
-        self._forget()
+        self.forget()
 
     def fresh(self) -> Windower:
         """A windower with the same tokenizer and settings that remembers nothing: one for each stream."""
         other = copy(self)
-        other._forget()
+        other.forget()
         return other
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Begin a part: what was tokenized and windowed before it plays no role in it."""
         self._part = -1
         self._contexts: OrderedDict[str, EncodedContext] = OrderedDict()
         self._pairs: dict[tuple[str | bytes, str | bytes], int] = {}
@@ -124,7 +127,7 @@ class Windower:
     def windows(self, chunk: Chunk) -> Windows:
         """All windows of a chunk. The chunks of a part must come in order."""
         if chunk.part != self._part:
-            self._forget()
+            self.forget()
             self._part = chunk.part
         context_codes, context_texts = _distinct(chunk.rows.context)
         question_codes, question_texts = _distinct(chunk.rows.question)

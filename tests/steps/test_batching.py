@@ -22,7 +22,9 @@ def _windows(lengths: list[int]) -> Windows:
 
 
 @given(st.lists(st.integers(1, 60), max_size=30), st.integers(1, 400))
-def test_every_window_is_in_one_batch_and_only_the_last_one_is_marked(lengths: list[int], budget: int) -> None:
+def test_every_window_is_in_one_batch_and_only_the_last_one_is_marked(
+    lengths: list[int], budget: int
+) -> None:
     windows = _windows(lengths)
     batches = list(padded_batches(windows, budget))
     assert sorted(np.concatenate([b.index for b in batches]).tolist()) == list(range(len(windows)))

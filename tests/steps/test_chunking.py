@@ -24,7 +24,9 @@ def small_chunks() -> Iterator[None]:
         yield
 
 
-def _cut(sizes: list[int], part_rows: int, lengths: list[int] | None = None) -> list[tuple[int, int, int, bool]]:
+def _cut(
+    sizes: list[int], part_rows: int, lengths: list[int] | None = None
+) -> list[tuple[int, int, int, bool]]:
     """(part, first record, rows, last of part) of the chunks of pieces with `sizes` rows."""
     pieces, first = [], 0
     for size in sizes:

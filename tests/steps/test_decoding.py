@@ -33,8 +33,8 @@ def _answers(
 ) -> list[dict[str, Any]]:
     """Decode with chosen logits: `logits[pair]` holds, per window, {context token: start}, {...: end}, null.
 
-    All other tokens have LOW. The null value is the sum of the null token's two logits. One window is a batch, so that a
-    row's windows come in different ones.
+    All other tokens have LOW. The null value is the sum of the null token's two logits. One window is a
+    batch, so that a row's windows come in different ones.
     """
     tokenizer = tiny_tokenizer(family)
     layout = learn_layout(tokenizer, tokenizer.token_to_id(FAMILIES[family].pad_token))
@@ -138,7 +138,7 @@ def test_white_space_that_a_token_carries_is_trimmed_and_spans_that_differ_in_it
     assert "" in (piece.strip() for piece in pieces), "the tokenizer has no blank token here"
     rules = DecodingRules(30, 0.0, abstains=False, top_k=0)
     last = len(pieces) - 1
-    same = {token: 0.0 for token in range(1, last + 1)}
+    same = dict.fromkeys(range(1, last + 1), 0.0)
     (row,) = _answers([(context, "who?")], {0: [(same, {last: 5.0}, 0.0)]}, rules, family="roberta")
     assert (row["answer"], row["start"], row["end"]) == ("b", 3, 4)
     assert row["score"] == pytest.approx(1.0, abs=1e-3)
@@ -160,7 +160,9 @@ def test_candidates_are_the_best_spans_of_different_text_also_without_an_answer(
 def test_a_window_that_failed_fails_its_row_and_no_other() -> None:
     window = ({0: 1.0}, {0: 1.0}, 0.0)
     rows = _answers(
-        [("a b", "who?"), ("c d", "who?"), ("a b", "who?")], {0: [window], 1: [window]}, failed={0: "non_finite"}
+        [("a b", "who?"), ("c d", "who?"), ("a b", "who?")],
+        {0: [window], 1: [window]},
+        failed={0: "non_finite"},
     )
     assert [row["error"] for row in rows] == ["non_finite", None, "non_finite"]
     assert [row["score"] is None for row in rows] == [True, False, True]

@@ -25,7 +25,7 @@ LOGITS = ("start_logits", "end_logits")
 
 
 class SmallScorer:
-    """Gives each token's id as its logit, and has room for so many windows, none of them over so many tokens."""
+    """Gives each token's id as its logit; has room for so many windows of at most so many tokens."""
 
     engine = "none"
     device = "cpu"
@@ -124,7 +124,11 @@ def test_a_cuda_device_that_cannot_be_had_is_an_error_and_not_the_cpu(tiny_bundl
     bundle = open_bundle(tiny_bundle)
     with pytest.raises(DeviceError, match="--device cpu"):
         OnnxScorer(
-            bundle.model(bundle.manifest.variants[0]), bundle.manifest.inputs, bundle.manifest.outputs, "cuda:0", 1
+            bundle.model(bundle.manifest.variants[0]),
+            bundle.manifest.inputs,
+            bundle.manifest.outputs,
+            "cuda:0",
+            1,
         )
 
 

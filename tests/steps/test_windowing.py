@@ -46,7 +46,9 @@ def _windower(
     return Windower(tokenizer or real, layout, WindowSettings(**settings), max_length)  # type: ignore[arg-type]
 
 
-def _windows(windower: Windower, *pairs: tuple[str | None, str | None], part: int = 0, **rows: object) -> Windows:
+def _windows(
+    windower: Windower, *pairs: tuple[str | None, str | None], part: int = 0, **rows: object
+) -> Windows:
     return windower.windows(Chunk(rows_of(pairs, **rows), part, last_of_part=False))  # type: ignore[arg-type]
 
 

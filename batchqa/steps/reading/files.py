@@ -54,11 +54,13 @@ class Tape(io.RawIOBase):
     """A stream that can be read once, of which what planning reads is kept to be read again.
 
     It can be rewound until `keep_no_more`, and once after that; then the kept bytes go as they are read.
+    A stream that is `owned` is closed at its end.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, *, owned: bool) -> None:
         super().__init__()
         self._stream = stream
+        self._owned = owned
         self._kept = bytearray()
         self._at = 0
         self._keeping = True
@@ -85,12 +87,14 @@ class Tape(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Fill `buffer` from what is kept, else from the stream; 0 at the end."""
         data = bytes(self._kept[self._at : self._at + len(buffer)])
-        if not data:
+        if not data and not self._stream.closed:
             data = self._stream.read(len(buffer)) or b""
             if self._keeping:
                 self._kept += data
             else:
                 self._kept.clear()
+                if not data and self._owned:
+                    self._stream.close()
         self._at += len(data)
         buffer[: len(data)] = data
         return len(data)
@@ -295,12 +299,12 @@ def _local_place(path: str) -> Place:
     if stat.S_ISREG(mode):
         return Place(path, uri, _LOCAL, real)
     if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
-        return Place(path, uri, _LOCAL, real, Tape(Path(real).open("rb")))
+        return Place(path, uri, _LOCAL, real, Tape(Path(real).open("rb"), owned=True))
     raise InputError(f"{path} is neither a file nor a pipe")
 
 
 def _standard_input(stdin: BinaryIO) -> Place:
-    return Place("standard input", "-", _LOCAL, "-", Tape(stdin))
+    return Place("standard input", "-", _LOCAL, "-", Tape(stdin, owned=False))
 
 
 def _hidden(name: str) -> bool:

@@ -224,7 +224,9 @@ class JsonlReader:
         def cursor_after(count: int) -> Cursor:
             return Cursor(begin.file, begin.row + count, *parsed.after(count))
 
-        return judged(columns, context, question, faults, parsed.locate, self._settings, first_record, cursor_after)
+        return judged(
+            columns, context, question, faults, parsed.locate, self._settings, first_record, cursor_after
+        )
 
     def _texts(self, option: str, path: Path, parsed: Parsed, fitted: dict[str, Fitted]) -> pa.Array:
         """The texts at a path, null with a fault where there is no string; null itself is judged later."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -24,7 +25,7 @@ _DIGITS = bytes(ord("0") if chr(c) in "0123456789" else ord(" ") for c in range(
 _LONG_NUMBER = b"0" * 19  # the shortest that a 64-bit integer may not hold
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Block:
     """Consecutive whole lines. `line` and `byte` are those before it, `end` is the byte after it.
 
@@ -38,6 +39,7 @@ class Block:
     end: int
     long_number: bool = False
 
+    @cached_property
     def starts(self) -> list[int]:
         """The byte at which each line begins."""
         return list(accumulate((len(line or b"") + 1 for line in self.lines[:-1]), initial=self.byte))
@@ -47,7 +49,7 @@ class Block:
         if len(self.lines) <= rows:
             yield self
             return
-        starts = [*self.starts(), self.end]
+        starts = [*self.starts, self.end]
         for i in range(0, len(self.lines), rows):
             lines = self.lines[i : i + rows]
             yield Block(self.line + i, starts[i], lines, starts[i + len(lines)], self.long_number)
@@ -103,12 +105,12 @@ class Parsed:
     def locate(self, row: int) -> str:
         """The place of a record for messages: file, line (from 1), byte at which the line begins."""
         line = self.at[row]
-        return f"{self.shown}:{self.block.line + line + 1}, byte {self.block.starts()[line]}"
+        return f"{self.shown}:{self.block.line + line + 1}, byte {self.block.starts[line]}"
 
     def after(self, count: int) -> tuple[int, int]:
         """The lines and bytes of the text before the record that follows the first `count` ones."""
         lines = self.at[count - 1] + 1 if count else 0
-        return self.block.line + lines, [*self.block.starts(), self.block.end][lines]
+        return self.block.line + lines, [*self.block.starts, self.block.end][lines]
 
 
 class _LineError(Exception):
@@ -134,7 +136,7 @@ def parse(block: Block, shown: str, longest: int) -> Parsed:
             if block.long_number or type(record) is not dict:
                 record = _exact_object(record, line or b"")
         except (orjson.JSONDecodeError, _LineError):
-            starts = starts or block.starts()
+            starts = starts or block.starts
             if line is not None and starts[number] == 0:
                 line = line.removeprefix(BOM)  # noqa: PLW2901 -- the mark is no part of the line
             if line is not None and not line.strip(b" \t\r"):

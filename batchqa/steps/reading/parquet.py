@@ -93,27 +93,38 @@ class ParquetReader:
     ) -> Iterator[pa.RecordBatch]:
         """The batches of a row group as pyarrow decodes them; what fails is a StorageError."""
         try:
-            yield from file.iter_batches(
-                batch_size=self._batch_rows(raw, file.metadata, group),
-                row_groups=[group],
-                columns=self._plan.needed,
-                use_threads=False,  # the cores belong to the inference
-            )
+            # One row first: where a chunk's metadata is damaged this is an error, while asking the metadata
+            # itself, as _batch_rows does, would abort the process (pyarrow 26).
+            next(self._iterate(file, group, 1), None)
+            yield from self._iterate(file, group, self._batch_rows(raw, file, group))
         except (OSError, pa.ArrowException) as error:
             raise StorageError(
                 f"{place.shown}, row group {group}: the data is damaged or cannot be read: {reason(error)}"
             ) from error
 
-    def _batch_rows(self, raw: pa.NativeFile, metadata: pq.FileMetaData, group: int) -> int:
+    def _iterate(self, file: pq.ParquetFile, group: int, batch_rows: int) -> Iterator[pa.RecordBatch]:
+        batches: Iterator[pa.RecordBatch] = file.iter_batches(
+            batch_size=batch_rows,
+            row_groups=[group],
+            columns=self._plan.needed,
+            use_threads=False,  # the cores belong to the inference
+        )
+        return batches
+
+    def _batch_rows(self, raw: pa.NativeFile, file: pq.ParquetFile, group: int) -> int:
         """Rows to decode at once: about BATCH_BYTES by the average, at most _BOMB_BYTES by the worst case.
 
         The worst case is that every cell is the largest that a dictionary can hold: 475 bytes of Parquet
         can stand for 2 GB of text, and the metadata does not say so.
         """
-        chunks = [metadata.row_group(group).column(i) for i in range(metadata.num_columns)]
-        roots = {name.split(".")[0] for name in self._plan.needed}
-        chunks = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] in roots]
-        rows = max(metadata.row_group(group).num_rows, 1)
+        metadata = file.metadata.row_group(group)
+        wanted = self._plan.needed
+        chunks = [
+            metadata.column(leaf)
+            for leaf in range(metadata.num_columns)
+            if any(f"{file.schema.column(leaf).path}.".startswith(f"{name}.") for name in wanted)
+        ]
+        rows = max(metadata.num_rows, 1)
         average: int = sum(chunk.total_uncompressed_size for chunk in chunks) // rows
         worst = sum(_largest_repeated_cell(raw, chunk) for chunk in chunks)
         return int(max(1, min(MAX_ROWS, BATCH_BYTES // max(average, 1), _BOMB_BYTES // max(worst, 1))))

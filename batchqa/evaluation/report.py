@@ -1,0 +1,86 @@
+"""One HTML page about an evaluation: no scripts, no network, everything escaped (extra `report`)."""
+
+from __future__ import annotations
+
+import os
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from batchqa.errors import SettingsError, StorageError
+from batchqa.evaluation.result import RULE_NAMES, Evaluation
+from batchqa.evaluation.rows import shown_rows
+from batchqa.version import VERSION
+
+_TEMPLATE = "report.html"
+_NEEDED = ("jinja2", "matplotlib")
+
+
+def check_report(path: Path) -> None:
+    """Find out before the work whether the report can be written. Raises SettingsError."""
+    lacking = [name for name in _NEEDED if find_spec(name) is None]
+    if lacking:
+        raise SettingsError(f"--report needs {' and '.join(lacking)}: pip install 'batchqa[report]'")
+    if not path.parent.is_dir():
+        raise SettingsError(f"--report {path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise SettingsError(f"--report {path} is a folder; name a file")
+
+
+def write_report(evaluation: Evaluation, path: Path, prefix: str = "qa_") -> None:
+    """Write the page; an old one is replaced once the new one is complete. Raises StorageError."""
+    page = render(evaluation, prefix)
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        tmp.write_text(page, encoding="utf-8")
+        tmp.replace(path)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        tmp.unlink(missing_ok=True)
+
+
+def render(evaluation: Evaluation, prefix: str = "qa_") -> str:
+    """The page as text. `prefix` is that of the answers' columns."""
+    from jinja2 import Environment, StrictUndefined
+
+    # autoescape: a context with tags in it stays text
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = resources.files("batchqa.evaluation").joinpath(_TEMPLATE).read_text(encoding="utf-8")
+    return environment.from_string(template).render(
+        e=evaluation,
+        rules=RULE_NAMES[evaluation.rules],
+        plots=_plots(evaluation),
+        rows=shown_rows(evaluation, prefix),
+        version=VERSION,
+    )
+
+
+def _plots(evaluation: Evaluation) -> list[Any]:
+    """The plots there are data for, marked as HTML (they hold no text of rows)."""
+    from markupsafe import Markup
+
+    from batchqa.evaluation.plots import coverage_plot, reliability_plot, score_plot
+
+    tuned = evaluation.tuned
+    predictions = evaluation.examples.predictions
+    right = evaluation.scores.exact > 0
+    scored = ~np.isnan(predictions.score) & ~evaluation.examples.missing
+    answered, refused = scored & ~predictions.silent, scored & predictions.silent
+    said = ~predictions.silent & ~evaluation.examples.missing
+    as_decided = (100 * float(said.mean()), 100 * float(right[said].mean())) if said.any() else None
+    reliabilities = [("qa_score as it is", evaluation.reliability)]
+    if tuned:
+        reliabilities.append(("tuned, held-out rows", tuned.reliability_after))
+    drawn = (
+        coverage_plot(evaluation.coverage, as_decided if evaluation.coverage.answers else None),
+        reliability_plot(reliabilities),
+        score_plot("Scores of answers", predictions.score[answered], right[answered]),
+        score_plot("Scores of “no answer”", predictions.score[refused], right[refused]),
+    )
+    return [Markup(plot) for plot in drawn if plot]  # noqa: S704 - made by matplotlib from numbers and our labels

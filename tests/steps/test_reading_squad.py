@@ -1,0 +1,194 @@
+"""SQuAD documents as columns."""
+
+from __future__ import annotations
+
+import copy
+import gzip
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pytest
+
+from batchqa.errors import InputError
+from batchqa.settings import ReadingSettings
+from batchqa.steps.reading import Source, open_source
+
+DOCUMENT: dict[str, Any] = {
+    "version": "v2.0",
+    "data": [
+        {
+            "title": "Bread",
+            "paragraphs": [
+                {
+                    "context": "Bread is made of flour 🍞.",
+                    "qas": [
+                        {
+                            "id": "1",
+                            "question": "What is bread made of?",
+                            "answers": [
+                                {"text": "flour", "answer_start": 17},
+                                {"text": "of flour", "answer_start": 14},
+                            ],
+                            "is_impossible": False,
+                        },
+                        {
+                            "id": "2",
+                            "question": "Who ate it?",
+                            "answers": [],
+                            "plausible_answers": [{"text": "Bread", "answer_start": 0}],
+                            "is_impossible": True,
+                        },
+                    ],
+                },
+                {"context": "No question.", "qas": []},
+            ],
+        },
+        {
+            "paragraphs": [
+                {
+                    "context": "Second.",
+                    "qas": [
+                        {"id": "3", "question": "Which?", "answers": [{"text": "Second", "answer_start": 0}]}
+                    ],
+                }
+            ]
+        },
+    ],
+}
+
+
+def opened(path: Path, document: Any, *, pretty: bool = False) -> Source:
+    path.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2 if pretty else None))
+    return open_source([str(path)], ReadingSettings())
+
+
+@pytest.mark.parametrize("pretty", [False, True])
+def test_a_squad_document_becomes_its_columns_also_pretty_printed(tmp_path: Path, pretty: bool) -> None:
+    source = opened(tmp_path / "x.json", DOCUMENT, pretty=pretty)
+    [rows] = source.read()
+    assert (source.files[0].format, source.rows, source.files[0].rows) == ("squad", 3, 3)
+    assert source.schema == rows.columns.schema
+    answers = pa.struct({"text": pa.list_(pa.string()), "answer_start": pa.list_(pa.int32())})
+    assert source.schema == pa.schema(
+        {
+            "id": pa.string(),
+            "title": pa.string(),
+            "context": pa.string(),
+            "question": pa.string(),
+            "answers": answers,
+            "is_impossible": pa.bool_(),
+        }
+    )
+    assert rows.columns.to_pydict() == {
+        "id": ["1", "2", "3"],
+        "title": ["Bread", "Bread", None],
+        "context": ["Bread is made of flour 🍞.", "Bread is made of flour 🍞.", "Second."],
+        "question": ["What is bread made of?", "Who ate it?", "Which?"],
+        "answers": [
+            {"text": ["flour", "of flour"], "answer_start": [17, 14]},
+            {"text": [], "answer_start": []},
+            {"text": ["Second"], "answer_start": [0]},
+        ],
+        "is_impossible": [False, True, False],
+    }
+    assert rows.context.to_pylist() == rows.columns.column("context").to_pylist()
+    assert not rows.faults
+
+
+def test_a_compressed_document_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    (tmp_path / "x.json.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + orjson.dumps(DOCUMENT)))
+    assert open_source([str(tmp_path)], ReadingSettings()).rows == 3
+
+
+def test_a_document_larger_than_the_first_look_is_recognised(tmp_path: Path) -> None:
+    document = copy.deepcopy(DOCUMENT)
+    document["data"][0]["paragraphs"][0]["context"] = "long " * 500_000
+    assert opened(tmp_path / "x.json", document).rows == 3
+
+
+def test_jsonl_records_that_have_a_key_data_are_not_squad(tmp_path: Path) -> None:
+    record = orjson.dumps({"context": "c", "question": "q", "data": [1]})
+    (tmp_path / "x.jsonl").write_bytes(record + b"\n")
+    assert open_source([str(tmp_path)], ReadingSettings()).files[0].format == "jsonl"
+
+
+def test_batches_are_bounded_and_resume_at_any_question(tmp_path: Path) -> None:
+    document = copy.deepcopy(DOCUMENT)
+    paragraph = document["data"][0]["paragraphs"][0]
+    paragraph["context"] = "x" * 100_000
+    paragraph["qas"] = [{"id": str(i), "question": "q", "answers": []} for i in range(1_000)]
+    source = opened(tmp_path / "x.json", document)
+    batches = list(source.read())
+    assert all(rows.columns.nbytes < 10 * 2**20 for rows in batches)
+    names = [name for rows in batches for name in rows.columns.column("id").to_pylist()]
+    assert names == [*map(str, range(1_000)), "3"]
+    done = len(batches[0])
+    rest = [
+        n
+        for rows in source.read(batches[0].cursor_after(done), done)
+        for n in rows.columns.column("id").to_pylist()
+    ]
+    assert rest == names[done:]
+
+
+def test_whether_a_question_without_answers_is_impossible_stays_unknown_where_it_is_not_said(
+    tmp_path: Path,
+) -> None:
+    document = copy.deepcopy(DOCUMENT)
+    del document["data"][0]["paragraphs"][0]["qas"][1]["is_impossible"]
+    [rows] = opened(tmp_path / "x.json", document).read()
+    assert rows.columns.column("is_impossible").to_pylist() == [False, None, False]
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "said"),
+    [
+        (["data", 0, "paragraphs", 0, "context"], None, "data[0].paragraphs[0].context is not a string"),
+        (["data", 0, "paragraphs", 1, "qas"], {}, "data[0].paragraphs[1].qas is not an array"),
+        (["data", 1, "paragraphs"], 1, "data[1].paragraphs is not an array"),
+        (["data", 1], [], "data[1] is not an object"),
+        (["data", 0, "title"], 1, "data[0].title is not a string"),
+        (["data", 0, "paragraphs", 0, "qas", 1, "id"], 2, "data[0].paragraphs[0].qas[1].id is not a string"),
+        (
+            ["data", 0, "paragraphs", 0, "qas", 0, "is_impossible"],
+            0,
+            "qas[0].is_impossible is not true or false",
+        ),
+        (
+            ["data", 0, "paragraphs", 0, "qas", 0, "answers", 1, "answer_start"],
+            1.5,
+            "data[0].paragraphs[0].qas[0].answers[1].answer_start is not an integer",
+        ),
+        (["data", 0, "paragraphs", 0, "qas", 0, "answers", 1, "answer_start"], 2**31, "is no 32-bit integer"),
+        (["data", 0, "paragraphs", 0, "qas", 0, "answers", 0], "flour", "answers[0] is not an object"),
+    ],
+)
+def test_a_malformed_document_is_refused_with_the_path_inside_it(
+    tmp_path: Path, where: list[Any], value: Any, said: str
+) -> None:
+    document = copy.deepcopy(DOCUMENT)
+    parent = document
+    for step in where[:-1]:
+        parent = parent[step]
+    parent[where[-1]] = value
+    with pytest.raises(InputError) as caught:
+        opened(tmp_path / "x.json", document)
+    assert said in str(caught.value)
+    assert "x.json" in str(caught.value)
+    assert "flour" not in str(caught.value)
+
+
+def test_a_missing_key_is_refused_with_the_path_inside_the_document(tmp_path: Path) -> None:
+    document = copy.deepcopy(DOCUMENT)
+    del document["data"][1]["paragraphs"][0]["qas"][0]["question"]
+    with pytest.raises(InputError, match=r"data\[1\]\.paragraphs\[0\]\.qas\[0\]\.question is missing"):
+        opened(tmp_path / "x.json", document)
+
+
+def test_a_cut_document_is_refused_with_the_place_of_the_cut(tmp_path: Path) -> None:
+    whole = orjson.dumps(DOCUMENT, option=orjson.OPT_INDENT_2)
+    (tmp_path / "x.json").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"x\.json is no valid JSON document: .*, line \d+"):
+        open_source([str(tmp_path)], ReadingSettings())

@@ -1,0 +1,291 @@
+"""The promise under kills and failing storage: strace injects a fault at the Nth call, the same job runs again.
+
+The short form takes some N of every kind of call, the long one (`-m faults`) every N. A protocol that is
+broken on purpose is part of the suite: it must be caught.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from batchqa.commit import Target, find_output
+from batchqa.errors import BatchqaError
+from tests import commit_job
+
+SCRIPT = Path(commit_job.__file__)
+ROOT = SCRIPT.parent.parent
+OUTPUTS = ["out.parquet", "out.jsonl", "out/", "out.jsonl/"]
+CALLS = ["openat", "write", "fsync", "rename", "unlink", "mkdir", "rmdir"]
+SHORT_KILLS = 4  # per kind of output, spread over all calls; each takes a second
+
+
+def _can_trace() -> str | None:
+    """Why strace cannot be used here, or None."""
+    if not shutil.which("strace"):
+        return "strace is not installed"
+    probe = subprocess.run(["strace", "-qq", "-o", os.devnull, "true"], capture_output=True)
+    return None if probe.returncode == 0 else "strace may not trace here"
+
+
+REASON = _can_trace()
+pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
+
+
+def job(output: str, *options: str, inject: str | None = None, log: Path) -> subprocess.CompletedProcess[bytes]:
+    """Run the job as a program under strace, with a fault injected."""
+    strace = ["strace", "-f", "-qq", "-o", str(log), "-e", "trace=" + ",".join(CALLS)]
+    if inject:
+        strace += ["-e", "inject=" + inject]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [*strace, sys.executable, str(SCRIPT), output, *options]
+    return subprocess.run(command, capture_output=True, env=environment, timeout=120)
+
+
+def places(output: str, log: Path, *options: str) -> dict[str, range]:
+    """For each call the numbers N at which it works on the output, found by an undisturbed run."""
+    assert job(output, *options, log=log).returncode == 0
+    base = output.rstrip("/")
+    main = None
+    before = dict.fromkeys(CALLS, 0)
+    count = dict.fromkeys(CALLS, 0)
+    begun = False
+    for line in log.read_text(errors="replace").splitlines():
+        match = re.match(r"(\d+) +(\w+)\(", line)
+        if not match:
+            continue
+        main = main or match[1]
+        if match[1] != main:
+            continue
+        if not begun and base in line:
+            begun = True
+            before = dict(count)
+        count[match[2]] += 1
+    return {call: range(before[call] + 1, count[call] + 1) for call in CALLS}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def is_whole_or_absent(output: str) -> bool:
+    """What a reader may see after a kill: nothing, an unfinished folder without _SUCCESS, or everything."""
+    target = Target.parse(output)
+    found = find_output(target)
+    return found is None or (found.record is not None and found.trouble is None)
+
+
+def spread(numbers: list[tuple[str, int]], most: int) -> list[tuple[str, int]]:
+    """At most so many of them, evenly spread."""
+    step = max(1, len(numbers) // most)
+    return numbers[step // 2 :: step][:most]
+
+
+class Sweep:
+    """Runs the job with a fault at some place and then again, and compares."""
+
+    def __init__(self, folder: Path, output: str) -> None:
+        self.folder = folder
+        self.name = output
+        (folder / "undisturbed").mkdir()
+        commit_job.run(self.path("undisturbed"))
+        self.expected = contents(folder / "undisturbed")
+        (folder / "counted").mkdir()
+        self.places = places(self.path("counted"), folder / "log")
+        self.fired = 0
+
+    def path(self, where: str) -> str:
+        """The output's path in a folder of its own; a trailing slash is kept."""
+        return f"{self.folder / where}/{self.name}"
+
+    def all_places(self, calls: list[str]) -> list[tuple[str, int]]:
+        """Every (call, N)."""
+        return [(call, number) for call in calls for number in self.places[call]]
+
+    def kill(self, call: str, number: int, *options: str) -> str | None:
+        """Kill at the Nth call, run again; returns what is wrong then, or None."""
+        where = f"kill-{call}-{number}{'-'.join(options)}"
+        (self.folder / where).mkdir()
+        output = self.path(where)
+        killed = job(output, *options, inject=f"{call}:signal=KILL:when={number}", log=self.folder / "log")
+        if killed.returncode == 0:
+            return "the kill did not happen"
+        self.fired += 1
+        if not is_whole_or_absent(output):
+            return "a partial output is to be seen"
+        return self._again(where)
+
+    def fail(self, call: str, number: int, error: str) -> str | None:
+        """Let the Nth call fail with an error, run again; returns what is wrong then, or None."""
+        where = f"fail-{call}-{number}-{error}"
+        (self.folder / where).mkdir()
+        output = self.path(where)
+        failed = job(output, inject=f"{call}:error={error}:when={number}", log=self.folder / "log")
+        self.fired += "INJECTED" in (self.folder / "log").read_text(errors="replace")
+        if failed.returncode not in (0, 74) or b"Traceback" in failed.stderr:
+            return f"exit {failed.returncode}: {failed.stderr.decode()}"
+        if failed.returncode == 0 and not find_output(Target.parse(output)):
+            return "exit 0 without an output"
+        if not is_whole_or_absent(output):
+            return "a partial output is to be seen"
+        return self._again(where)
+
+    def _again(self, where: str) -> str | None:
+        try:
+            commit_job.run(self.path(where))
+        except BatchqaError as error:
+            return f"the same command ends with {error.exit_code}: {error}"
+        found = contents(self.folder / where)
+        if found != self.expected:
+            return f"the files differ: {sorted(found)} instead of {sorted(self.expected)}"
+        shutil.rmtree(self.folder / where)
+        return None
+
+
+@pytest.fixture(params=OUTPUTS)
+def sweep(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sweep]:
+    sweep = Sweep(tmp_path, request.param)
+    yield sweep
+    print(f"{request.param}: {sweep.fired} injections fired")  # noqa: T201
+
+
+def test_a_kill_at_any_call_leaves_nothing_partial_and_the_same_command_finishes_the_job(sweep: Sweep) -> None:
+    chosen = spread(sweep.all_places(CALLS), SHORT_KILLS)
+    assert {place: bad for place in chosen if (bad := sweep.kill(*place))} == {}
+    assert sweep.fired == len(chosen) == SHORT_KILLS
+
+
+def test_a_full_or_failing_disk_ends_with_74_and_the_same_command_finishes_the_job(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "out.parquet")
+    chosen = [(*place, "ENOSPC") for place in spread(sweep.all_places(["write"]), 2)]
+    chosen += [(*place, "EIO") for place in spread(sweep.all_places(["fsync"]), 2)]
+    chosen += [(*place, "EIO") for place in spread(sweep.all_places(["rename"]), 1)]
+    assert {place: bad for place in chosen if (bad := sweep.fail(*place))} == {}
+    assert sweep.fired == len(chosen)
+
+
+def test_the_sweep_catches_a_protocol_without_rename(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "out.parquet")
+    (tmp_path / "broken").mkdir()
+    last_write = places(sweep.path("broken"), tmp_path / "log", "--broken")["write"][-1]
+    assert sweep.kill("write", last_write - 3, "--broken") == "a partial output is to be seen"
+
+
+def test_a_failed_fsync_is_never_tried_again(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    (tmp_path / "counted").mkdir()
+    number = places(str(tmp_path / "counted" / "out.parquet"), log)["fsync"][8]
+    failed = job(str(tmp_path / "out.parquet"), inject=f"fsync:error=EIO:when={number}", log=log)
+    assert failed.returncode == 74
+    after = log.read_text(errors="replace").partition("(INJECTED)")[2]
+    assert "fsync(" not in after
+    assert "rename(" not in after
+
+
+def test_a_file_is_durable_before_it_is_renamed_and_its_folder_after(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert job(str(tmp_path / "out.parquet"), log=log).returncode == 0
+    calls = re.findall(r"^\d+ +(fsync|rename|write)\(", log.read_text(errors="replace"), re.MULTILINE)
+    renames = [index for index, call in enumerate(calls) if call == "rename"]
+    assert len(renames) == 1 + 8 + 4 + 1 + 1  # job.json, parts, their rejects, all rejects, the output
+    for index in renames:
+        assert calls[index - 1] == "fsync"
+        assert calls[index + 1] == "fsync"
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3600)
+def test_a_kill_at_every_call_leaves_nothing_partial_and_the_same_command_finishes_the_job(sweep: Sweep) -> None:
+    every = sweep.all_places(CALLS)
+    assert {place: bad for place in every if (bad := sweep.kill(*place))} == {}
+    assert sweep.fired == len(every) > 100
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3600)
+def test_an_error_of_the_storage_at_every_call_ends_with_74_and_the_same_command_finishes(sweep: Sweep) -> None:
+    chosen = [(*place, "ENOSPC") for place in sweep.all_places(["write", "openat", "mkdir"])]
+    chosen += [(*place, "EIO") for place in sweep.all_places(["write", "fsync", "rename", "unlink", "rmdir"])]
+    assert {place: bad for place in chosen if (bad := sweep.fail(*place))} == {}
+    assert sweep.fired == len(chosen) > 100
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1200)
+def test_the_full_sweep_finds_many_places_at_which_a_protocol_without_rename_breaks(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "out.parquet")
+    (tmp_path / "broken").mkdir()
+    writes = places(sweep.path("broken"), tmp_path / "log", "--broken")["write"]
+    bad = [number for number in writes[-40:] if sweep.kill("write", number, "--broken")]
+    assert len(bad) > 20
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1200)
+def test_of_two_runs_at_once_one_finishes_and_the_other_ends_with_75(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    seen = []
+    for round_ in range(20):
+        output = tmp_path / str(round_) / "out.parquet"
+        command = [sys.executable, str(SCRIPT), str(output), "--slow"]
+        runs = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) for _ in range(2)]
+        for run in runs:
+            run.communicate(timeout=60)
+        seen.append(sorted(run.returncode for run in runs))
+        assert pq.read_table(output)["number"].to_pylist() == commit_job.kept(commit_job.RECORDS)
+    # A run that began only after the other had ended finds the output done.
+    assert all(codes in ([0, 75], [0, 0]) for codes in seen)
+    assert seen.count([0, 75]) >= 10
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_a_job_that_is_killed_again_and_again_at_random_times_is_finished_in_the_end(
+    tmp_path: Path, output: str
+) -> None:
+    commit_job.run(f"{tmp_path / 'undisturbed'}/{output}")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, str(SCRIPT), f"{tmp_path / 'killed'}/{output}", "--slow"]
+    kills = 0
+    while True:
+        run = subprocess.Popen(command, env=environment)
+        try:
+            code = run.wait(timeout=0.35 + 0.037 * (kills % 11))
+        except subprocess.TimeoutExpired:
+            run.send_signal(signal.SIGKILL)
+            run.wait()
+            kills += 1
+            time.sleep(0.01)
+            continue
+        assert code == 0
+        break
+    assert kills > 0
+    assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
+
+
+@pytest.mark.faults
+def test_a_limit_on_file_sizes_ends_with_74_and_a_higher_one_goes_on(tmp_path: Path) -> None:
+    output = tmp_path / "out.parquet"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = f"ulimit -f 40; exec {sys.executable} {SCRIPT} {output}"
+    run = subprocess.run(["bash", "-c", command], env=environment, capture_output=True)
+    assert run.returncode == 74
+    assert b"ulimit -f" in run.stderr
+    assert b"Traceback" not in run.stderr
+    assert len(list(Path(f"{output}.batchqa").glob("part-*.parquet"))) == 8
+    commit_job.run(output)
+    table = pq.read_table(output)
+    assert table.equals(pa.Table.from_batches([commit_job.rows_of(commit_job.kept(commit_job.RECORDS))]))
