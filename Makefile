@@ -49,7 +49,7 @@ test-faults: $(DEVELOPER)  ## kills, broken storage, damaged files
 	$(BIN)/python -m pytest -m faults --timeout 3600
 
 bench: $(DEVELOPER)  ## rows per second beside the peers, as ratios
-	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/compare.py
 
 docs: $(DEVELOPER)  ## write docs/cli.md anew from the commands' --help
 	$(BIN)/python docs/make_cli.py

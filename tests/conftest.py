@@ -102,6 +102,34 @@ def minilm(models_dir: Path) -> Path:
     return checkpoint
 
 
+@pytest.fixture(scope="session")
+def fp32_bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """`fp32_bundles(checkpoint)`: its fp32 bundle at threshold 0, exported once per session.
+
+    Skips the test where the extra `export` is missing.
+    """
+    made: dict[Path, Path] = {}
+
+    def get(checkpoint: Path) -> Path:
+        for module in ("torch", "transformers", "optimum.onnxruntime"):
+            pytest.importorskip(module, reason=f"needs the extra `export` ({module})")
+        if checkpoint not in made:
+            from batchqa.prepare.export import export
+
+            out = tmp_path_factory.mktemp("fp32") / "bundle"
+            export(checkpoint, out, precisions=("fp32",), abstains="yes", threshold=0.0)
+            made[checkpoint] = out
+        return made[checkpoint]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def fp32_bundle(fp32_bundles: Callable[[Path], Path], minilm: Path) -> Path:
+    """The fp32 bundle of the real checkpoint."""
+    return fp32_bundles(minilm)
+
+
 def squad_questions(file: Path) -> Iterator[dict[str, Any]]:
     """The questions of a SQuAD-format file: id, context, question, answers (list of texts)."""
     for article in json.loads(file.read_text(encoding="utf-8"))["data"]:

@@ -43,7 +43,9 @@ REASON = _can_trace()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 
 
-def job(output: str, *options: str, inject: str | None = None, log: Path) -> subprocess.CompletedProcess[bytes]:
+def job(
+    output: str, *options: str, inject: str | None = None, log: Path
+) -> subprocess.CompletedProcess[bytes]:
     """Run the job as a program under strace, with a fault injected."""
     strace = ["strace", "-f", "-qq", "-o", str(log), "-e", "trace=" + ",".join(CALLS)]
     if inject:
@@ -161,7 +163,9 @@ def sweep(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sweep]:
     print(f"{request.param}: {sweep.fired} injections fired")  # noqa: T201
 
 
-def test_a_kill_at_any_call_leaves_nothing_partial_and_the_same_command_finishes_the_job(sweep: Sweep) -> None:
+def test_a_kill_at_any_call_leaves_nothing_partial_and_the_same_command_finishes_the_job(
+    sweep: Sweep,
+) -> None:
     chosen = spread(sweep.all_places(CALLS), SHORT_KILLS)
     assert {place: bad for place in chosen if (bad := sweep.kill(*place))} == {}
     assert sweep.fired == len(chosen) == SHORT_KILLS
@@ -207,7 +211,9 @@ def test_a_file_is_durable_before_it_is_renamed_and_its_folder_after(tmp_path: P
 
 @pytest.mark.faults
 @pytest.mark.timeout(3600)
-def test_a_kill_at_every_call_leaves_nothing_partial_and_the_same_command_finishes_the_job(sweep: Sweep) -> None:
+def test_a_kill_at_every_call_leaves_nothing_partial_and_the_same_command_finishes_the_job(
+    sweep: Sweep,
+) -> None:
     every = sweep.all_places(CALLS)
     assert {place: bad for place in every if (bad := sweep.kill(*place))} == {}
     assert sweep.fired == len(every) > 100
@@ -215,7 +221,9 @@ def test_a_kill_at_every_call_leaves_nothing_partial_and_the_same_command_finish
 
 @pytest.mark.faults
 @pytest.mark.timeout(3600)
-def test_an_error_of_the_storage_at_every_call_ends_with_74_and_the_same_command_finishes(sweep: Sweep) -> None:
+def test_an_error_of_the_storage_at_every_call_ends_with_74_and_the_same_command_finishes(
+    sweep: Sweep,
+) -> None:
     chosen = [(*place, "ENOSPC") for place in sweep.all_places(["write", "openat", "mkdir"])]
     chosen += [(*place, "EIO") for place in sweep.all_places(["write", "fsync", "rename", "unlink", "rmdir"])]
     assert {place: bad for place in chosen if (bad := sweep.fail(*place))} == {}

@@ -22,7 +22,13 @@ from batchqa.steps.batching import padded_batches
 from batchqa.steps.decoding import Decoder, DecodingRules
 from batchqa.steps.windowing import Windower, learn_layout
 from tests.models import FAMILIES, SENTENCES, tiny_tokenizer
-from tests.reference import ReferenceAnswer, ReferenceWindow, decode_reference, windows_of_tokenizers
+from tests.reference import (
+    ReferenceAnswer,
+    ReferenceWindow,
+    decode_reference,
+    plain_answers,
+    windows_of_tokenizers,
+)
 from tests.steps.rows import rows_of
 from tests.strategies import texts
 
@@ -263,6 +269,33 @@ def test_an_answer_is_the_text_at_its_offsets_without_white_space(
             else:
                 assert row["qa_error"] in ("empty_context", "empty_question")
                 assert row["qa_score"] is row["qa_no_answer"] is row["qa_null_odds"] is None
+
+
+@given(rows=st.lists(st.tuples(texts(), texts(4)), min_size=1, max_size=4), budget=st.sampled_from([40, 400]))
+def test_the_road_ends_where_the_plain_way_ends(
+    annotators: Callable[..., Annotator],
+    bundles: Callable[..., Path],
+    family: str,
+    rows: list[tuple[str, str]],
+    budget: int,
+) -> None:
+    answered = annotators(family, batch_tokens=budget).annotate(table_of(rows)).to_pylist()
+    judged = [row for row in answered if row["qa_error"] is None]
+
+    texts_judged = [(row["context"], row["question"]) for row in judged]
+    expected = plain_answers(bundles(family), texts_judged, max_length=40, stride=8, max_question_length=12)
+
+    for ours, theirs in zip(judged, expected, strict=True):
+        if theirs.margin < 1e-4:
+            continue
+        assert (ours["qa_answer"], ours["qa_start"], ours["qa_end"], ours["qa_no_answer"]) == (
+            theirs.answer,
+            theirs.start,
+            theirs.end,
+            theirs.no_answer,
+        )
+        assert ours["qa_score"] == pytest.approx(theirs.score, abs=1e-4)
+        assert ours["qa_null_odds"] == pytest.approx(theirs.null_odds, abs=1e-4)
 
 
 PAIRS = st.tuples(

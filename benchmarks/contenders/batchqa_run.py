@@ -1,0 +1,28 @@
+"""`batchqa run`, the whole road from file to file; `--model` is a bundle, `--batch` the budget in tokens."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from contender import arguments, report
+
+options = arguments()
+with tempfile.TemporaryDirectory() as folder:
+    command = [
+        sys.executable,
+        "-m",
+        "batchqa",
+        "run",
+        str(options.rows),
+        "-o",
+        str(Path(folder, "out.parquet")),
+    ]
+    command += ["--model", str(options.model), "--batch-tokens", str(options.batch)]
+    command += ["--threads", str(options.threads), "--device", "cpu", "--quiet"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+summary = json.loads(done.stdout.splitlines()[-1])
+report(summary["rows"], summary["seconds"] - summary["startup_seconds"], summary["startup_seconds"])
