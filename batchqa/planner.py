@@ -89,7 +89,7 @@ def estimate(annotator: Annotator, chunks: Iterable[Chunk], startup_seconds: flo
         windows=round(sample.windows * per_row),
         tokens=tokens,
         startup_seconds=round(startup_seconds, 3),
-        seconds=round(startup_seconds + seconds, 1),
+        seconds=round(startup_seconds + seconds, 3),
         rows_per_second=round(rows / seconds, 1) if seconds else 0.0,
         memory_bytes=_peak_memory_bytes(),
         model=annotator.bundle.manifest.name,

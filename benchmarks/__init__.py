@@ -1,0 +1,1 @@
+"""Speed beside the peers; see README.md in this folder. Not part of the installed package."""

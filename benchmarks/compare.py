@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import datetime
+import datetime as dt
 import json
 import os
 import platform
@@ -186,7 +186,7 @@ def _spread(values: list[float], digits: int) -> str:
 def _write(options: argparse.Namespace, contenders: list[Contender], runs: list[Run], table: str) -> None:
     """The raw figures with everything that is needed to judge them."""
     options.results.mkdir(parents=True, exist_ok=True)
-    today = datetime.date.today().isoformat()
+    today = dt.datetime.now(dt.UTC).date().isoformat()
     record: dict[str, Any] = {
         "date": today,
         "commit": _commit(),

@@ -19,7 +19,7 @@ _COMMON = {
     "deadline": None,
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 }
-settings.register_profile("repeatable", derandomize=True, max_examples=60, database=None, **_COMMON)
+settings.register_profile("repeatable", derandomize=True, max_examples=25, database=None, **_COMMON)
 settings.register_profile("search", max_examples=2000, print_blob=True, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 

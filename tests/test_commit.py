@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -29,11 +30,14 @@ from batchqa.commit import (
     earlier_job,
     find_output,
     fingerprint,
+    jsonlines,
+    merging,
     open_output,
+    parts,
     space_shortage,
+    thrift,
 )
 from batchqa.commit import files as commit_files
-from batchqa.commit import jsonlines, merging, parts, thrift
 from batchqa.commit.lock import Lock
 from batchqa.errors import InputError, PreconditionError, SettingsError, StorageError, TryAgainError
 from batchqa.records import Cursor
@@ -174,13 +178,13 @@ def test_output_files_have_the_usual_mode_and_the_staging_is_private(output: str
 # --- resume
 
 
-def test_an_interrupted_job_gives_the_same_bytes_as_an_undisturbed_one(tmp_path: Path) -> None:
-    for name in OUTPUTS:
-        run(f"{tmp_path}/once/{name}")
-        for part in (0, 2, 5, 7):
-            assert run(f"{tmp_path}/thrice/{name}", stop_at=part).state in ("fresh", "resumed")
-        assert run(f"{tmp_path}/thrice/{name}").state == "resumed"
-    assert contents(tmp_path / "once") == contents(tmp_path / "thrice")
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_an_interrupted_job_gives_the_same_bytes_as_an_undisturbed_one(tmp_path: Path, name: str) -> None:
+    run(f"{tmp_path}/once/{name}")
+    for part in (0, 2, 5, 7):
+        run(f"{tmp_path}/often/{name}", stop_at=part)
+    assert run(f"{tmp_path}/often/{name}").state == "resumed"
+    assert contents(tmp_path / "once") == contents(tmp_path / "often")
 
 
 @pytest.mark.parametrize("missing", [[0], [3], [7], [0, 1, 4, 7], [2, 3, 4]])
@@ -229,7 +233,7 @@ def test_what_a_job_resolved_can_be_known_before_its_fingerprint(output: str) ->
 def test_a_job_that_stopped_before_its_first_part_goes_on(output: str) -> None:
     with open_commit(output) as commit:
         assert commit.state == "fresh"
-    assert run(output).state == "done"
+    assert run(output).state == "fresh"
     assert numbers_in(output) == kept(RECORDS)
 
 
@@ -389,14 +393,19 @@ def test_unfinished_files_never_look_like_parquet(tmp_path: Path) -> None:
 # --- one part
 
 
+def fail_in_the_middle(commit: Commit) -> None:
+    with commit.part(0) as part:
+        part.write(rows_of([0, 1]))
+        part.reject(b"{}")
+        raise RuntimeError("in the middle")
+
+
 def test_an_exception_while_writing_leaves_no_part_and_no_file(tmp_path: Path) -> None:
     output = str(tmp_path / "out.parquet")
     with open_commit(output) as commit:
         commit.begin({})
-        with pytest.raises(RuntimeError, match="in the middle"), commit.part(0) as part:
-            part.write(rows_of([0, 1]))
-            part.reject(b"{}")
-            raise RuntimeError("in the middle")
+        with pytest.raises(RuntimeError, match="in the middle"):
+            fail_in_the_middle(commit)
         assert commit.committed == ()
     names = {path.name for path in staging(output).rglob("*") if path.is_file()}
     assert names == {"job.json", "lock"}
@@ -411,10 +420,9 @@ def test_an_exception_while_writing_never_leaves_a_footer_in_the_file(
     output = str(tmp_path / "out.parquet")
     with open_commit(output) as commit:
         commit.begin({})
-        with pytest.raises(RuntimeError), commit.part(0) as part:
-            part.write(rows_of([0, 1]))
-            raise RuntimeError
-    (tmp,) = staging(output).rglob("*.tmp")
+        with pytest.raises(RuntimeError, match="in the middle"):
+            fail_in_the_middle(commit)
+    (tmp,) = staging(output).rglob("part-00000.parquet.tmp")
     with pytest.raises(pa.ArrowInvalid):
         pq.read_metadata(tmp)
 
@@ -462,7 +470,7 @@ def test_a_batch_with_other_columns_is_a_mistake_of_the_caller(tmp_path: Path) -
 def test_a_part_is_written_in_row_groups_of_bounded_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "ROW_GROUP_BYTES", 10_000)
+    monkeypatch.setattr(parts, "ROW_GROUP_BYTES", 1_000)
     run(tmp_path / "out.parquet", records=40, part_rows=20)
     metadata = pq.read_metadata(tmp_path / "out.parquet")
     assert metadata.num_row_groups > 2
@@ -587,7 +595,7 @@ def test_an_unfinished_job_with_other_options_is_refused_and_restart_discards_it
     with pytest.raises(PreconditionError, match=r'model: "abc" -> "other".*--restart'):
         run(output, fields={**FIELDS, "model": "other"})
     assert (staging(output) / "part-00003.parquet").exists()
-    assert run(output, fields={**FIELDS, "model": "other"}, restart=True).state == "done"
+    assert run(output, fields={**FIELDS, "model": "other"}, restart=True).state == "fresh"
     assert numbers_in(output) == kept(RECORDS)
 
 
@@ -771,7 +779,9 @@ def test_the_text_of_an_output_says_what_it_is(text: str, kind: str, form: str) 
     assert kind == "stdout" or target.path == Path.cwd() / text
 
 
-@pytest.mark.parametrize("text", ["", "x.csv", "x.json", "x.batchqa", "/", "a\0b", "x.jsonl.gz"])
+@pytest.mark.parametrize(
+    "text", ["", "x.csv", "x.json", "x.batchqa", "/", "a\0b", "x.jsonl.gz", "s3://b/x.parquet"]
+)
 def test_a_text_that_is_no_output_is_refused(text: str) -> None:
     with pytest.raises(SettingsError):
         Target.parse(text)
@@ -1026,7 +1036,7 @@ def test_rows_as_json_lines_read_back_as_they_were(values: list[Any]) -> None:
         (pa.array([b"\xff\x00"]), '"/wA="'),
         (pa.array([0], pa.timestamp("us")), '"1970-01-01T00:00:00"'),
         (pa.array([1], pa.timestamp("ns")), '"1970-01-01 00:00:00.000000001"'),
-        (pa.array([10**15], pa.timestamp("s")), '"31690708-11-30 01:46:40"'),
+        (pa.array([568971820800], pa.timestamp("s")), '"20000-01-01 00:00:00"'),
         (pa.array([12345], pa.time64("us")), '"00:00:00.012345"'),
         (pa.array([7], pa.duration("ms")), "7"),
         (pa.array(["a"]).dictionary_encode(), '"a"'),
@@ -1102,7 +1112,7 @@ def merge_part(path: Path) -> merging.MergePart:
     "options", [{}, {"compression": "none"}, {"write_page_index": True}, {"use_dictionary": False}]
 )
 def test_merged_files_read_as_if_written_at_once(tmp_path: Path, options: dict[str, Any]) -> None:
-    tables = [table_of(0, 3000), table_of(3000, 1), table_of(3001, 0), table_of(3001, 777)]
+    tables = [table_of(0, 3000), table_of(3000, 1), table_of(3001, 1).slice(0, 0), table_of(3001, 777)]
     found = []
     for index, table in enumerate(tables):
         path = tmp_path / f"{index}.parquet"
@@ -1113,13 +1123,13 @@ def test_merged_files_read_as_if_written_at_once(tmp_path: Path, options: dict[s
         assert merging.merge(found, tables[0].schema, {"key": "value"}, out) == 3778
     expected = pa.concat_tables(tables)
     opened = pq.ParquetFile(merged, page_checksum_verification=True)
-    assert opened.metadata.num_row_groups == 30 + 1 + 8
+    assert opened.metadata.num_row_groups == 30 + 1 + 1 + 8
     assert opened.metadata.metadata[b"key"] == b"value"
     assert opened.schema_arrow == tables[0].schema
     assert opened.read().combine_chunks().equals(expected.combine_chunks())
-    assert opened.read_row_group(35)["a"].to_pylist() == expected["a"].to_pylist()[3401:3501]
+    assert opened.read_row_group(35)["a"].to_pylist() == expected["a"].to_pylist()[3301:3401]
     assert pl.scan_parquet(merged).filter(pl.col("a") > 3700).select("text").collect().height == 77
-    assert pq.read_table(merged, filters=[("a", "==", 3500)])["view"].to_pylist() == ["3500"]
+    assert pq.read_table(merged, columns=["a"], filters=[("a", "==", 3500)]).num_rows == 1
 
 
 def test_a_footer_survives_decoding_and_encoding(tmp_path: Path) -> None:
@@ -1131,10 +1141,8 @@ def test_a_footer_survives_decoding_and_encoding(tmp_path: Path) -> None:
 
 @given(st.binary(max_size=200))
 def test_damaged_footers_are_value_errors(data: bytes) -> None:
-    try:
+    with contextlib.suppress(ValueError):
         thrift.decode(data)
-    except ValueError:
-        pass
 
 
 def test_dictionaries_that_differ_between_batches_are_written(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -33,6 +33,9 @@ from tests.steps.rows import rows_of
 from tests.strategies import texts
 
 QUESTION = "Who repaired the bridge?"
+
+thoroughly = settings(max_examples=5 * settings.default.max_examples)
+"""For steps by themselves: their examples cost next to nothing."""
 
 
 def text_only_tokenizer(family: str) -> Tokenizer:
@@ -63,6 +66,7 @@ def is_blank(text: str) -> bool:
 # --- windows ---------------------------------------------------------------------------------------------
 
 
+@thoroughly
 @given(context=texts(), question=texts(3), max_length=st.integers(18, 40), stride=st.integers(0, 5))
 def test_windows_of_any_text_show_every_token_as_the_tokenizer_would(
     family: str, context: str, question: str, max_length: int, stride: int
@@ -108,6 +112,7 @@ def _once_wrong(context: str, **others: Any) -> Callable[[Any], Any]:
     return example(contexts=[context], rules=rules, **(given | others))
 
 
+@thoroughly
 @_once_wrong("ﷺ")  # 18 tokens of one character, in windows that share nothing
 @_once_wrong("the old bridge\x1f")  # white space to Python, an unknown word to SentencePiece
 @given(

@@ -148,7 +148,9 @@ def test_many_texts_are_normalised_as_each_of_them(many: list[str], language: st
 
 
 @given(texts, languages)
-def test_normalising_leaves_no_outer_or_double_spaces_and_no_ascii_punctuation(text: str, language: str | None) -> None:
+def test_normalising_leaves_no_outer_or_double_spaces_and_no_ascii_punctuation(
+    text: str, language: str | None
+) -> None:
     normal = squad.normalise(text, language)
     assert normal == " ".join(normal.split())
     assert not set(normal) & set("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
@@ -238,7 +240,9 @@ def test_the_best_threshold_of_a_case_worked_out_by_hand() -> None:
 
 
 def test_where_answering_never_pays_the_threshold_is_the_scripts_zero() -> None:
-    found = squad.best_threshold(np.zeros(2), np.zeros(2, dtype=bool), np.ones(2, dtype=bool), np.array([4.0, 5.0]))
+    found = squad.best_threshold(
+        np.zeros(2), np.zeros(2, dtype=bool), np.ones(2, dtype=bool), np.array([4.0, 5.0])
+    )
     assert (found.total, found.threshold) == (2.0, 0.0)
 
 

@@ -43,7 +43,11 @@ class PartRange:
 
 
 class Commit:
-    """The output of one job. Open it with `open`, use it as a context: it holds the lock."""
+    """The output of one job. Open it with `open`, use it as a context: it holds the lock.
+
+    `state` is what was found at the opening: nothing ("fresh"), an unfinished run of the same job
+    ("resumed"), or its finished output ("done": there is nothing to do). `notes` are sentences for the user.
+    """
 
     def __init__(
         self,
@@ -64,6 +68,7 @@ class Commit:
         self._compression = compression
         self._staging: Staging | None = None
         self._begun = False
+        self._published = False
         self._parts: dict[int, PartRecord] = {}
 
     @classmethod
@@ -99,6 +104,7 @@ class Commit:
 
     def _open(self, restart: bool) -> None:
         if self._is_done():
+            self.state = "done"
             self._finish_interrupted_cleanup()
             return
         self._staging = staging = self._lock_staging()
@@ -106,6 +112,7 @@ class Commit:
             self.notes.append(staging.lock.note)
         if self._is_done():
             # Another run published between the first look and the lock.
+            self.state = "done"
             self._remove_staging()
             return
         staging.check_strangers()
@@ -123,7 +130,7 @@ class Commit:
         if found is None:
             return False
         if found.record and not found.trouble and found.record.fingerprint == self.fingerprint:
-            self.state = "done"
+            self._published = True
             self._job = found.record
             return True
         if not self._overwrite:
@@ -239,7 +246,7 @@ class Commit:
                     staging.remove_part(error.path)
                     raise StorageError(f"{error}; it is removed, the same command makes it again") from error
                 self._job = record
-                self.state = "done"
+                self._published = True
         self._remove_staging()
 
     def _write_empty_part(self) -> None:
@@ -254,7 +261,7 @@ class Commit:
 
     def done_record(self) -> Mapping[str, Any]:
         """What a published output says of how it came out: counts, errors, and the totals of `publish`."""
-        if self.state != "done":
+        if not self._published:
             raise ValueError("the output is not published yet")
         return self._job.outcome
 

@@ -24,10 +24,10 @@ from batchqa.commit import files, jsonlines, merging
 from batchqa.commit.facts import FINGERPRINT_KEY, RECORD_KEY, JobRecord, PartRecord, canonical
 from batchqa.commit.staging import (
     CONTROL,
+    JOB,
     SUCCESS,
     Staging,
     part_name,
-    read_job,
     remove_output_folder,
     stranger_in,
 )
@@ -91,7 +91,7 @@ def _find_folder(target: Target) -> Found | None:
         with os.scandir(target.path) as entries:
             names = {entry.name for entry in entries if not entry.name.startswith(".")}
         unfinished = target.format == "parquet" and (
-            not names - {CONTROL} or read_job(target.path) is not None
+            not names - {CONTROL} or files.exists(target.path / CONTROL / JOB)
         )
         return None if unfinished else Found(None)
     if record is None:

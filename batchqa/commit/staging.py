@@ -32,9 +32,10 @@ from batchqa.errors import PreconditionError
 
 CONTROL = "_batchqa"
 SUCCESS = "_SUCCESS"
+JOB = "job.json"
 _PART = re.compile(r"part-(\d{5,})\.(parquet|jsonl)")
 _REJECTS = re.compile(r"rejects-\d{5,}\.jsonl")
-_CONTROL_FILES = {"job.json", "lock"}
+_CONTROL_FILES = {JOB, "lock"}
 _FOLDERS = frozenset({"new", "old"})
 
 
@@ -93,8 +94,8 @@ class Staging:
 
     def write_job(self, job: JobRecord) -> None:
         """Write job.json; from here on the folder belongs to this job."""
-        path = self.control / "job.json"
-        files.write_whole(job.to_json(), self.tmp("job.json"), path, mode=0o600)
+        path = self.control / JOB
+        files.write_whole(job.to_json(), self.tmp(JOB), path, mode=0o600)
 
     def check_strangers(self) -> None:
         """Refuse a folder in which something is not batchqa's; hidden files are let be."""
@@ -184,7 +185,7 @@ class Staging:
         for path in sorted(self.control.iterdir()):
             if _REJECTS.fullmatch(path.name) or path.name.endswith(".tmp"):
                 files.remove(path)
-        files.remove(self.control / "job.json")
+        files.remove(self.control / JOB)
         files.sync_folder(self.control)
 
     def remove(self) -> bool:
@@ -207,7 +208,7 @@ class Staging:
 
 def read_job(root: Path) -> JobRecord | None:
     """The job that a folder belongs to, read without the lock; None without a folder or a job."""
-    path = root / CONTROL / "job.json"
+    path = root / CONTROL / JOB
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):

@@ -54,7 +54,6 @@ class StreamCommit:
         with _guarded(self._stream):
             self._stream.flush()
         self._outcome = {**summed(self._parts), "totals": dict(totals)}
-        self.state = "done"
 
     def done_record(self) -> Mapping[str, Any]:
         """The counts of what was written."""

@@ -38,6 +38,8 @@ class Target:
         """Read the text of `-o`."""
         if text == "-":
             return cls("stdout", "jsonl", Path("-"))
+        if "://" in text:
+            raise SettingsError(f"-o {text.partition('://')[0]}://...: an output must be a local path")
         if not text or "\0" in text:
             raise SettingsError("-o needs the path of a file or folder")
         path = _absolute(text)
@@ -131,7 +133,7 @@ def _check_name(target: Target) -> None:
 def _check_kind(target: Target) -> None:
     try:
         mode = target.path.lstat().st_mode
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     if stat.S_ISLNK(mode):
         raise SettingsError(f"-o {target}: this is a symbolic link; name what it points to instead")

@@ -18,6 +18,7 @@ rows = read_rows(options.rows)
 
 
 def load() -> tuple[Any, list[Any]]:
+    """The scorer, and all rows as batches."""
     settings = RunSettings.from_options(
         {"device": "cpu", "threads": options.threads, "batch_tokens": options.batch}
     )
@@ -36,6 +37,7 @@ def load() -> tuple[Any, list[Any]]:
 
 
 def work(loaded: tuple[Any, list[Any]]) -> int:
+    """Run the engine over the batches."""
     scorer, batches = loaded
     for batch in batches:
         scorer.score(batch.input_ids, batch.attention_mask, batch.token_type_ids)

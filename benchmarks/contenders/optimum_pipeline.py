@@ -14,6 +14,7 @@ rows = read_rows(options.rows)
 
 
 def load() -> Any:
+    """The pipeline."""
     session = SessionOptions()
     session.intra_op_num_threads = options.threads
     model = ORTModelForQuestionAnswering.from_pretrained(

@@ -42,7 +42,10 @@ def as_struct(texts: Sequence[str], context: str) -> dict[str, list[Any]]:
 def table_of(rows: Sequence[Row], *, top_k: int = 1, gold: bool = True, prefix: str = "qa_") -> pa.Table:
     """The rows as `run` writes them."""
     answers = [None if row.silent or row.error else row.span for row in rows]
-    starts = [None if answer is None else row.context.find(answer) for answer, row in zip(answers, rows, strict=True)]
+    starts = [
+        None if answer is None else row.context.find(answer)
+        for answer, row in zip(answers, rows, strict=True)
+    ]
     ends = [None if a is None else s + len(a) for a, s in zip(answers, starts, strict=True)]
     columns = {
         "id": pa.array([row.id or f"q{at}" for at, row in enumerate(rows)]),

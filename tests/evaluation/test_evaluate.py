@@ -294,12 +294,17 @@ def test_coverage_goes_from_the_surest_rows_to_all(tmp_path: Path) -> None:
     assert [(p.coverage, round(p.exact), p.at) for p in found.answers] == [
         (25, 100, -3), (50, 100, -2), (75, 67, -1), (100, 50, 2),
     ]  # fmt: skip
-    assert [(p.coverage, round(p.exact)) for p in found.decisions] == [(25, 100), (50, 100), (75, 67), (100, 75)]
+    assert [(p.coverage, round(p.exact)) for p in found.decisions] == [
+        (25, 100),
+        (50, 100),
+        (75, 67),
+        (100, 75),
+    ]
 
 
 def test_the_table_prints_what_model_cards_print(tmp_path: Path) -> None:
     table = evaluate(write(tmp_path / "a.parquet", [RIGHT, WRONG, RIGHTLY_SILENT]), by=["title"]).table()
-    for needed in ("| EM", "HasAns", "NoAns", "best F1", "66.67", "title"):
+    for needed in (" EM |", "HasAns", "NoAns", "best F1", "66.67", "title"):
         assert needed in table
 
 
@@ -337,7 +342,9 @@ def bad(tmp_path: Path, text: str, name: str = "bad.json") -> Path:
         ('{\n "a": 1\n}', r"neither SQuAD .* nor predictions"),
     ],
 )  # fmt: skip
-def test_a_gold_file_of_a_wrong_shape_is_refused_with_the_place(tmp_path: Path, text: str, message: str) -> None:
+def test_a_gold_file_of_a_wrong_shape_is_refused_with_the_place(
+    tmp_path: Path, text: str, message: str
+) -> None:
     predictions = bad(tmp_path, '{"q0": "Paris"}', "p.json")
     with pytest.raises(InputError, match=message) as caught:
         evaluate(predictions, gold=bad(tmp_path, text))

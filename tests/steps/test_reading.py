@@ -41,7 +41,7 @@ def opened(*inputs: Path | str, **settings: object) -> Source:
     return open_source([str(item) for item in inputs], ReadingSettings(**settings))  # type: ignore[arg-type]
 
 
-# ---------------------------------------------------------------------------------------- which, and in which order
+# --- which, and in which order
 
 
 def test_arguments_are_read_in_the_order_given(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_file_uri_is_a_local_file(tmp_path: Path) -> None:
     assert ids(opened("file://" + str(write(tmp_path / "a.jsonl")))) == ["a"]
 
 
-# ------------------------------------------------------------------------------------------------------ what they are
+# --- what they are
 
 
 def test_the_content_decides_what_a_file_is_and_not_its_name(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_files_of_two_formats_are_refused_naming_one_of_each(tmp_path: Path) -> 
         opened(tmp_path)
 
 
-# -------------------------------------------------------------------------------------------------------- compression
+# --- compression
 
 
 def compressed(kind: str, data: bytes) -> bytes:
@@ -278,11 +278,10 @@ def test_a_truncated_stream_is_a_storage_error_with_its_compressed_offset(tmp_pa
 def test_rows_before_the_truncation_are_handed_on(tmp_path: Path) -> None:
     data = gzip.compress(b"".join(line(os.urandom(50).hex()) for _ in range(40_000)))
     (tmp_path / "x.gz").write_bytes(data[:-10])
-    rows = 0
+    rows: list[int] = []
     with pytest.raises(StorageError):
-        for part in opened(tmp_path / "x.gz").read():
-            rows += len(part)
-    assert rows > 10_000
+        rows.extend(map(len, opened(tmp_path / "x.gz").read()))
+    assert sum(rows) > 10_000
 
 
 def test_a_damaged_stream_is_a_storage_error(tmp_path: Path) -> None:
@@ -293,7 +292,7 @@ def test_a_damaged_stream_is_a_storage_error(tmp_path: Path) -> None:
         ids(opened(tmp_path / "x.gz"))
 
 
-# ------------------------------------------------------------------------------------------- standard input and pipes
+# --- standard input and pipes
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, lambda data: compressed("zstd", data)])
@@ -324,10 +323,28 @@ def test_a_pipe_by_name_is_read_like_standard_input(tmp_path: Path) -> None:
     writer.join()
 
 
+def test_a_pipe_by_its_descriptor_is_read_as_shells_name_it() -> None:
+    """`batchqa run <(zcat a.gz)`: /dev/fd/63, whose real path is no path."""
+    ours, theirs = os.pipe()
+    os.write(theirs, line("a"))
+    os.close(theirs)
+    try:
+        assert ids(opened(f"/dev/fd/{ours}")) == ["a"]
+    finally:
+        os.close(ours)
+
+
+@pytest.mark.parametrize("rows", [10, 40_000])
+def test_a_truncated_stream_on_standard_input_is_a_storage_error_too(rows: int) -> None:
+    data = gzip.compress(b"".join(line(os.urandom(50).hex()) for _ in range(rows)))[:-10]
+    with pytest.raises(StorageError, match=rf"standard input, byte {len(data)} of the gzip file: truncated"):
+        ids(open_source(["-"], DEFAULT, stdin=io.BytesIO(data)))
+
+
 def test_parquet_through_a_pipe_is_refused_with_the_reason() -> None:
     buffer = io.BytesIO()
     pq.write_table(pa.table({"context": ["c"], "question": ["q"]}), buffer)
-    with pytest.raises(InputError, match="standard input is Parquet.*name the file"):
+    with pytest.raises(InputError, match=r"standard input is Parquet.*name the file"):
         open_source(["-"], DEFAULT, stdin=io.BytesIO(buffer.getvalue()))
 
 
@@ -336,7 +353,7 @@ def test_standard_input_named_twice_is_a_mistake() -> None:
         open_source(["-", "-"], DEFAULT, stdin=io.BytesIO(line("a")))
 
 
-# ----------------------------------------------------------------------------------------------------------- identity
+# --- identity
 
 
 def test_the_identity_names_size_time_inode_and_a_hash_of_the_content(tmp_path: Path) -> None:
@@ -366,7 +383,7 @@ def test_the_last_mib_of_a_large_file_is_in_its_hash(tmp_path: Path) -> None:
     [
         (lambda file: file.write_bytes(file.read_bytes() + line("more")), "changed"),
         (lambda file: os.utime(file, ns=(1, 1)), "changed"),
-        (lambda file: os.replace(write(file.with_name("new")), file), "replaced"),
+        (lambda file: write(file.with_name("new")).replace(file), "replaced"),
         (lambda file: file.unlink(), "deleted"),
     ],
 )
@@ -382,7 +399,7 @@ def test_an_input_that_changes_after_planning_is_noticed(tmp_path: Path, change:
         next(source.read())
 
 
-# -------------------------------------------------------------------------------------------------------------- cursor
+# --- cursor
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"])

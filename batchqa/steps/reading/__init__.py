@@ -14,7 +14,6 @@
 """
 
 from .columns import ColumnPlan, pieces
-from .columns import ColumnPlan, pieces
 from .files import InputFile
 from .plan import Source, open_source
 

@@ -81,6 +81,10 @@ class Tape(io.RawIOBase):
         """It is."""
         return True
 
+    def tell(self) -> int:
+        """The bytes read since the start."""
+        return self._at
+
     def close(self) -> None:
         """Stay open: whoever closes one reading of the tape has not finished with the stream."""
 
@@ -293,13 +297,14 @@ def _local_place(path: str) -> Place:
         path.encode()
     except UnicodeEncodeError:
         raise InputError(f"{path!r}: the file's name is not UTF-8; rename it") from None
-    real = os.path.realpath(path)
-    mode = Path(real).stat().st_mode
-    uri = Path(real).as_uri()
+    mode = Path(path).stat().st_mode
     if stat.S_ISREG(mode):
-        return Place(path, uri, _LOCAL, real)
-    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
-        return Place(path, uri, _LOCAL, real, Tape(Path(real).open("rb"), owned=True))
+        real = os.path.realpath(path)
+        return Place(path, Path(real).as_uri(), _LOCAL, real)
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):  # no realpath: that of /dev/fd/63 is no path
+        return Place(
+            path, Path(path).absolute().as_uri(), _LOCAL, path, Tape(Path(path).open("rb"), owned=True)
+        )
     raise InputError(f"{path} is neither a file nor a pipe")
 
 

@@ -18,6 +18,7 @@ from .lines import Parsed, blocks, is_utf8, kind_of, parse
 from .recognise import BOM
 from .shapes import (
     JSON,
+    MAX_KEYS,
     STRING,
     Fitted,
     Guess,
@@ -48,6 +49,13 @@ class _Sample:
     objects: int = 0
     records: list[int] = field(default_factory=list)  # by file
     complete: bool = False
+
+    @property
+    def overflowed(self) -> bool:
+        """Whether there may have been more keys than were counted."""
+        return len(self.guesses) == MAX_COLUMNS or any(
+            len(guess.fields) > MAX_KEYS for guess in self.guesses.values()
+        )
 
     def see(self, parsed: Parsed) -> None:
         """Take account of a block's records, up to the sample's size."""
@@ -164,7 +172,7 @@ class JsonlReader:
         names = list(shapes)
         nothing_known = settings.schema is None and not sample.objects
         kept = names if nothing_known else passed_through(names, settings, where)
-        all_known = sample.complete and len(sample.guesses) < MAX_COLUMNS
+        all_known = sample.complete and not sample.overflowed
         extra = None if all_known or settings.keep is not None else settings.output_prefix + EXTRA
         refuse_clash(kept, settings, where, extra=extra is not None)
         return _Columns(shapes, context, question, kept, frozenset(names) | {*settings.drop}, extra)
@@ -212,7 +220,12 @@ class JsonlReader:
         roots = [plan.context[0], plan.question[0]]
         wanted = dict.fromkeys(roots if self._raw else [*plan.kept, *roots])
         fitted = {
-            name: build([record.get(name) for record in parsed.records], plan.shapes[name]) for name in wanted
+            name: build(
+                [record.get(name) for record in parsed.records],
+                plan.shapes[name],
+                keep_unknown=plan.extra is not None,
+            )
+            for name in wanted
         }
         context = self._texts("context", plan.context, parsed, fitted)
         question = self._texts("question", plan.question, parsed, fitted)
@@ -322,7 +335,8 @@ def _shape_at(shapes: dict[str, Shape], path: Path) -> Shape:
 def _original(parsed: Parsed, row: int) -> bytes | None:
     """The bytes of a record's line without its line end, None where they are not UTF-8 or were not held."""
     line = parsed.block.lines[parsed.at[row]]
-    if line is None or (row in parsed.faults and not is_utf8(line)):
+    fault = parsed.faults.get(row)
+    if line is None or (fault and (fault.code == "line_too_long" or not is_utf8(line))):
         return None
     if parsed.block.byte == 0 and parsed.at[row] == 0:
         line = line.removeprefix(BOM)

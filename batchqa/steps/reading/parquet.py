@@ -29,7 +29,7 @@ class ParquetReader:
         for place in places:
             with _opened(place) as (_, file):
                 schema = file.schema_arrow
-                self.rows.append(file.metadata.num_rows)
+                self.rows.append(_rows_of(file.metadata, place.shown))
             if first is None:
                 first = schema
                 self._plan = ColumnPlan.of(schema, settings, place.shown)
@@ -96,7 +96,14 @@ class ParquetReader:
             # One row first: where a chunk's metadata is damaged this is an error, while asking the metadata
             # itself, as _batch_rows does, would abort the process (pyarrow 26).
             next(self._iterate(file, group, 1), None)
-            yield from self._iterate(file, group, self._batch_rows(raw, file, group))
+            missing = file.metadata.row_group(group).num_rows
+            for batch in self._iterate(file, group, self._batch_rows(raw, file, group)):
+                missing -= batch.num_rows
+                yield batch
+            if missing:
+                raise StorageError(
+                    f"{place.shown}, row group {group}: it does not hold as many rows as its footer says"
+                )
         except (OSError, pa.ArrowException) as error:
             raise StorageError(
                 f"{place.shown}, row group {group}: the data is damaged or cannot be read: {reason(error)}"
@@ -130,6 +137,14 @@ class ParquetReader:
         return int(max(1, min(MAX_ROWS, BATCH_BYTES // max(average, 1), _BOMB_BYTES // max(worst, 1))))
 
 
+def _rows_of(metadata: pq.FileMetaData, shown: str) -> int:
+    """The number of rows, on which the file and its row groups must agree."""
+    rows = int(metadata.num_rows)
+    if rows != sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)):
+        raise InputError(f"{shown} is no sound Parquet file: its row groups do not add up to its rows")
+    return rows
+
+
 def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
@@ -144,7 +159,8 @@ def _opened(place: Place) -> Iterator[tuple[pa.NativeFile, pq.ParquetFile]]:
             file = pq.ParquetFile(
                 raw, memory_map=False, pre_buffer=False, buffer_size=MIB, page_checksum_verification=True
             )
-        except (OSError, pa.ArrowException) as error:
+            file.schema_arrow.to_string()  # decodes the names of all columns
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             if _ends_encrypted(raw):
                 raise _encrypted(place) from error
             raise InputError(

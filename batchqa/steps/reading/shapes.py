@@ -311,8 +311,11 @@ class Fitted:
     unknown: Mapping[int, dict[str, Any]]
 
 
-def build(values: list[Any], shape: Shape) -> Fitted:
-    """A column of the shape's type from JSON values."""
+def build(values: list[Any], shape: Shape, *, keep_unknown: bool) -> Fitted:
+    """A column of the shape's type from JSON values.
+
+    Without `keep_unknown`, keys of structs that the type does not have are misfits: they would be lost.
+    """
     types = set(map(type, values))
     if types == {type(None)} or types <= _FITTING.get(shape.kind, frozenset()):
         try:
@@ -325,7 +328,7 @@ def build(values: list[Any], shape: Shape) -> Fitted:
     for row, value in enumerate(values):
         left: dict[str, Any] = {}
         try:
-            fitted.append(fit(value, shape, left))
+            fitted.append(fit(value, shape, left if keep_unknown else None))
         except MisfitError as error:
             fitted.append(None)
             misfits[row] = str(error)

@@ -1,0 +1,96 @@
+"""The spine: errors of any thread reach the caller, and a caller that leaves stops the threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from batchqa.annotator import Annotator
+from batchqa.errors import ModelError, StorageError
+from batchqa.pipeline import in_background
+from batchqa.records import Chunk
+from batchqa.steps.chunking import chunks
+from tests.steps.rows import rows_of
+
+PAIRS = [(f"The bridge number {i} is old.", "What is old?") for i in range(50)]
+
+
+def _names() -> set[str]:
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith("batchqa-")}
+
+
+def _endless() -> Iterator[Chunk]:
+    for number in range(10**9):
+        yield Chunk(rows_of(PAIRS, first_record=50 * number), number, last_of_part=True)
+
+
+@pytest.fixture
+def annotator(tiny_bundle: Path) -> Annotator:
+    return Annotator(tiny_bundle, device="cpu", threads=1, batch_tokens=512)
+
+
+def test_items_come_in_order_and_the_producer_runs_ahead_of_the_consumer_by_a_bounded_number() -> None:
+    made: list[int] = []
+
+    def produce() -> Iterator[int]:
+        for i in range(100):
+            made.append(i)
+            yield i
+
+    items = in_background(produce(), 3, "batchqa-test", threading.Event())
+    assert next(items) == 0
+    time.sleep(0.3)
+    assert 1 < len(made) <= 1 + 3 + 1
+    assert list(items) == list(range(1, 100))
+
+
+def test_an_error_while_reading_reaches_the_caller_after_the_rows_before_it(annotator: Annotator) -> None:
+    def failing() -> Iterator[Chunk]:
+        yield Chunk(rows_of(PAIRS), 0, last_of_part=True)
+        raise StorageError("in.parquet, row group 1: damaged")
+
+    answered = annotator.answer(failing())
+    assert len(next(answered).answers) == 50
+    with pytest.raises(StorageError, match="row group 1"):
+        next(answered)
+
+
+def test_an_error_of_the_model_reaches_the_caller(
+    annotator: Annotator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: np.ndarray) -> None:
+        raise ModelError("the model failed on cpu")
+
+    monkeypatch.setattr(annotator.scorer, "score", fail)
+    with pytest.raises(ModelError, match="failed on cpu"):
+        list(annotator.answer(_endless()))
+
+
+def test_a_caller_that_leaves_stops_the_threads(annotator: Annotator) -> None:
+    before = _names()
+    answered = annotator.answer(_endless())
+    next(answered)
+    assert _names() > before
+    answered.close()  # type: ignore[attr-defined]
+    assert _names() == before
+
+
+def test_a_row_that_vanished_is_a_bug_and_not_a_shorter_file(
+    annotator: Annotator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from batchqa.steps import decoding
+
+    whole = decoding.Decoder._answered_rows
+
+    def short(self: decoding.Decoder, windows: object) -> pa.RecordBatch:
+        return whole(self, windows).slice(1)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(decoding.Decoder, "_answered_rows", short)
+    with pytest.raises(RuntimeError, match="50 rows were read but 49 were answered"):
+        list(annotator.answer(chunks([rows_of(PAIRS)], 100)))
