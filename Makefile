@@ -20,7 +20,7 @@ DEVELOPER := .venv/.installed-all
 .PHONY: help demo setup check format test test-slow test-faults bench docs bundled-model clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(RUNNABLE)  ## annotate sample_data with the model in the package and show the answers
 	$(BIN)/batchqa run sample_data/sample.jsonl -o demo.out.parquet --overwrite
@@ -75,5 +75,5 @@ $(RUNNABLE): pyproject.toml $(CONSTRAINTS) | .venv/bin/python
 # together with the rest, can draw gigabytes of CUDA libraries.
 $(DEVELOPER): pyproject.toml $(CONSTRAINTS) | .venv/bin/python
 	$(PIP) $(TORCH)
-	$(PIP) -c $(CONSTRAINTS) -e '.[export,openvino,dev]'
+	$(PIP) -c $(CONSTRAINTS) -e '.[export,openvino,report,dev]'
 	@touch $(RUNNABLE) $@

@@ -157,7 +157,7 @@ def open_bundle(path: Path) -> Bundle:
         manifest = _manifest_from(orjson.loads(raw))
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(
-            f"{manifest_path} cannot be read{_disguise(raw)}: {type(error).__name__}: {error}; "
+            f"{manifest_path} cannot be read{disguise(raw)}: {type(error).__name__}: {error}; "
             "export the bundle again"
         ) from error
     _verify(path, manifest)
@@ -230,7 +230,7 @@ def _verify(path: Path, manifest: Manifest) -> None:
         actual = _sha256(file)
         if actual != expected:
             with file.open("rb") as stream:
-                hint = _disguise(stream.read(512))
+                hint = disguise(stream.read(512))
             raise ModelError(
                 f"{file} is damaged{hint}: sha256 {actual}, expected {expected}; "
                 "copy or export the bundle again"
@@ -246,7 +246,7 @@ def _inside(file: Path, root: Path) -> bool:
     return snapshots.name == "snapshots" and target.is_relative_to(snapshots.parent / "blobs")
 
 
-def _disguise(head: bytes) -> str:
+def disguise(head: bytes) -> str:
     """What a damaged file often is instead, from its first bytes."""
     if head.startswith(b"version https://git-lfs"):
         return " (a Git LFS pointer, not the file itself: run `git lfs pull`)"

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from types import FrameType
@@ -74,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return mistake.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 128 + signal.SIGINT
+    except SystemExit:  # click's way when the reader of the help has gone away: no error of ours
+        return 0
     return code if isinstance(code, int) else 0
 
 
@@ -320,11 +322,8 @@ def _say_json(value: Mapping[str, Any], stream: TextIO) -> None:
 
 def _say(text: str, stream: TextIO) -> None:
     """Write a line in UTF-8, whatever the locale; a reader that has gone away is no error of ours."""
-    try:
+    with suppress(BrokenPipeError):
         click.echo(text.encode(), file=stream)
-    except OSError:
-        # the interpreter flushes at exit, and would complain of the closed pipe then
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _hold_standard_streams() -> None:

@@ -188,7 +188,7 @@ def _cuda() -> Iterator[Finding]:
 
 
 def _cuda_driver() -> tuple[tuple[int, int], list[str]] | None:
-    """The newest CUDA (major, minor) that the NVIDIA driver serves, and its devices; None without a driver."""
+    """The newest CUDA (major, minor) that the NVIDIA driver serves, and its devices; None without one."""
     try:
         library = ctypes.CDLL("libcuda.so.1")
     except OSError:

@@ -2,11 +2,12 @@
 
 Sources of the rules, all restated here:
 
-- SQuAD 1.1 and 2.0: Rajpurkar et al. 2016 and 2018, the official scripts `evaluate-v1.1.py` and `evaluate-v2.0.py`
+- SQuAD 1.1 and 2.0: Rajpurkar et al. 2016 and 2018, the official scripts `evaluate-v1.1.py` and
+  `evaluate-v2.0.py`
 - MLQA: Lewis et al. 2020, the official script `mlqa_evaluation_v1.py` (articles and segmentation by language)
 
-`exact` and `f1` judge one pair of texts; `score_rows` judges columns of them, with the same result to the last
-bit. It is fast because it works on distinct values only: distinct texts are normalised once, distinct
+`exact` and `f1` judge one pair of texts; `score_rows` judges columns of them, with the same result to the
+last bit. It is fast because it works on distinct values only: distinct texts are normalised once, distinct
 (prediction, gold) pairs are compared once, and the comparison is a search in sorted integers.
 """
 
@@ -30,12 +31,12 @@ import pyarrow.compute as pc
 from batchqa.records import Bool, Float64, Int64
 
 Rules = Literal["squad1", "squad2"]
-"""Which script's rules: they differ where nothing is left of a text after normalisation (see `score_rows`)."""
+"""Which script's rules: they differ where normalisation leaves nothing of a text (see `score_rows`)."""
 
 MLQA_LANGUAGES = ("ar", "de", "en", "es", "hi", "vi", "zh")
-"""The languages that MLQA's script knows; others get its general rule (no articles, words between white space)."""
+"""The languages that MLQA's script knows; others get its general rule (no articles, spaces part words)."""
 
-# The articles that MLQA's script takes out. Hindi and Chinese have none. The Arabic one goes from inside words too.
+# The articles that MLQA's script takes out; Hindi and Chinese have none. Arabic's goes inside words too.
 _ARTICLES = {
     "ar": "ال",
     "de": r"\b(?:ein|eine|einen|einem|eines|einer|der|die|das|den|dem|des)\b",

@@ -452,15 +452,28 @@ def test_doctor_ends_with_5_where_the_model_cannot_run(
     assert "fail  model" in capsys.readouterr().out
 
 
-def test_a_reader_that_goes_away_is_no_error(tiny_bundle: Path) -> None:
+@pytest.mark.parametrize("command", ["--help", "run --help", "info BUNDLE", "run ROWS -o OUT --model BUNDLE"])
+def test_a_reader_that_goes_away_is_no_error(
+    command: str, rows_file: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    paths = {"BUNDLE": str(tiny_bundle), "ROWS": str(rows_file), "OUT": str(tmp_path / "out.parquet")}
+    words = [paths.get(word, word) for word in command.split()]
     reading, writing = os.pipe()
     os.close(reading)
-    run = batchqa_process(
-        "info", str(tiny_bundle), capture_output=False, stdout=writing, stderr=subprocess.PIPE
-    )
+    run = batchqa_process(*words, capture_output=False, stdout=writing, stderr=subprocess.PIPE)
     os.close(writing)
     assert run.returncode == 0
-    assert run.stderr == ""
+    assert "Traceback" not in run.stderr
+    assert "Exception" not in run.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk without space")
+def test_a_full_disk_behind_standard_output_is_exit_74(tiny_bundle: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        run = batchqa_process("info", str(tiny_bundle), capture_output=False, stdout=full, stderr=-1)
+    assert run.returncode == 74
+    assert "batchqa: error: " in run.stderr
+    assert "No space left" in run.stderr
 
 
 def test_closed_standard_streams_neither_stop_a_run_nor_get_into_its_output(

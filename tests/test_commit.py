@@ -416,13 +416,14 @@ def test_an_exception_while_writing_never_leaves_a_footer_in_the_file(
 ) -> None:
     # The Parquet writer closes its file after an exception, and would leave a valid, shorter one.
     monkeypatch.setattr(Path, "unlink", lambda self, missing_ok=False: None)
+    monkeypatch.setattr(commit_files, "_BUFFER_BYTES", 16)
     monkeypatch.setattr(parts, "ROW_GROUP_BYTES", 1)
     output = str(tmp_path / "out.parquet")
     with open_commit(output) as commit:
         commit.begin({})
         with pytest.raises(RuntimeError, match="in the middle"):
             fail_in_the_middle(commit)
-    (tmp,) = staging(output).rglob("part-00000.parquet.tmp")
+    (tmp,) = staging(output).rglob("part-00000.parquet.*.tmp")
     with pytest.raises(pa.ArrowInvalid):
         pq.read_metadata(tmp)
 
@@ -628,6 +629,46 @@ def test_a_run_that_was_stopped_after_publishing_is_cleaned_up_by_the_next(
     assert numbers_in(output) == kept(RECORDS)
 
 
+@pytest.mark.parametrize("left", [["job.json", "lock"], ["lock"], []])
+def test_a_run_that_was_stopped_while_cleaning_up_is_cleaned_up_by_the_next(
+    output: str, tmp_path: Path, left: list[str]
+) -> None:
+    run(output, stop_at=2)
+    job = (staging(output) / "_batchqa" / "job.json").read_bytes()
+    run(output)
+    before = contents(tmp_path)
+    control = staging(output) / "_batchqa"
+    control.mkdir(parents=True)
+    for name in left:
+        (control / name).write_bytes(job if name == "job.json" else b"")
+    assert run(output).state == "done"
+    assert contents(tmp_path) == before
+    assert not control.exists()
+    assert not Target.parse(output).staging.exists()
+
+
+def test_a_job_that_never_began_leaves_nothing_behind(output: str, tmp_path: Path) -> None:
+    with open_commit(output):
+        pass
+    assert not list(tmp_path.iterdir())
+    Target.parse(output).rejects.write_text("{}\n")
+    with pytest.raises(PreconditionError):
+        run(output)
+    assert [path.name for path in tmp_path.iterdir()] == [Target.parse(output).rejects.name]
+
+
+@pytest.mark.parametrize("name", ["out", "out.jsonl"])
+def test_an_empty_folder_is_a_place_for_an_output_and_stays_if_nothing_begins(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    with open_commit(f"{tmp_path}/{name}/"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    run(f"{tmp_path}/{name}/")
+    assert numbers_in(f"{tmp_path}/{name}/") == kept(RECORDS)
+
+
 # --- the lock
 
 
@@ -684,6 +725,7 @@ def test_a_lock_whose_file_was_removed_meanwhile_does_not_count(
 
     def remove_and_lock(descriptor: int, operation: int) -> None:
         (tmp_path / "lock").unlink()
+        (tmp_path / "lock").touch()
         real(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", remove_and_lock)
@@ -722,6 +764,29 @@ def test_where_locks_do_not_work_a_run_that_comes_second_leaves_the_output_of_th
     assert (tmp_path / "out.parquet").stat() == before
 
 
+def test_where_locks_do_not_work_two_runs_at_once_do_not_disturb_each_other(
+    output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+    import fcntl
+
+    def unsupported(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with open_commit(output) as first:
+        first.begin({"batch_tokens": 8192})
+        with first.part(0) as of_first:
+            of_first.write(rows_of([0, 1]))
+            with open_commit(output) as second, second.part(0) as of_second:
+                of_second.write(rows_of([0]))
+                of_first.write(rows_of([2]))
+                of_first.commit(3, Cursor(0, 3, 3, 20), errors={}, counts={}, versions={}, device="cpu")
+                assert pq.read_table(staging(output) / "part-00000.parquet").num_rows == 3
+    run(output)
+    assert numbers_in(output) == kept(RECORDS)
+
+
 # --- staging that somebody else prepared
 
 
@@ -750,7 +815,7 @@ def test_a_tmp_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("precious")
     with open_commit(output) as commit:
         commit.begin({})
-        (staging(output) / "_batchqa" / "part-00000.parquet.tmp").symlink_to(tmp_path / "victim")
+        commit._staging.tmp("part-00000.parquet").symlink_to(tmp_path / "victim")
         with commit.part(0) as part:
             commit_job.fill(part, [0, 1, 2])
     assert (tmp_path / "victim").read_text() == "precious"

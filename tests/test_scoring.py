@@ -1,4 +1,4 @@
-"""`batchqa/squad.py`: the official rules, by hand, by property, and against a plain restatement of the scripts."""
+"""`batchqa/squad.py`: the official rules, by hand, by property, and against a plain restatement."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ LANGUAGES = (None, *squad.MLQA_LANGUAGES, "ru")
 
 # words and characters at which the rules have something to decide
 PIECES = [
-    "a", "an", "the", "The", "A.", "cat", "Cat", "cats", "dog", "U.S.", "don't", "—", "¿", "。", "؟", "„", "$", "%",
-    "el", "la", "der", "và", "là", "ال", "القاهرة", "北京", "大学", "東", " ", "  ", "\t", "\n", "\u00a0", "\u3000",
-    "\x1c", "_", "ß", "İ", "Σ", "ΟΔΟΣ", "e\u0301", "\u0301", "१२", "\u200b", "𝒜", "5", "5,000", "-",
+    "a", "an", "the", "The", "A.", "cat", "Cat", "dog", "U.S.", "don't", "—", "¿", "。", "؟", "„", "$",
+    "%", "el", "la", "der", "và", "là", "ال", "القاهرة", "北京", "大学", " ", "  ", "\t", "\n", "\u00a0",
+    "\u3000", "\x1c", "_", "ß", "İ", "Σ", "ΟΔΟΣ", "e\u0301", "\u0301", "१२", "\u200b", "𝒜", "5", "5,000", "-",
 ]  # fmt: skip
 texts = st.one_of(
     st.lists(st.sampled_from(PIECES), max_size=6).map(" ".join),
@@ -217,10 +217,15 @@ def walk_thresholds(
 
 
 rows_to_answer = st.lists(
-    st.tuples(st.floats(0, 1), st.booleans(), st.booleans(), st.sampled_from([-2.0, -0.5, 0.0, 0.1, 3.0]) | st.floats(-9, 9)),
+    st.tuples(
+        st.floats(0, 1),
+        st.booleans(),
+        st.booleans(),
+        st.sampled_from([-2.0, -0.5, 0.0, 0.1, 3.0]) | st.floats(-9, 9),
+    ),
     min_size=1,
     max_size=30,
-)  # fmt: skip
+)
 
 
 @given(rows_to_answer)

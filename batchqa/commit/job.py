@@ -282,7 +282,7 @@ class Commit:
         try:
             if private:
                 files.remove_folder(root)  # only if it is empty
-            if not is_leftover(root, self.fingerprint):
+            if not is_leftover(root, self.fingerprint, private=private):
                 return
             self._staging = Staging(root, str(self.target), private=private)
         except (BatchqaError, OSError):

@@ -61,8 +61,13 @@ class Lock:
                 f"{what}: no lock on this file system ({error.strerror}); see that only one run writes it"
             )
 
+    @property
+    def held(self) -> bool:
+        """Whether it has not been given back yet."""
+        return self._descriptor in _open
+
     def release(self) -> None:
         """Give the lock back; the file stays."""
-        if self._descriptor in _open:
+        if self.held:
             _open.discard(self._descriptor)
             os.close(self._descriptor)

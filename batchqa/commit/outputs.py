@@ -34,6 +34,8 @@ from batchqa.commit.staging import (
 from batchqa.commit.target import Target
 from batchqa.errors import PreconditionError, StorageError
 
+_READ_ROWS = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -46,7 +48,7 @@ class Found:
 def find_output(target: Target) -> Found | None:
     """The finished output at a target, or something else in its place; None where the place is free.
 
-    A folder in which a job is unfinished counts as free: it is that job's staging.
+    An empty folder counts as free, and so does one in which a job is unfinished: it is that job's staging.
     """
     if not files.exists(target.path):
         return None
@@ -90,10 +92,9 @@ def _find_folder(target: Target) -> Found | None:
     except FileNotFoundError:
         with os.scandir(target.path) as entries:
             names = {entry.name for entry in entries if not entry.name.startswith(".")}
-        unfinished = target.format == "parquet" and (
-            not names - {CONTROL} or files.exists(target.path / CONTROL / JOB)
-        )
-        return None if unfinished else Found(None)
+        begun = files.exists(target.path / CONTROL / JOB) or names == {CONTROL}
+        unfinished = target.format == "parquet" and begun
+        return None if unfinished or not names else Found(None)
     if record is None:
         return Found(None)
     for file in record.outcome.get("files", ()):
@@ -179,25 +180,15 @@ class Publisher:
 
     def _write_lines(self, part: PartRecord, out: _Hashing) -> int:
         """Write a part's rows as JSON lines; returns how many there are."""
-        path = self._path(part)
-        try:
-            with pq.ParquetFile(pa.OSFile(os.fsencode(path)), page_checksum_verification=True) as file:
-                rows = 0
-                for batch in file.iter_batches():
-                    for block in jsonlines.lines(batch):
-                        out.write(block)
-                    rows += batch.num_rows
-                return rows
-        except (pa.ArrowInvalid, OSError) as error:
-            if isinstance(error, OSError) and error.errno:
-                raise
-            raise merging.DamagedPartError(path, "it cannot be read back") from error
+        rows = 0
+        for batch in _batches(self._path(part)):
+            rows += batch.num_rows
+            for block in jsonlines.lines(batch):
+                out.write(block)
+        return rows
 
     def _folder_in_place(self) -> None:
-        listed = [
-            {"name": part_name(part.part), "rows": part.rows_out, "bytes": self._path(part).stat().st_size}
-            for part in self.parts
-        ]
+        listed = [self._entry(part, self._path(part)) for part in self.parts]
         self._publish_rejects()
         self._mark_success(self.target.path, listed)
 
@@ -213,7 +204,9 @@ class Publisher:
         files.sync_folder(new)
         self._publish_rejects()
         if files.exists(self.target.path):
-            check_replaceable(self.target, find_output(self.target) or Found(None))
+            found = find_output(self.target)
+            if found:
+                check_replaceable(self.target, found)
             # What was there is now in the staging, and is removed with it.
             files.exchange(new, self.target.path, self.staging.old)
         else:
@@ -225,11 +218,17 @@ class Publisher:
         path = folder / name
         if self.target.format == "parquet":
             _link_or_copy(self._path(part), path)
-            return {"name": name, "rows": part.rows_out, "bytes": path.stat().st_size}
+            return self._entry(part, path)
         with _new_file(path) as file:
             written = _Hashing(file)
             rows = self._write_lines(part, written)
         return {"name": name, "rows": rows, "bytes": written.size, "sha256": written.sha256.hexdigest()}
+
+    def _entry(self, part: PartRecord, path: Path) -> dict[str, Any]:
+        """What `_SUCCESS` says of a Parquet part, from the file itself."""
+        with _reading(path):
+            rows = pq.read_metadata(pa.OSFile(os.fsencode(path))).num_rows
+        return {"name": part_name(part.part), "rows": rows, "bytes": path.stat().st_size}
 
     def _mark_success(self, folder: Path, listed: list[dict[str, Any]]) -> None:
         self._check_rows(sum(entry["rows"] for entry in listed))
@@ -285,6 +284,26 @@ def _new_file(tmp: Path) -> Iterator[BinaryIO]:
     except BaseException:
         files.discard(file, tmp)
         raise
+
+
+def _batches(path: Path) -> Iterator[pa.RecordBatch]:
+    """A part's rows, a bounded number at a time, their checksums looked at."""
+    with (
+        _reading(path),
+        pq.ParquetFile(pa.OSFile(os.fsencode(path)), page_checksum_verification=True) as file,
+    ):
+        yield from file.iter_batches(batch_size=_READ_ROWS)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Reading a part: what Arrow cannot make sense of is damage, what the system refuses stays an OSError."""
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise merging.DamagedPartError(path, "it cannot be read back") from error
 
 
 def _link_or_copy(path: Path, new: Path) -> None:

@@ -7,7 +7,7 @@ Layout (DESIGN.md, Commit protocol)::
     ROOT/_batchqa/lock                 held while a run works here
     ROOT/_batchqa/*.tmp                unfinished files; removed at the next start
     ROOT/_batchqa/rejects-00000.jsonl  a part's rejected lines; committed before the part
-    ROOT/new, ROOT/old                 outputs that are published as a folder: the one to be, the one that was
+    ROOT/new-*, ROOT/old-*             outputs that are published as a folder: the one to be, the one that was
 
 Nothing is ever removed that is not batchqa's: a stranger's file ends the run (exit 4).
 """
@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Collection
+import secrets
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,7 +36,7 @@ JOB = "job.json"
 _PART = re.compile(r"part-(\d{5,})\.(parquet|jsonl)")
 _REJECTS = re.compile(r"rejects-\d{5,}\.jsonl")
 _CONTROL_FILES = {JOB, "lock"}
-_FOLDERS = frozenset({"new", "old"})
+_FOLDER = re.compile(r"(new|old)-[0-9a-f]{8}")
 
 
 def part_name(part: int, suffix: str = "parquet") -> str:
@@ -57,13 +57,22 @@ class Staging:
         self.what = what
         self.private = private
         self.control = root / CONTROL
+        # Where locks do not work, two runs must not write into the same unfinished file.
+        self._own = secrets.token_hex(4)
         files.make_parents(root)
-        _make_own_folder(root, 0o700 if private else 0o777, owned=private)
+        self._created = _make_own_folder(root, 0o700 if private else 0o777, owned=private)
         _make_own_folder(self.control, 0o700, owned=True)
         self.lock = Lock(self.control / "lock", what)
 
     def close(self) -> None:
-        """Give the lock back; the folder stays."""
+        """Give the lock back; the folder stays if a job has begun in it. Closing twice is as good as once."""
+        if not self.lock.held:
+            return
+        with suppress(OSError):
+            if not files.exists(self.control / JOB) and not self.has_parts():
+                self.remove()
+                if self._created:
+                    files.remove_folder(self.root)
         self.lock.release()
 
     def part_path(self, part: int) -> Path:
@@ -76,17 +85,17 @@ class Staging:
 
     def tmp(self, name: str) -> Path:
         """Where a file stands until it is finished; never named like a Parquet file."""
-        return self.control / f"{name}.tmp"
+        return self.control / f"{name}.{self._own}.tmp"
 
     @property
     def new(self) -> Path:
         """The folder that is to become the output, where it is published as a whole."""
-        return self.root / "new"
+        return self.root / f"new-{self._own}"
 
     @property
     def old(self) -> Path:
         """The replaced output, where it could not be exchanged in one step."""
-        return self.root / "old"
+        return self.root / f"old-{self._own}"
 
     def job(self) -> JobRecord | None:
         """The job that works here, or None where none has begun."""
@@ -99,16 +108,16 @@ class Staging:
 
     def check_strangers(self) -> None:
         """Refuse a folder in which something is not batchqa's; hidden files are let be."""
-        stranger = stranger_in(self.root, _FOLDERS if self.private else frozenset())
+        stranger = stranger_in(self.root, private=self.private)
         if stranger:
             raise _foreign(stranger, "this is not of batchqa")
 
     def remove_tmps(self) -> None:
-        """Remove what a stopped run left unfinished."""
-        for path in sorted(self.control.glob("*.tmp")):
-            files.remove(path)
-        if self.private:
-            remove_output_folder(self.new)
+        """Remove what a stopped run left unfinished; without a lock it may be another run's, and stays."""
+        if self.lock.note is None:
+            for path in sorted(self.control.glob("*.tmp")):
+                files.remove(path)
+            self._remove_folders()
 
     def committed(self, fingerprint: str, part_rows: int, schema: pa.Schema) -> list[PartRecord]:
         """The good parts, in order. Parts of ours that are not good are removed, to be done again."""
@@ -174,12 +183,17 @@ class Staging:
 
     def clear(self) -> None:
         """Remove everything of ours but the lock; job.json last, so that an interrupted clearing goes on."""
-        if self.private:
-            remove_output_folder(self.new)
-            remove_output_folder(self.old)
+        self._remove_folders()
         for part in self._part_numbers():
             files.remove(self.part_path(part))
         self._clear_control()
+
+    def _remove_folders(self) -> None:
+        """Remove a folder that was to become the output, or was replaced by it."""
+        if self.private:
+            for path in sorted(self.root.iterdir()):
+                if _FOLDER.fullmatch(path.name):
+                    remove_output_folder(path)
 
     def _clear_control(self) -> None:
         for path in sorted(self.control.iterdir()):
@@ -222,30 +236,29 @@ def read_job(root: Path) -> JobRecord | None:
     return job
 
 
-def is_leftover(root: Path, fingerprint: str) -> bool:
+def is_leftover(root: Path, fingerprint: str, *, private: bool) -> bool:
     """Whether a staging folder is there that only waits to be removed, as its job is published."""
     if not files.exists(root / CONTROL):
         return False
     job = read_job(root)
-    # job.json is the last file to go: behind it are only the lock and the empty folders.
-    return (
-        job.fingerprint == fingerprint
-        if job
-        else not any(_PART.fullmatch(path.name) for path in root.iterdir())
-    )
+    if job:
+        return job.fingerprint == fingerprint
+    # job.json is the last file to go: behind it are only the lock, the empty folders, and the parts of an
+    # output that was published where they stood.
+    return not private or not any(_PART.fullmatch(path.name) for path in root.iterdir())
 
 
-def stranger_in(root: Path, folders: Collection[str] = ()) -> Path | None:
+def stranger_in(root: Path, *, private: bool = False) -> Path | None:
     """Something in a staging or output folder that is not batchqa's, or None.
 
-    Hidden files are passed over. `folders` are the names of folders that may be there.
+    Hidden files are passed over. In a `private` staging folder, folders of its own may be there.
     """
     for path in _visible(root):
         if path.name == CONTROL and files.is_folder(path):
             for inner in _visible(path):
                 if not (_is_control(inner.name) and files.is_regular(inner)):
                     return inner
-        elif not (path.name in folders and files.is_folder(path)) and not (
+        elif not (private and _FOLDER.fullmatch(path.name) and files.is_folder(path)) and not (
             _is_output(path.name) and files.is_regular(path)
         ):
             return path
@@ -298,9 +311,12 @@ def _foreign(path: Path, why: str) -> PreconditionError:
     return PreconditionError(f"{path}: {why}; it is left alone: move it away and run the same command again")
 
 
-def _make_own_folder(path: Path, mode: int, *, owned: bool) -> None:
-    """Create a folder, or accept the one that is there if it is a folder and, where asked, ours."""
-    files.make_folder(path, mode)
+def _make_own_folder(path: Path, mode: int, *, owned: bool) -> bool:
+    """Create a folder, or accept the one that is there if it is a folder and, where asked, ours.
+
+    Returns whether it was created.
+    """
+    created = files.make_folder(path, mode)
     if not files.is_folder(path):
         if not files.exists(path):
             raise FileNotFoundError(str(path))
@@ -308,6 +324,7 @@ def _make_own_folder(path: Path, mode: int, *, owned: bool) -> None:
     owner = path.lstat().st_uid
     if owned and owner != os.geteuid() and owner != _owner_of_new_files(path):
         raise PreconditionError(f"{path}: it belongs to another user; remove it or choose another output")
+    return created
 
 
 def _owner_of_new_files(folder: Path) -> int:

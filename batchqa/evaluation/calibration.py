@@ -22,7 +22,7 @@ MOST_KNOTS = 40
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """Rows in bins of equal mass by their score: the mean score, the share that is right, and the rows of each.
+    """Rows in bins of equal mass by their score: each bin's mean score, share that is right, and rows.
 
     `error` is the expected calibration error: the mean distance of the two over all rows.
     """
@@ -82,7 +82,7 @@ def fit_curve(raw: Float64, right: Bool | Float64) -> Curve:
 
 
 def folds_of(unit: Int64 | None, rows: int, folds: int, seed: int) -> Int64:
-    """A fold for each row such that all rows of a unit (an article) share it, and the folds are of like size."""
+    """A fold for each row: all rows of a unit (an article) share it, and the folds are of like size."""
     random = np.random.default_rng(seed)
     if unit is None:
         return random.permutation(rows) % folds

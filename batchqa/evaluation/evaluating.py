@@ -99,13 +99,13 @@ def evaluate(
 ) -> Evaluation:
     """Score predictions by the field's own rules.
 
-    predictions: a file that `run` wrote, `{id: text}` JSON (then `gold` is needed, and `null_odds` may name the
-        official script's `{id: number}` file), or with `model` a file to annotate first.
+    predictions: a file that `run` wrote, `{id: text}` JSON (then `gold` is needed, and `null_odds` may
+        name the official script's `{id: number}` file), or with `model` a file to annotate first.
     gold: where the gold answers are, joined by `id`; else they are in the predictions' own `gold_column`
         (`answers` or `answer`): SQuAD's struct, a list of texts, or one text.
     model: "default" or a bundle's folder. Annotates where `predictions` has no answers yet, into `annotated`
-        (resumable; default: a name made from the file's and the bundle's in the working folder), with the best
-        span kept; `run_options`, `progress` and `on_note` are those of `run`. Also what `tune` and
+        (resumable; default: a name made from the file's and the bundle's, in the working folder), with the
+        best span kept; `run_options`, `progress` and `on_note` are those of `run`. Also what `tune` and
         `by="windows"` need.
     by: columns to group by, or `context_length`, `windows`, `question_word`.
     language: a column that names each row's language, or one language for all: MLQA's normalisation.
@@ -212,7 +212,7 @@ def _annotated(
     run_options: Mapping[str, Any],
     **reporting: Any,
 ) -> tuple[Source | TextById, ModelFacts]:
-    """The file itself where it has answers already; else what a run makes of it, which a second call finds done."""
+    """The file itself where it has answers; else what a run makes of it, which a second call finds done."""
     variant, output = None, None
     if isinstance(source, Source) and options.prefix + "answer" not in source.names:
         name = re.sub(r"[^\w.-]+", "-", bundle.manifest.name)
@@ -224,7 +224,8 @@ def _annotated(
         source = open_source(output)
     elif run_options.keys() - {f.name for f in fields(WindowSettings)}:
         raise SettingsError(
-            f"{source.path} holds answers already, so nothing is annotated: leave out {', '.join(sorted(run_options))}"
+            f"{source.path} holds answers already, so nothing is annotated: "
+            f"leave out {', '.join(sorted(run_options))}"
         )
     variants = {v.precision: v for v in bundle.manifest.variants}
     if variant is None and len(variants) == 1:

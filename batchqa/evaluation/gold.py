@@ -68,8 +68,9 @@ class Predictions:
 class Examples:
     """The gold questions with their predictions.
 
-    `place` is each question's row in `predicted`, null where it has none; `predicted` is None where the predictions
-    stand in the gold file itself, or in no table. `extra` counts predictions that no gold question has.
+    `place` is each question's row in `predicted`, null where it has none; `predicted` is None where the
+    predictions stand in the gold file itself, or in no table. `extra` counts predictions that no gold
+    question has.
     """
 
     gold: Source
@@ -99,7 +100,7 @@ class Examples:
         return any(source is not None and _names(source, name) for source in (self.gold, self.predicted))
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """A column of the gold file, else of the predictions, in the rows' order; InputError where there is none."""
+        """A column of the gold file, else of the predictions, in the rows' order. Raises InputError."""
         if _names(self.gold, name) or self.predicted is None:
             return self.gold.read(name)
         if not _names(self.predicted, name):
@@ -133,8 +134,8 @@ class Examples:
 def gold_answers(column: pa.ChunkedArray, where: str) -> pa.Array:
     """The gold answers of each row as large_list<large_string>; an empty list says "not answerable".
 
-    Takes SQuAD's struct of lists (`text`), a list of structs with `text`, a list of texts, or one text (null or
-    "" then says "not answerable"). Raises InputError for anything else.
+    Takes SQuAD's struct of lists (`text`), a list of structs with `text`, a list of texts, or one text (null
+    or "" then says "not answerable"). Raises InputError for anything else.
     """
     array = _combined(column)
     kind = array.type
@@ -156,7 +157,8 @@ def gold_answers(column: pa.ChunkedArray, where: str) -> pa.Array:
         ):
             return _lists(pc.fill_null(pc.list_value_length(array), 0), values)
     raise InputError(
-        f"{where} is of type {kind}, not gold answers: it must be SQuAD's `answers` struct, a list of texts, or a text"
+        f"{where} is of type {kind}, not gold answers: it must be SQuAD's `answers` struct, a list of texts, "
+        "or a text"
     )
 
 
@@ -247,15 +249,15 @@ def join(
     predicted_ids: pa.Array | None,
     predictions: Predictions,
 ) -> Examples:
-    """Examples whose predictions are found by id. Raises InputError where ids lack, stand twice or are all foreign."""
+    """Examples whose predictions are found by id. Raises InputError where ids lack, repeat or never match."""
     gold_ids = _checked_ids(gold_ids, gold.path)
     predicted_ids = _checked_ids(predicted_ids, predicted.path)
     place = pc.index_in(gold_ids, value_set=predicted_ids).cast(pa.int64())
     common = len(place) - place.null_count
     if not common:
         raise InputError(
-            f"{predicted.path} and {gold.path} have no id in common ({len(predicted_ids)} and {len(gold_ids)} ids): "
-            "are they of the same data set?"
+            f"{predicted.path} and {gold.path} have no id in common "
+            f"({len(predicted_ids)} and {len(gold_ids)} ids): are they of the same data set?"
         )
     return Examples(
         gold=gold,
@@ -272,14 +274,15 @@ def join(
 def align(
     examples: Examples, other: Source | TextById, ids: pa.Array | None, predictions: Predictions
 ) -> Predictions:
-    """Another file's predictions for the same questions: row by row where the ids are the same, else by id."""
+    """Another file's predictions for the same questions: row by row where the ids agree, else by id."""
     if len(predictions.text) == len(examples) and (
         ids is None or examples.ids is None or ids.equals(examples.ids)
     ):
         return predictions
     if examples.ids is None or ids is None:
         raise InputError(
-            f"{other.path} has {len(predictions.text)} rows, not {len(examples)}, and there are no ids to compare them by"
+            f"{other.path} has {len(predictions.text)} rows, not {len(examples)}, and there are no ids to "
+            "compare them by"
         )
     place = pc.index_in(
         _checked_ids(examples.ids, examples.gold.path), value_set=_checked_ids(ids, other.path)

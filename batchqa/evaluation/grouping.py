@@ -31,7 +31,7 @@ LENGTHS = (250, 500, 1000, 2000, 4000, 8000)
 WINDOWS = (1, 2, 3, 4, 8, 16)
 """The numbers of windows at which a group of its own begins."""
 
-# English and Spanish; in each row, the first that occurs. Spanish ones are told from other words by their accents.
+# English and Spanish; in each row, the first that occurs. Spanish ones are known by their accents.
 _QUESTION_WORDS = {
     "how many": r"how many|how much",
     "who": r"who|whom|whose",
@@ -77,7 +77,7 @@ def _by_column(by: str, examples: Examples) -> Labels:
     values = pl.Series("value", column)
     if values.dtype.is_numeric() and values.n_unique() > MOST_NUMBERS:
         quantiles = values.drop_nulls().drop_nans().quantile
-        cuts = sorted({quantiles(at / 5, interpolation="nearest") for at in range(1, 5)})
+        cuts = sorted({float(quantiles(at / 5, interpolation="nearest") or 0.0) for at in range(1, 5)})
         return _by_range(by, values.cast(pl.Float64).fill_null(np.nan).to_numpy(), cuts, "")
     distinct = values.unique().sort(nulls_last=True)
     if len(distinct) > MOST_GROUPS:
@@ -140,7 +140,7 @@ def _window_counts(examples: Examples, bundle: Bundle | None, settings: WindowSe
     texts = pa.table({name: _plain(examples.column(name)) for name in ("context", "question")})
     counts = []
     for batch in texts.combine_chunks().to_batches(max_chunksize=5_000):
-        rows = Rows(batch, batch.column("context"), batch.column("question"), {}, 0, Cursor())
+        rows = Rows(batch, batch.column("context"), batch.column("question"), {}, 0, lambda _: Cursor())
         windows = windower.fresh().windows(Chunk(rows, part=0, last_of_part=True))
         counts.append(np.append(windows.pair_count, 0)[windows.row_pair])
     return np.concatenate(counts).astype(np.int64) if counts else np.zeros(0, dtype=np.int64)

@@ -1,9 +1,9 @@
 """Confidence intervals by the bootstrap: how far a figure could be off by the luck of the sample.
 
 Questions about one article share their difficulty, so the articles are drawn where they are known (a cluster
-bootstrap: Field and Welsh 2007), else the rows. The figures are ratios of sums, so a draw needs only how often
-each *distinct* unit is drawn: a multinomial over distinct units, which is the same bootstrap at a cost that
-does not grow with duplicates.
+bootstrap: Field and Welsh 2007), else the rows. The figures are ratios of sums, so a draw needs only how
+often each *distinct* unit is drawn: a multinomial over distinct units, which is the same bootstrap at a cost
+that does not grow with duplicates.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def interval(totals: Float64, figure: Callable[[Float64], Float64], confidence: 
 
 
 def _distinct(units: Float64) -> tuple[Float64, Int64]:
-    """The distinct rows of a matrix and how often each occurs, by numbering the distinct values column by column."""
+    """The distinct rows of a matrix, and how often each occurs; distinct values are numbered by column."""
     code = np.zeros(len(units), dtype=np.int64)
     for column in units.T:
         values, number = np.unique(column, return_inverse=True)

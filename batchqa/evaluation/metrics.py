@@ -27,7 +27,7 @@ class Subset:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The official figures: of all rows, of those with a gold answer and of those without; None where none are."""
+    """The official figures of all rows, of those with a gold answer and of those without (None: no rows)."""
 
     all: Subset
     has_answer: Subset | None
@@ -73,7 +73,7 @@ class Intervals:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Languages:
-    """Each row's language: `codes` are the languages (None: SQuAD's rules), `row` says which, int64, (rows,)."""
+    """Each row's language: `codes` (None: SQuAD's rules), and which of them in `row`, int64, (rows,)."""
 
     codes: tuple[str | None, ...]
     row: Int64
@@ -107,7 +107,7 @@ def figures_of(scores: RowScores, has_answer: Bool, rows: Bool | None = None) ->
 
 
 def best_of(examples: Examples, spans: RowScores) -> Best | None:
-    """The best thresholds; None where null odds or best spans are not known. Missing rows score 0 at any threshold."""
+    """The best thresholds; None where null odds or best spans are not known. Missing rows always score 0."""
     known = ~examples.missing
     odds = examples.predictions.null_odds
     span = examples.predictions.span
@@ -247,7 +247,7 @@ def compare_predictions(
     unit: Int64 | None,
     bootstrap: Bootstrap,
 ) -> Comparison:
-    """The paired difference: both are drawn together, so what is hard for both does not widen the interval."""
+    """The paired difference: both are drawn together, so what is hard for both widens no interval."""
     exact, f1 = scores.exact - other_scores.exact, scores.f1 - other_scores.f1
     values = np.stack([np.ones(len(exact)), exact, f1], axis=1)
     totals = resampled(sums_by_unit(values, unit), bootstrap)
@@ -273,7 +273,7 @@ def compare_predictions(
 
 @dataclass(frozen=True, slots=True)
 class CoveragePoint:
-    """When only the surest rows are taken: their share of all rows, and how many of them are right, in percent."""
+    """When only the surest rows are taken: their share of all, and how many are right, both in percent."""
 
     coverage: float
     exact: float

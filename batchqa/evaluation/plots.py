@@ -16,7 +16,7 @@ from batchqa.records import Bool, Float64
 
 BLUE, GREEN, RED, GREY = "#2563a8", "#2e7d4f", "#c2453b", "#8a8f98"
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#b6bac1",
     "axes.grid": True,
@@ -48,7 +48,7 @@ def _styled(draw: Callable[P, str | None]) -> Callable[P, str | None]:
     def drawn(*args: P.args, **named: P.kwargs) -> str | None:
         import matplotlib as mpl
 
-        with mpl.rc_context(_STYLE):
+        with mpl.rc_context(rc=_STYLE):
             return draw(*args, **named)
 
     return drawn
@@ -56,7 +56,7 @@ def _styled(draw: Callable[P, str | None]) -> Callable[P, str | None]:
 
 @_styled
 def coverage_plot(coverage: Coverage, answered: tuple[float, float] | None) -> str | None:
-    """How exact at which share of rows; `answered`: the decisions as they are, (share answered, exact), in percent."""
+    """How exact at which share of rows; `answered`: (share answered, exact) as decided, in percent."""
     if not coverage.answers and not coverage.decisions:
         return None
     figure, axes = _new()

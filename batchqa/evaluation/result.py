@@ -33,7 +33,7 @@ RULE_NAMES = {"squad1": "SQuAD 1.1", "squad2": "SQuAD 2.0"}
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """The model that the rows were annotated with, as far as it was named; `megabytes` (10^6 bytes) of its file."""
+    """The model that annotated the rows, as far as it was named; `megabytes` (10^6 bytes) are its file's."""
 
     name: str
     digest: str
@@ -56,8 +56,8 @@ class Missing:
 class Evaluation:
     """The figures of a set of predictions. `to_dict` has the official script's names; `table` is for people.
 
-    `scores` and `examples` hold the rows themselves, for whoever wants to look further. Figures are in percent,
-    thresholds in logits (null score minus best span score).
+    `scores` and `examples` hold the rows themselves, for whoever wants to look further. Figures are in
+    percent, thresholds in logits (null score minus best span score).
     """
 
     predictions: str
@@ -273,8 +273,8 @@ def _comparison_table(comparison: Comparison, figures: Figures) -> str:
         )
     table = markdown(["", "these", comparison.name, "difference", "interval"], rows)
     return (
-        f"{table}\n\n{comparison.changed:,} answers differ; {len(comparison.gained):,} rows are right here only, "
-        f"{len(comparison.lost):,} there only"
+        f"{table}\n\n{comparison.changed:,} answers differ; {len(comparison.gained):,} rows are right here "
+        f"only, {len(comparison.lost):,} there only"
     )
 
 
@@ -301,9 +301,9 @@ def _tuned_table(tuned: Tuned) -> str:
             f" Thresholds of the folds: {min(tuned.fold_thresholds):.4f} to {max(tuned.fold_thresholds):.4f}."
         )
     return (
-        f"{table}\n\nafter: each row judged by parameters fitted on the other {tuned.folds - 1} of {tuned.folds} folds "
-        f"over {tuned.units:,} {tuned.unit}s; {tuned.bundle} holds the parameters fitted on all {tuned.rows:,} rows."
-        f"{spread}"
+        f"{table}\n\nafter: each row judged by parameters fitted on the other {tuned.folds - 1} of "
+        f"{tuned.folds} folds over {tuned.units:,} {tuned.unit}s; {tuned.bundle} holds the parameters fitted "
+        f"on all {tuned.rows:,} rows.{spread}"
     )
 
 

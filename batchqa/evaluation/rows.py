@@ -1,13 +1,13 @@
-"""The rows that a report shows: wrong ones, uncertain ones, changed ones, with their answers marked in the context."""
+"""The rows that a report shows: wrong, uncertain and changed ones, their answers marked in the context."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 
-from batchqa.evaluation.gold import Examples
 from batchqa.evaluation.metrics import Comparison
 from batchqa.evaluation.result import Evaluation, names_of_rows
 from batchqa.records import Float64, Int64
@@ -23,7 +23,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of the context and what it is: part of the prediction, of a gold answer, of both, or left out."""
+    """A stretch of the context and what it is: of the prediction, of a gold answer, of both, or left out."""
 
     text: str
     mark: Literal["", "predicted", "gold", "both", "cut"]
@@ -48,7 +48,7 @@ class ShownRow:
 
 
 def shown_rows(evaluation: Evaluation, prefix: str) -> tuple[ShownRow, ...]:
-    """At most 50 rows: the surest of the wrong ones, the least sure ones, and where two predictions differ."""
+    """At most 50 rows: the surest of the wrong, the least sure, and where two predictions differ."""
     examples, comparison = evaluation.examples, evaluation.comparison
     chosen = _choose(evaluation)
     numbers = np.array([row for row, _ in chosen], dtype=np.int64)
@@ -146,7 +146,7 @@ def _pieces(context: str, predicted: list[Span], gold: list[Span]) -> tuple[Piec
     """The context in stretches of the same mark, long stretches without a mark cut short."""
     edges = sorted({0, len(context), *(edge for span in predicted + gold for edge in span)})
     pieces: list[Piece] = []
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         in_predicted = any(low <= start < high for low, high in predicted)
         in_gold = any(low <= start < high for low, high in gold)
         text = context[start:end]

@@ -41,7 +41,7 @@ _REPEATED = ("context", "title")
 
 
 class Source(ABC):
-    """A table in one or more files. `names` are its top-level columns, `rows` how many rows it has."""
+    """A table in one or more files."""
 
     path: Path
 
@@ -49,11 +49,6 @@ class Source(ABC):
     @abstractmethod
     def names(self) -> tuple[str, ...]:
         """The top-level columns."""
-
-    @property
-    @abstractmethod
-    def rows(self) -> int:
-        """How many rows there are."""
 
     @abstractmethod
     def batches(self, names: Sequence[str]) -> Iterator[pa.Table]:
@@ -69,7 +64,7 @@ class Source(ABC):
         return False
 
     def read(self, name: str) -> pa.ChunkedArray:
-        """One column of all rows; a dotted path reaches into structs. Raises InputError where there is none."""
+        """One column of all rows; a dotted path reaches into structs. Raises InputError if there is none."""
         root, *inner = [name] if name in self.names else name.split(".")
         if root not in self.names:
             have = ", ".join(self.names)
@@ -109,11 +104,6 @@ class ParquetSource(Source):
     def names(self) -> tuple[str, ...]:
         """The top-level columns of the first file; all must have the same."""
         return tuple(self._open[0].schema_arrow.names)
-
-    @cached_property
-    def rows(self) -> int:
-        """The sum of the files' rows."""
-        return sum(file.metadata.num_rows for file in self._open)
 
     @property
     def written_by_run(self) -> bool:
@@ -157,11 +147,6 @@ class JsonlSource(Source):
         for _, record in zip(range(NAMED_BY), self._records(), strict=False):
             names |= dict.fromkeys(record)
         return tuple(names)
-
-    @cached_property
-    def rows(self) -> int:
-        """How many lines are not blank."""
-        return sum(1 for file in self.files for _ in _lines(file))
 
     @property
     def written_by_run(self) -> bool:
@@ -229,11 +214,6 @@ class TableSource(Source):
         """The columns."""
         return tuple(self.table.column_names)
 
-    @property
-    def rows(self) -> int:
-        """How many questions there are."""
-        return len(self.table)
-
     def batches(self, names: Sequence[str]) -> Iterator[pa.Table]:
         """All rows at once."""
         yield self.table.select(list(names))
@@ -253,7 +233,7 @@ class TextById:
 
 
 def open_source(path: Path) -> Source | TextById:
-    """Open a file or a folder of part files. Raises InputError where its content is none of the known kinds."""
+    """Open a file or a folder of part files. Raises InputError where its content is of no known kind."""
     files = _files_of(path)
     head = _head(files[0])
     if head.startswith(b"PAR1"):
@@ -331,7 +311,7 @@ def _first_of_several_lines(file: Path) -> bytes | None:
 
 
 def _is_record(line: bytes) -> bool:
-    """Whether the first of several lines is a JSONL record, if a damaged one, not the start of one big object."""
+    """Whether the first of several lines is a JSONL record, maybe damaged, not the start of one object."""
     try:
         orjson.loads(line)
     except orjson.JSONDecodeError:
@@ -367,7 +347,7 @@ def _open_object(path: Path) -> TableSource | TextById | None:
 
 
 def read_numbers(path: Path) -> tuple[pa.Array, pa.Array]:
-    """Ids and numbers of a `{id: number}` file: the official script's null odds, transformers' null_odds.json."""
+    """Ids and numbers of `{id: number}` JSON: the official script's null odds, or run_qa's null_odds.json."""
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
     record = _parse(path, _whole(path))

@@ -1,4 +1,4 @@
-"""`--tune`: the threshold and the calibration that are best on these rows, judged on rows they were not fitted on.
+"""`--tune`: the best threshold and calibration for these rows, judged on rows they were not fitted on.
 
 The figures after tuning are cross-fitted: the articles are split into folds, and each fold is judged by a
 threshold and curves fitted on the other folds. What goes into the new bundle is fitted on all rows, in the
@@ -38,7 +38,7 @@ _SECTION = "## Tuned by `batchqa evaluate`"
 class Parameters:
     """What is fitted: the threshold on the null odds, and a curve for each kind of decision.
 
-    `threshold` is None where it cannot be fitted: the model does not abstain, or the rows are of one kind only.
+    `threshold` is None where it cannot be fitted: the model does not abstain, or all rows are of one kind.
     """
 
     threshold: float | None
@@ -77,7 +77,7 @@ class Tuned:
 class _Evidence:
     """What decides about each judged row, as columns of the same length.
 
-    span, null: raw probabilities of the best span and of "no answer"; odds: null odds (NaN: does not abstain);
+    span, null: raw probabilities of the best span and of "no answer"; odds: null odds (NaN: no abstaining);
     exact, f1: what the best span scores; answerable: whether the row has gold answers.
     """
 
@@ -247,7 +247,8 @@ def _write(bundle: Bundle, target: Path, tuned: Tuned) -> None:
     threshold = manifest.threshold
     if parameters.threshold is not None:
         threshold = Threshold(parameters.threshold, f"{tuned.fitted_on}; best {tuned.objective}")
-    errors = f"expected calibration error {_error(tuned.reliability_before)} before, {_error(tuned.reliability_after)} after"
+    before, after = _error(tuned.reliability_before), _error(tuned.reliability_after)
+    errors = f"expected calibration error {before} before, {after} after"
     calibration = Calibration(
         method=METHOD,
         fitted_on=f"{tuned.fitted_on}; {errors} (15 equal-mass bins, held-out rows)",
@@ -281,15 +282,19 @@ def _write_card(card: Path, tuned: Tuned) -> None:
 def tuned_section(tuned: Tuned) -> str:
     """What the model card says about the tuning, in Markdown."""
     threshold = tuned.parameters.threshold
+    new = "unchanged" if threshold is None else f"{threshold:.4f}"
     lines = [
         _SECTION,
         "",
-        f"Fitted on {tuned.fitted_on}. The figures below are of held-out rows: each row was judged by a "
-        "threshold and a calibration that were fitted on the other folds. The bundle's own were fitted on all rows.",
+        (
+            f"Fitted on {tuned.fitted_on}. The figures below are of held-out rows: each row was judged by a "
+            "threshold and a calibration that were fitted on the other folds. The bundle's own were fitted "
+            "on all rows."
+        ),
         "",
         "| | before | after |",
         "|---|---|---|",
-        f"| threshold (null odds) | {tuned.old_threshold:.4f} | {'unchanged' if threshold is None else f'{threshold:.4f}'} |",
+        f"| threshold (null odds) | {tuned.old_threshold:.4f} | {new} |",
     ]
     before, after = tuned.before.to_dict(), tuned.after.to_dict()
     lines += [

@@ -1,4 +1,4 @@
-"""Calibration: the error is what its definition says, the curves are monotone, the folds keep articles whole."""
+"""Calibration: the error is what its definition says, curves are monotone, folds keep articles whole."""
 
 from __future__ import annotations
 

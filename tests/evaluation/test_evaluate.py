@@ -327,8 +327,14 @@ def bad(tmp_path: Path, text: str, name: str = "bad.json") -> Path:
         ('{"data": [{"title": "t"}]}', r"data\[0\] has no list `paragraphs`"),
         ('{"data": [{"paragraphs": [{"qas": []}]}]}', r"data\[0\]\.paragraphs\[0\] has no text `context`"),
         ('{"data": [{"paragraphs": [{"context": "c"}]}]}', r"paragraphs\[0\] has no list `qas`"),
-        ('{"data": [{"paragraphs": [{"context": "c", "qas": [{"id": 5, "answers": []}]}]}]}', r"qas\[0\] has no text `id`"),
-        ('{"data": [{"paragraphs": [{"context": "c", "qas": [{"id": "5"}]}]}]}', r"qas\[0\] has no list `answers`"),
+        (
+            '{"data": [{"paragraphs": [{"context": "c", "qas": [{"id": 5, "answers": []}]}]}]}',
+            r"qas\[0\] has no text `id`",
+        ),
+        (
+            '{"data": [{"paragraphs": [{"context": "c", "qas": [{"id": "5"}]}]}]}',
+            r"qas\[0\] has no list `answers`",
+        ),
         (
             '{"data": [{"paragraphs": [{"context": "c", "qas": [{"id": "5", "answers": [{"text": 1}]}]}]}]}',
             r"answers\[0\] has no text `text`",
@@ -378,7 +384,7 @@ def test_files_without_a_common_id_are_refused(tmp_path: Path) -> None:
 
 def test_ids_that_stand_twice_cannot_be_joined_and_are_named(tmp_path: Path) -> None:
     gold = write_squad(tmp_path / "gold.json", [Row(id="a"), Row(id="a"), Row(id="b")])
-    with pytest.raises(InputError, match="1 ids stand there more than once.*: a"):
+    with pytest.raises(InputError, match=r"1 ids stand there more than once.*: a"):
         evaluate(bad(tmp_path, '{"a": "Paris"}'), gold=gold)
 
 
@@ -482,7 +488,7 @@ def test_answers_that_are_there_are_not_made_again(tmp_path: Path, bundles: Call
     found = evaluate(file, model=bundles())
     assert found.model is not None
     assert found.model.annotated is None
-    with pytest.raises(SettingsError, match="holds answers already.*top_k"):
+    with pytest.raises(SettingsError, match=r"holds answers already.*top_k"):
         evaluate(file, model=bundles(), top_k=3)
 
 

@@ -1,4 +1,4 @@
-"""The report: one page without scripts or network, in which text of rows stays text, and Arabic reads right to left."""
+"""The report: one page without scripts or network; text of rows stays text, Arabic reads right to left."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from batchqa.errors import SettingsError
 from batchqa.evaluation import evaluate
 from batchqa.evaluation.rows import AROUND, shown_rows
-from tests.evaluation.making import Row, simulated, write, write_squad
+from tests.evaluation.making import ANSWERS, Row, simulated, table_of, write, write_squad
 
 pytest.importorskip("jinja2", reason="needs the extra `report` (jinja2)")
 pytest.importorskip("matplotlib", reason="needs the extra `report` (matplotlib)")
@@ -127,14 +128,15 @@ def test_plain_predictions_get_a_page_without_what_they_do_not_carry(tmp_path: P
 
 
 def test_answers_are_marked_where_they_stand_not_where_they_first_occur(tmp_path: Path) -> None:
-    row = Row(span="Rome", gold=("Rome is old",), context="Rome, they say. Rome is old.", score=0.5)
-    table_start = 16
-    file = write(tmp_path / "a.parquet", [row])
-    found = evaluate(file)
-    starts = {"text": ["Rome is old"], "answer_start": [table_start]}
-    assert found.examples.values("answers", found.examples.place.to_numpy())[0] == starts
-    pieces = [(piece.text, piece.mark) for piece in shown_rows(found, "qa_")[0].context]
-    assert pieces == [("Rome", "predicted"), (", they say. ", ""), ("Rome is old", "gold"), (".", "")]
+    context = "Rome, they say. Rome is old, Rome."
+    table = table_of([Row(span="Rome", gold=("Rome",), context=context)])
+    gold = pa.array([{"text": ["Rome"], "answer_start": [29]}], ANSWERS)
+    table = table.set_column(table.column_names.index("answers"), "answers", gold)
+    table = table.set_column(table.column_names.index("qa_start"), "qa_start", pa.array([16], pa.int32()))
+    pieces = shown_rows(evaluate(write(tmp_path / "a.parquet", table)), "qa_")[0].context
+    assert [(piece.text, piece.mark) for piece in pieces] == [
+        ("Rome, they say. ", ""), ("Rome", "predicted"), (" is old, ", ""), ("Rome", "gold"), (".", ""),
+    ]  # fmt: skip
 
 
 def test_an_answer_that_overlaps_the_gold_one_is_marked_as_both(tmp_path: Path) -> None:
@@ -165,7 +167,7 @@ def test_a_report_without_its_extra_says_what_to_install(
 
 @pytest.fixture(scope="module")
 def browse(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], dict[str, object]]:
-    """`browse(page, width)`: what Chromium makes of the page in a frame of that width; skips where it is absent."""
+    """`browse(page, width)`: what Chromium makes of the page in a frame of that width; skips without it."""
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
         pytest.skip("needs Chromium to look at the page")
@@ -175,7 +177,8 @@ def browse(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], dic
         # the frame measures the page from outside; the page's own policy would stop any script inside
         (folder / "harness.html").write_text(
             f"""<!doctype html><meta charset="utf-8">
-            <iframe id="frame" style="border:0;width:{width}px;height:900px" srcdoc="{html.escape(page)}"></iframe>
+            <iframe id="frame" style="border:0;width:{width}px;height:900px"
+              srcdoc="{html.escape(page)}"></iframe>
             <pre id="found"></pre><script>
             document.getElementById("frame").onload = (event) => {{
               const view = event.target.contentWindow, page = event.target.contentDocument;
@@ -183,7 +186,8 @@ def browse(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], dic
                 const element = page.querySelector(pick);
                 return element ? view.getComputedStyle(element).direction : null;
               }};
-              const shown = (kind) => [...page.querySelectorAll(".row." + kind)].filter((r) => r.offsetHeight).length;
+              const all = (pick) => [...page.querySelectorAll(pick)];
+              const shown = (kind) => all(".row." + kind).filter((row) => row.offsetHeight).length;
               const before = [shown("wrong"), shown("uncertain")];
               const pick = page.querySelector("label[for=pick-uncertain]");
               if (pick) pick.click();
@@ -191,7 +195,7 @@ def browse(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], dic
                 overflow: page.documentElement.scrollWidth - page.documentElement.clientWidth,
                 question: style(".question"), context: style(".context"), page: style("main"),
                 pwned: "pwned" in view, before, after: [shown("wrong"), shown("uncertain")],
-                plots: [...page.querySelectorAll("svg")].map((plot) => Math.round(plot.getBoundingClientRect().width)),
+                plots: all("svg").map((plot) => Math.round(plot.getBoundingClientRect().width)),
               }});
             }};
             </script>""",

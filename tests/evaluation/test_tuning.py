@@ -1,4 +1,4 @@
-"""`tune`: a new bundle with a better threshold and honest scores, judged on rows that it was not fitted on."""
+"""`tune`: a new bundle with a better threshold and honest scores, judged on held-out rows."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_the_report_of_the_figures_says_which_rows_were_used_for_what(
 
 def test_without_best_spans_nothing_is_tuned(bundles: Callable[..., Path], tmp_path: Path) -> None:
     file = write(tmp_path / "a.parquet", simulated(200), top_k=0)
-    with pytest.raises(SettingsError, match="--tune needs the best span of every row.*--top-k 1"):
+    with pytest.raises(SettingsError, match=r"--tune needs the best span of every row.*--top-k 1"):
         evaluate(file, model=bundles(), tune=tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

@@ -1,0 +1,156 @@
+"""Checkpoint -> ONNX graph in float32; the same with fused attention; the same in float16."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from batchqa.errors import ModelError
+
+from .checkpoint import Checkpoint
+from .extras import load, quiet
+from .quantize import Feed
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+OUTPUTS = ("start_logits", "end_logits")
+
+FUSION_TOLERANCE = 1e-3
+"""Largest logit difference between a graph and its fused form; more means that the fusion is wrong."""
+
+_ATTENTION = ("Attention", "MultiHeadAttention")
+
+
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """A graph after fusion. `attentions` of `layers` were fused; `kept` is False where the plain graph stays."""
+
+    model: Any
+    attentions: int
+    layers: int
+    kept: bool
+
+    @property
+    def said(self) -> str:
+        """For bundle.json and the model card."""
+        used = "" if self.kept else "; the plain graph is used"
+        return f"{self.attentions} of {self.layers} attention layers fused{used}"
+
+
+def export_graph(checkpoint: Checkpoint, folder: Path) -> Any:
+    """Export the checkpoint in float32 with optimum, by way of `folder`, and return the graph (ModelProto).
+
+    Raises ModelError where the exporter does not take the architecture or gives other inputs or outputs.
+    """
+    exporter, onnx = load("optimum.exporters.onnx"), load("onnx")
+    torch = load("torch")
+    model = checkpoint.load_model()
+    try:
+        with quiet(), torch.no_grad():
+            constructor = load("optimum.exporters.tasks").TasksManager.get_exporter_config_constructor(
+                exporter="onnx", model=model, task="question-answering", library_name="transformers"
+            )
+            config = constructor(model.config)
+            target = folder / "exported.onnx"
+            exporter.export(model=model, config=config, output=target, opset=max(config.DEFAULT_ONNX_OPSET, 17))
+        graph = onnx.load(str(target))
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # exporter, tracer and onnx raise errors of many kinds
+        raise ModelError(
+            f"{checkpoint.name}: architecture {checkpoint.architecture!r} cannot be exported to ONNX: "
+            f"{_first_line(error)}"
+        ) from error
+    inputs = [node.name for node in graph.graph.input]
+    outputs = [node.name for node in graph.graph.output]
+    if not {"input_ids", "attention_mask"} <= set(inputs) <= set(INPUTS) or set(outputs) != set(OUTPUTS):
+        raise ModelError(
+            f"{checkpoint.name}: the exported graph takes {inputs} and gives {outputs}; batchqa runs models that "
+            f"take {list(INPUTS)} and give {list(OUTPUTS)}"
+        )
+    return graph
+
+
+def fuse(graph: Any, checkpoint: Checkpoint, feeds: Sequence[Feed], *, for_int8: bool) -> Fused:
+    """The graph with attention and GELU as single operators, if its logits on `feeds` stay what they are.
+
+    `for_int8` keeps the matrix products of attention as nodes of their own, so that they can be quantized,
+    and leaves LayerNormalization alone.
+    """
+    optimizer = load("onnxruntime.transformers.optimizer")
+    options = load("onnxruntime.transformers.fusion_options").FusionOptions("bert")
+    if for_int8:
+        options.use_multi_head_attention = True
+        options.enable_skip_layer_norm = options.enable_bias_skip_layer_norm = False
+        options.enable_embed_layer_norm = False
+    layers = checkpoint.layers
+    plain = type(graph)()
+    plain.CopyFrom(graph)
+    try:
+        with quiet():
+            optimized = optimizer.optimize_model(
+                plain,
+                "bert",
+                num_heads=checkpoint.heads,
+                hidden_size=checkpoint.width,
+                opt_level=0,
+                optimization_options=options,
+            ).model
+        difference = largest_difference(graph, optimized, feeds)
+    except Exception:  # noqa: BLE001 - a fusion that fails costs speed only: the plain graph is there
+        return Fused(graph, 0, layers, kept=False)
+    counted = Counter(node.op_type for node in optimized.graph.node)
+    attentions = sum(counted[kind] for kind in _ATTENTION)
+    good = attentions == layers and difference <= FUSION_TOLERANCE
+    return Fused(optimized if good else graph, attentions, layers, kept=good)
+
+
+def half(graph: Any) -> Any:
+    """The graph in float16, with inputs and outputs as they were: what a CUDA device runs fastest."""
+    convert = load("onnxruntime.transformers.float16").convert_float_to_float16
+    copy = type(graph)()
+    copy.CopyFrom(graph)
+    with quiet():
+        return convert(copy, keep_io_types=True, disable_shape_infer=True)
+
+
+def save(graph: Any, target: Path) -> None:
+    """Write a graph to `target`, with its weights inside the file (protobuf's limit is 2 GB)."""
+    onnx = load("onnx")
+    if graph.ByteSize() >= 2**31:
+        raise ModelError(f"{target.name} would be larger than 2 GB; export a smaller model")
+    onnx.save(graph, str(target))
+
+
+def session(graph: Any, threads: int = 0) -> Any:
+    """An onnxruntime session on the CPU for a graph in memory."""
+    ort = load("onnxruntime")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    return ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def largest_difference(one: Any, other: Any, feeds: Sequence[Feed]) -> float:
+    """Largest difference of any logit of a real token between two graphs; infinite where one is not finite."""
+    sessions = [session(graph) for graph in (one, other)]
+    names = [node.name for node in sessions[0].get_inputs()]
+    worst = 0.0
+    for feed in feeds:
+        real = feed["attention_mask"] > 0
+        given = {name: feed[name] for name in names}
+        left, right = (each.run(list(OUTPUTS), given) for each in sessions)
+        for a, b in zip(left, right, strict=True):
+            difference = np.abs(a[real].astype(np.float64) - b[real])
+            worst = max(worst, float(difference.max()) if np.isfinite(difference).all() else float("inf"))
+    return worst
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0][:300]}" if text else type(error).__name__

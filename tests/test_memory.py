@@ -1,0 +1,52 @@
+"""Memory does not grow with the input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.models import SENTENCES
+
+pytestmark = pytest.mark.slow
+
+
+def _generate(path: Path, rows: int) -> Path:
+    """Rows with short contexts, most of them distinct, in row groups of 100,000."""
+    rng = np.random.default_rng(0)
+    with pq.ParquetWriter(path, pa.schema([("context", pa.string()), ("question", pa.string())])) as writer:
+        for begin in range(0, rows, 100_000):
+            numbers = range(begin, min(begin + 100_000, rows))
+            picks = rng.integers(0, len(SENTENCES), (len(numbers), 2)).tolist()
+            contexts = [f"{SENTENCES[a]} Number {n // 2}." for (a, _), n in zip(picks, numbers, strict=True)]
+            questions = [f"What is {n}, {SENTENCES[b][:20]}?" for (_, b), n in zip(picks, numbers, strict=True)]
+            writer.write_table(pa.table({"context": contexts, "question": questions}))
+    return path
+
+
+def _peak_mib(source: Path, bundle: Path) -> float:
+    """Peak resident memory of `batchqa run` as a process of its own, in MiB."""
+    out = source.with_suffix(".out.parquet")
+    command = [sys.executable, "-m", "batchqa", "run", str(source), "-o", str(out), "--model", str(bundle)]
+    command += ["--device", "cpu", "--threads", "1", "--batch-tokens", "2048", "--quiet"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    summary = json.loads(process.stdout.read().splitlines()[-1])
+    _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0
+    assert summary["rows"] == pq.read_metadata(out).num_rows == pq.read_metadata(source).num_rows
+    print(f"{summary['rows']} rows: peak {usage.ru_maxrss / 1024:.0f} MiB, {summary['rows_per_second']} rows/s")
+    return usage.ru_maxrss / 1024
+
+
+def test_ten_times_the_rows_take_the_same_memory(tiny_bundle: Path, tmp_path: Path) -> None:
+    fewer = _peak_mib(_generate(tmp_path / "100k.parquet", 100_000), tiny_bundle)
+    more = _peak_mib(_generate(tmp_path / "1m.parquet", 1_000_000), tiny_bundle)
+    assert more <= 1.15 * fewer, f"{fewer:.0f} MiB became {more:.0f} MiB"
