@@ -133,7 +133,7 @@ def run_command(
             reporter.progress(state)
 
         common: dict[str, Any] = {
-            "model": model,
+            "model": _resolved(model, reporter),
             "settings": RunSettings.from_options(options),
             "on_note": reporter.note,
             "whole_process": True,
@@ -145,6 +145,54 @@ def run_command(
             result = job.run(inputs, output, progress=progress, summary=summary, **common)
         reporter.close()
         _say_json(result.to_dict(), sys.stderr if output == "-" else sys.stdout)
+
+
+@commands.command("export", short_help="Make a bundle from a checkpoint.", epilog=EPILOG)
+@click.argument("model", metavar="MODEL")
+@click.option("-o", "--output", required=True, metavar="BUNDLE", help="Folder to make.")
+@click.option(
+    "--precision",
+    "precisions",
+    default="int8",
+    metavar="LIST",
+    help="Variants to make: fp32, int8 (CPU), fp16 (CUDA); several with commas.",
+)
+@click.option("--revision", metavar="SHA", help="Commit, tag or branch of a hub id.", show_default="main")
+@click.option(
+    "--verify-on",
+    metavar="FILE",
+    help="Rows to verify on; any input file of `run`.",
+    show_default="passages in the package",
+)
+@click.option("--min-agreement", type=float, default=0.98, help="Share of equal answers that is required.")
+@click.option("--max-f1-drop", type=float, default=0.7, help="F1 points that may be lost, with gold answers.")
+@click.option(
+    "--abstains",
+    type=click.Choice(["auto", "yes", "no"]),
+    default="auto",
+    help="Whether the model was trained to say no answer; auto asks it unanswerable questions.",
+)
+@click.option("--threshold", type=float, help="No-answer threshold to record.", show_default="0, not fitted")
+@click.option("--name", metavar="NAME", help="Name of the bundle.", show_default="the checkpoint's")
+@click.option("--licence", metavar="ID", help="Licence of the weights.", show_default="the checkpoint's")
+@click.option("--allow-pickle", is_flag=True, help="Convert a pickled checkpoint, in a process of its own.")
+@speaking_options
+@config_option
+def export_command(
+    model: str, output: str, precisions: str, log_format: str, quiet: bool, **options: Any
+) -> None:
+    """Export MODEL (a checkpoint's folder, or a hub id) to a verified ONNX bundle. Needs `batchqa[export]`.
+
+    Exit code 5, and no bundle, where a variant does not agree with the original.
+    """
+    with _reporting(log_format, quiet) as reporter, _stoppable():
+        from batchqa.prepare.export import export
+
+        wanted = tuple(part.strip() for part in precisions.split(",") if part.strip())
+        export(model, output, precisions=wanted, on_progress=reporter.note, **options)
+        from batchqa.describe import describe, render
+
+        _say(render(describe(output)), sys.stdout)
 
 
 @commands.command("evaluate", short_help="How good the answers are.", epilog=EPILOG)
@@ -265,6 +313,20 @@ def doctor_command(model: str, device: str, as_json: bool, log_format: str, quie
             _say(render(findings), sys.stdout)
         if any(finding.level == "fail" for finding in findings):
             raise click.exceptions.Exit(5)
+
+
+def _resolved(model: str, reporter: Reporter) -> str | Path:
+    """A hub id (org/name, no such folder) stands for its bundle in the cache, made on first use."""
+    if (
+        model == "default"
+        or Path(model).exists()
+        or model.count("/") != 1
+        or model.startswith((".", "/", "~"))
+    ):
+        return model
+    from batchqa.prepare.export import ensure_cached
+
+    return ensure_cached(model, on_progress=reporter.note)
 
 
 # --------------------------------------------------------------------------------------------- speaking

@@ -139,7 +139,10 @@ speaking_options = together(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 model_option = click.option(
-    "--model", default="default", metavar="MODEL", help="A bundle; `default` is the one in the package."
+    "--model",
+    default="default",
+    metavar="MODEL",
+    help="A bundle, or a hub id (org/name[@revision]); `default` is the one in the package.",
 )
 
 text_options = together(

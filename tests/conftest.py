@@ -15,12 +15,11 @@ from tests.models import FAMILIES, write_checkpoint, write_tiny_bundle
 
 # The same examples every time, so that a test that passed does not fail for another's change. To search for
 # new counterexamples: HYPOTHESIS_PROFILE=search. No deadline: the machine may be busy.
-_COMMON = {
-    "deadline": None,
-    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-}
-settings.register_profile("repeatable", derandomize=True, max_examples=25, database=None, **_COMMON)
-settings.register_profile("search", max_examples=2000, print_blob=True, **_COMMON)
+_RELAXED = settings(
+    deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+settings.register_profile("repeatable", _RELAXED, derandomize=True, max_examples=25, database=None)
+settings.register_profile("search", _RELAXED, max_examples=2000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 

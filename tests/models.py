@@ -92,7 +92,7 @@ def tiny_tokenizer(family: str) -> Tokenizer:
 def _built(family: str) -> str:
     tokenizer = FAMILIES[family].build()
     tokenizer.add_tokens([AddedToken(MARKER, single_word=True, normalized=False)])
-    return tokenizer.to_str()
+    return str(tokenizer.to_str())
 
 
 def _wordpiece(lowercase: bool) -> Tokenizer:

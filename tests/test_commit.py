@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import io
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -319,6 +322,62 @@ def test_a_part_whose_count_is_not_that_of_its_record_is_done_again(tmp_path: Pa
     assert numbers_in(output) == kept(RECORDS)
 
 
+def test_a_short_part_before_others_is_done_again(output: str) -> None:
+    with open_commit(output) as commit:
+        commit.begin({"batch_tokens": 8192})
+        for part, numbers in [(0, [0, 1, 2]), (1, [3]), (2, [6, 7, 8])]:
+            with commit.part(part) as writer:
+                commit_job.fill(writer, numbers)
+    with open_commit(output) as commit:
+        assert [part.part for part in commit.committed] == [0, 2]
+    run(output)
+    assert numbers_in(output) == kept(RECORDS)
+
+
+def test_parts_with_other_columns_are_done_again(output: str) -> None:
+    run(output, stop_at=3)
+    with open_commit(output, schema=SCHEMA.append(pa.field("more", pa.int8()))) as commit:
+        assert commit.committed == ()
+
+
+def cut_in_half(path: Path) -> None:
+    pq.write_table(pq.read_table(path).slice(1), path)
+
+
+@pytest.mark.parametrize("damage", [truncate, cut_in_half])
+def test_a_part_that_is_damaged_before_publishing_keeps_the_output_from_being_published(
+    output: str, damage: Callable[[Path], None]
+) -> None:
+    with open_commit(output) as commit:
+        commit.begin({"batch_tokens": 8192})
+        for part, numbers in commit_job.numbers_of_parts(commit, RECORDS, PART_ROWS):
+            with commit.part(part) as writer:
+                commit_job.fill(writer, numbers)
+        damage(staging(output) / "part-00002.parquet")
+        with pytest.raises(StorageError):
+            commit.publish({})
+    assert find_output(Target.parse(output)) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "fails"), [(errno.EIO, True), (errno.EINVAL, False), (errno.ENOTSUP, False)]
+)
+def test_a_folder_that_cannot_be_synced_is_an_error_unless_the_file_system_cannot_do_it_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, fails: bool
+) -> None:
+    def broken(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", broken)
+    if fails:
+        with pytest.raises(StorageError, match="Input/output error"):
+            run(tmp_path / "out.parquet")
+    else:
+        run(tmp_path / "out.parquet")
+        assert numbers_in(str(tmp_path / "out.parquet")) == kept(RECORDS)
+
+
 def write_text(path: Path) -> None:
     path.write_text("not mine")
 
@@ -416,7 +475,7 @@ def test_an_exception_while_writing_never_leaves_a_footer_in_the_file(
 ) -> None:
     # The Parquet writer closes its file after an exception, and would leave a valid, shorter one.
     monkeypatch.setattr(Path, "unlink", lambda self, missing_ok=False: None)
-    monkeypatch.setattr(commit_files, "_BUFFER_BYTES", 16)
+    monkeypatch.setattr(commit_files, "_BUFFER_BYTES", 1)
     monkeypatch.setattr(parts, "ROW_GROUP_BYTES", 1)
     output = str(tmp_path / "out.parquet")
     with open_commit(output) as commit:
@@ -719,8 +778,6 @@ def test_a_program_that_is_started_does_not_inherit_the_lock(tmp_path: Path) -> 
 def test_a_lock_whose_file_was_removed_meanwhile_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import fcntl
-
     real = fcntl.flock
 
     def remove_and_lock(descriptor: int, operation: int) -> None:
@@ -736,9 +793,6 @@ def test_a_lock_whose_file_was_removed_meanwhile_does_not_count(
 def test_a_file_system_without_locks_is_noted_and_the_job_goes_on(
     output: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import errno
-    import fcntl
-
     def unsupported(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -767,9 +821,6 @@ def test_where_locks_do_not_work_a_run_that_comes_second_leaves_the_output_of_th
 def test_where_locks_do_not_work_two_runs_at_once_do_not_disturb_each_other(
     output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import errno
-    import fcntl
-
     def unsupported(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -988,8 +1039,6 @@ def test_too_little_space_is_said_before_the_start(tmp_path: Path) -> None:
     shortage = space_shortage(target, 10**18)
     assert shortage is not None
     assert "are free" in shortage
-    import shutil
-
     half = shutil.disk_usage(tmp_path).free * 2 // 3
     assert space_shortage(target, half) is not None
     assert space_shortage(folder, half) is None

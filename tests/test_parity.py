@@ -29,7 +29,8 @@ Rows = Sequence[tuple[str, str]]
 
 def road(bundle: Path, rows: Rows, **options: Any) -> list[dict[str, Any]]:
     table = pa.table({"context": [context for context, _ in rows], "question": [q for _, q in rows]})
-    return Annotator(bundle, device="cpu", **options).annotate(table).to_pylist()
+    answered: list[dict[str, Any]] = Annotator(bundle, device="cpu", **options).annotate(table).to_pylist()
+    return answered
 
 
 def assert_parity(rows: Rows, given: Sequence[dict[str, Any]], expected: Sequence[ReferenceAnswer]) -> int:
@@ -88,7 +89,7 @@ def test_small_windows_cut_questions_and_candidates_are_those_of_the_reference(
     fp32_bundle: Path, minilm: Path, squad_dev: list[dict[str, Any]]
 ) -> None:
     rows = pairs(squad_dev[::60])
-    sizes: dict[str, int] = {
+    sizes: dict[str, Any] = {
         "max_length": 96,
         "stride": 24,
         "max_question_length": 9,
@@ -114,7 +115,7 @@ def test_a_checkpoint_of_each_family_is_answered_as_the_reference_answers_it(
     checkpoint = checkpoints(family)
     contexts = [*SENTENCES, *(" ".join(SENTENCES[at:] + SENTENCES[:at]) for at in range(6))]
     rows = [(context, question) for context in contexts for question in SENTENCES[1::3]]
-    sizes: dict[str, int] = {"max_length": 80, "stride": 20, "max_question_length": 16}
+    sizes: dict[str, Any] = {"max_length": 80, "stride": 20, "max_question_length": 16}
 
     given = road(fp32_bundles(checkpoint), rows, **sizes)
 

@@ -34,7 +34,7 @@ from tests.strategies import texts
 
 QUESTION = "Who repaired the bridge?"
 
-thoroughly = settings(max_examples=5 * settings.default.max_examples)
+thoroughly = settings(max_examples=5 * settings().max_examples)
 """For steps by themselves: their examples cost next to nothing."""
 
 

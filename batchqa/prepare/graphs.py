@@ -52,13 +52,10 @@ def export_graph(checkpoint: Checkpoint, folder: Path) -> Any:
     model = checkpoint.load_model()
     try:
         with quiet(), torch.no_grad():
-            constructor = load("optimum.exporters.tasks").TasksManager.get_exporter_config_constructor(
-                exporter="onnx", model=model, task="question-answering", library_name="transformers"
+            exporter.onnx_export_from_model(
+                model=model, output=folder, task="question-answering", do_validation=False
             )
-            config = constructor(model.config)
-            target = folder / "exported.onnx"
-            exporter.export(model=model, config=config, output=target, opset=max(config.DEFAULT_ONNX_OPSET, 17))
-        graph = onnx.load(str(target))
+        graph = onnx.load(str(folder / "model.onnx"))
     except (OSError, MemoryError):
         raise
     except Exception as error:  # exporter, tracer and onnx raise errors of many kinds

@@ -1,0 +1,56 @@
+"""The model card of a bundle: README.md, written from what bundle.json says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from batchqa.bundle import Manifest
+
+_ROWS = (
+    ("span_agreement", "same answer as the original", "{:.2%}"),
+    ("changed_by_batching", "answers changed by batching", "{:d}"),
+    ("largest_logit_difference", "largest logit difference", "{:.4f}"),
+    ("exact", "exact match", "{:.2f}"),
+    ("f1", "F1", "{:.2f}"),
+    ("exact_of_original", "exact match of the original", "{:.2f}"),
+    ("f1_of_original", "F1 of the original", "{:.2f}"),
+    ("speed_up_over_torch", "windows/s, as a multiple of PyTorch's", "{:.2f}"),
+    ("megabytes", "size in MB", "{:.1f}"),
+)
+
+
+def model_card(manifest: Manifest, notes: str = "") -> str:
+    """The card's text; `notes` is a paragraph of its maker's."""
+    source = manifest.source
+    origin = f"{source.id} at commit {source.revision}" if source.revision else source.id
+    says = "says when a passage does not answer" if manifest.abstains.value else "always answers"
+    parts = [
+        f"# {manifest.name}",
+        f"A bundle for batchqa: extractive question answering, architecture {manifest.architecture}. It {says}.",
+        notes,
+        "## Origin",
+        f"- Made from {origin}\n- Licence of the weights: {source.licence or 'not stated by the source'}",
+        "## How it decides",
+        f"- Longest input: {manifest.max_length} tokens\n"
+        f"- Abstains: {'yes' if manifest.abstains.value else 'no'} ({manifest.abstains.how})\n"
+        f"- No answer when null score - best span score > {manifest.threshold.value:g} "
+        f"({manifest.threshold.fitted_on})",
+        "## Variants",
+        *(_variant(v.precision, v.devices, v.engines, v.verification) for v in manifest.variants),
+        "## Made with",
+        "\n".join(f"- {library} {version}" for library, version in manifest.versions.items()),
+    ]
+    header = f"---\nlicense: {source.licence.lower()}\n---\n\n" if source.licence else ""
+    return header + "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _variant(precision: str, devices: tuple[str, ...], engines: tuple[str, ...], figures: Mapping[str, Any]) -> str:
+    lines = [
+        f"### {precision}",
+        f"For {', '.join(devices)} with {', '.join(engines)}: {figures['scheme']}.",
+        f"Verified on {figures['rows']} rows of {figures['verified_on']}, beside the original in PyTorch (float32):",
+        "| figure | value |\n|---|---|\n"
+        + "\n".join(f"| {label} | {form.format(figures[key])} |" for key, label, form in _ROWS if key in figures),
+    ]
+    return "\n\n".join(lines)

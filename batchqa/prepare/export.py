@@ -1,0 +1,349 @@
+"""`batchqa export`: checkpoint in, verified bundle out, or nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+from typing import Any
+
+import pyarrow as pa
+
+from batchqa.bundle import (
+    CARD,
+    MANIFEST,
+    TOKENIZER,
+    Abstention,
+    Bundle,
+    Manifest,
+    Source,
+    Threshold,
+    Variant,
+    open_bundle,
+    write_manifest,
+)
+from batchqa.commit.files import sync_folder, translated
+from batchqa.commit.lock import Lock
+from batchqa.errors import ModelError, PreconditionError, SettingsError, TryAgainError
+from batchqa.machine import cpu_flags
+from batchqa.records import Chunk, Cursor
+from batchqa.settings import DEFAULT_MAX_LENGTH, ReadingSettings, WindowSettings
+from batchqa.steps.batching import padded_batches
+from batchqa.steps.chunking import chunks
+from batchqa.steps.reading import ColumnPlan, pieces
+from batchqa.steps.windowing import Windower, learn_layout
+
+from . import graphs, quantize
+from .abstention import Abstains, decide
+from .card import model_card
+from .checkpoint import HUB_ID, Checkpoint, fetch, open_checkpoint
+from .extras import versions
+from .passages import everything
+from .verify import (
+    BUDGET,
+    Answers,
+    Comparison,
+    Progress,
+    TorchScorer,
+    answer,
+    compare,
+    logit_difference,
+    onnx_scorer,
+    read_examples,
+    require,
+)
+
+PRECISIONS = ("fp32", "fp16", "int8")
+NOT_FITTED = "not fitted: the usual default of models trained on SQuAD 2.0"
+PACKAGED = "the passages in batchqa"
+CALIBRATION_ROWS = 160
+"""Rows that quantization looks at: beyond some ten thousand tokens the rounding no longer improves."""
+
+
+def export(
+    model: str,
+    output: str | Path,
+    *,
+    precisions: Sequence[str] = ("int8",),
+    revision: str | None = None,
+    verify_on: str | Path | None = None,
+    min_agreement: float = 0.98,
+    max_f1_drop: float = 0.7,
+    abstains: Abstains = "auto",
+    allow_pickle: bool = False,
+    threshold: float | None = None,
+    threshold_note: str | None = None,
+    name: str | None = None,
+    licence: str | None = None,
+    calibrate_on: str | Path | None = None,
+    notes: str = "",
+    on_progress: Progress = lambda _: None,
+) -> Manifest:
+    """Export MODEL (a folder or a hub id) into folder `output`, with a variant per precision.
+
+    Each variant is verified on the file `verify_on` (default: the package's passages) beside the PyTorch
+    original; int8 is calibrated on `calibrate_on` (default: the passages too). Nothing is left in `output`
+    where anything fails. Returns what bundle.json says.
+
+    Raises SettingsError for options that cannot be, PreconditionError where `output` exists, ModelError for
+    a checkpoint that cannot be exported or a variant below the limits, TryAgainError without a network.
+    """
+    target = Path(output)
+    _check_options(precisions, min_agreement, max_f1_drop)
+    if target.exists() or target.is_symlink():
+        raise PreconditionError(f"{target} exists; remove it, or give another -o")
+    table = everything() if verify_on is None else read_examples(verify_on)
+    calibration = everything() if calibrate_on is None else read_examples(calibrate_on, CALIBRATION_ROWS)
+    with open_checkpoint(model, revision, allow_pickle=allow_pickle) as checkpoint, _staged(target) as folder:
+        source = Source(checkpoint.id, checkpoint.revision, licence or checkpoint.licence)
+        making = _Making(checkpoint, folder, table, calibration, min_agreement, max_f1_drop, on_progress)
+        making.verified_on = PACKAGED if verify_on is None else Path(verify_on).name
+        making.begin(name or checkpoint.name, source, threshold, threshold_note, abstains)
+        for precision in dict.fromkeys(precisions):
+            making.add(precision)
+        manifest = making.finish(notes)
+    return manifest
+
+
+def ensure_cached(model: str, cache: str | Path | None = None, on_progress: Progress = lambda _: None) -> Path:
+    """The bundle of a hub id (`org/name[@revision]`), exported into the cache on first use.
+
+    The cache is `cache`, else BATCHQA_CACHE, else the user's cache folder. One process exports, others wait.
+    Raises TryAgainError, saying what to do, where the network is needed and not there.
+    """
+    from platformdirs import user_cache_path
+
+    if not HUB_ID.fullmatch(model):
+        raise ModelError(f"{model!r} is neither a bundle's folder nor a hub id (org/name or org/name@revision)")
+    given = cache or os.environ.get("BATCHQA_CACHE")
+    root = (Path(given) if given else user_cache_path("batchqa")) / "bundles"
+    repository, _, revision = model.partition("@")
+    name = repository.replace("/", "--")
+    if (pinned := root / f"{name}@{revision}").is_dir():
+        return _checked(pinned)
+    try:
+        commit, _ = fetch(repository, revision or None)
+    except TryAgainError:
+        made = sorted(root.glob(f"{name}@*"), key=lambda path: path.stat().st_mtime)
+        if made and not revision:
+            return _checked(made[-1])  # offline: the newest that is here
+        raise
+    target = root / f"{name}@{commit}"
+    with translated(f"making {target}"):
+        root.mkdir(parents=True, exist_ok=True)
+    lock = _wait_for(root / f"{target.name}.lock", model)
+    try:
+        if not target.is_dir():
+            on_progress(f"{model} is exported to {target}, once")
+            export(repository, target, revision=commit, on_progress=on_progress)
+    finally:
+        lock.release()
+    return _checked(target)
+
+
+def _checked(bundle: Path) -> Path:
+    open_bundle(bundle)
+    return bundle
+
+
+def _wait_for(path: Path, model: str, seconds: float = 3600.0) -> Lock:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return Lock(path, f"the cached bundle of {model}")
+        except TryAgainError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1.0)
+
+
+def _check_options(precisions: Sequence[str], min_agreement: float, max_f1_drop: float) -> None:
+    if not precisions:
+        raise SettingsError(f"--precision names none of {', '.join(PRECISIONS)}")
+    for precision in precisions:
+        if precision.startswith("int8") and "cuda" in precision:
+            raise SettingsError(
+                "int8 for CUDA is refused: onnxruntime has no CUDA kernels for these operators, so they would run on "
+                "the CPU with copies between; take --precision fp16 for CUDA"
+            )
+        if precision not in PRECISIONS:
+            raise SettingsError(f"--precision {precision!r} is none of {', '.join(PRECISIONS)}")
+    if not 0 <= min_agreement <= 1:
+        raise SettingsError(f"--min-agreement must be between 0 and 1, not {min_agreement}")
+    if not max_f1_drop >= 0:
+        raise SettingsError(f"--max-f1-drop must be at least 0, not {max_f1_drop}")
+
+
+@contextmanager
+def _staged(target: Path) -> Iterator[Path]:
+    """A folder beside `target` that becomes `target` when the block ends well, and vanishes when it does not."""
+    with translated(f"exporting to {target}"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(mkdtemp(prefix=f".{target.name}.export-", dir=target.parent))
+        try:
+            yield folder
+            for file in folder.iterdir():
+                file.chmod(0o644)
+                with file.open("rb") as stream:
+                    os.fsync(stream.fileno())
+            folder.chmod(0o755)
+            sync_folder(folder)
+            try:
+                folder.rename(target)
+            except FileExistsError as error:
+                raise PreconditionError(f"{target} was made by another command meanwhile") from error
+            sync_folder(target.parent)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(slots=True)
+class _Making:
+    """An export under way: what every variant is made from and measured against."""
+
+    checkpoint: Checkpoint
+    folder: Path
+    table: pa.Table
+    calibration: pa.Table
+    min_agreement: float
+    max_f1_drop: float
+    say: Progress
+    verified_on: str = PACKAGED
+    manifest: Manifest = None  # type: ignore[assignment]  # set by begin()
+    graph: Any = None
+    scorer: TorchScorer = None  # type: ignore[assignment]
+    original: Answers = None  # type: ignore[assignment]
+    feeds: list[quantize.Feed] = None  # type: ignore[assignment]
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle as far as it is made."""
+        return Bundle(self.folder, self.manifest, digest="")
+
+    def begin(
+        self, name: str, source: Source, threshold: float | None, note: str | None, abstains: Abstains
+    ) -> None:
+        """Export the graph, describe the model, and let the original answer the verification's rows."""
+        checkpoint = self.checkpoint
+        checkpoint.tokenizer.save(str(self.folder / TOKENIZER))
+        self.say(f"{checkpoint.name}: exporting {checkpoint.architecture} to ONNX")
+        model = checkpoint.load_model()
+        with TemporaryDirectory(prefix="batchqa-graph-") as work:
+            self.graph = graphs.export_graph(checkpoint, Path(work))
+        inputs = tuple(node.name for node in self.graph.graph.input)
+        self.manifest = Manifest(
+            name=name,
+            source=source,
+            architecture=checkpoint.architecture,
+            inputs=inputs,
+            outputs=graphs.OUTPUTS,
+            max_length=checkpoint.max_length,
+            layout=learn_layout(checkpoint.tokenizer, checkpoint.pad_id, checkpoint.pad_type),
+            abstains=Abstention(True, "not decided yet"),
+            threshold=Threshold(threshold or 0.0, note or ("given" if threshold is not None else NOT_FITTED)),
+            calibration=None,
+            variants=(),
+            versions=versions(),
+        )
+        self.scorer = TorchScorer(model, inputs)
+        self.manifest = replace(self.manifest, abstains=decide(abstains, self.bundle, self.scorer))
+        self.feeds = _feeds(self.bundle, self.checkpoint, self.calibration)
+        self.say(f"{checkpoint.name}: the original answers {len(self.table)} rows of {self.verified_on}")
+        self.original = answer(self.bundle, self.scorer, self.table)
+
+    def add(self, precision: str) -> None:
+        """Make a variant and verify it. int8 falls back to the form that computes in float32."""
+        if precision == "int8":
+            self._add_int8()
+            return
+        fused = graphs.fuse(self.graph, self.checkpoint, self.feeds[:2], for_int8=False)
+        graph = graphs.half(fused.model) if precision == "fp16" else fused.model
+        engines = ("onnxruntime",) if precision == "fp16" else ("onnxruntime", "openvino")
+        devices = ("cuda",) if precision == "fp16" else ("cpu", "cuda")
+        scheme = f"{'float16' if precision == 'fp16' else 'float32'}, {fused.said}"
+        comparison = self._measure(precision, graph, scheme, devices, engines)
+        require(comparison, self.checkpoint.name, self.min_agreement, self.max_f1_drop)
+
+    def _add_int8(self) -> None:
+        fused = graphs.fuse(self.graph, self.checkpoint, self.feeds[:2], for_int8=True)
+        self.say(f"{self.checkpoint.name}: calibrating int8 on {len(self.calibration)} rows")
+        observed = quantize.observe(fused.model, self.feeds)
+        said = f"{fused.said}; int8 instructions of the exporting machine: {_int8_instructions()}"
+        graph = quantize.per_token(fused.model, observed)
+        scheme = f"int8 weights and int8 activations with a scale per token, {said}"
+        comparison = self._measure("int8", graph, scheme, ("cpu",), ("onnxruntime",))
+        if self._holds(comparison):
+            return
+        self.manifest = replace(self.manifest, variants=self.manifest.variants[:-1])
+        self.say(
+            f"{self.checkpoint.name}: int8 with a scale per token agrees on {comparison.agreement:.2%} of the rows; "
+            "taking int8 weights computed in float32"
+        )
+        graph = quantize.weights_only(fused.model, observed)
+        scheme = f"int8 weights, computed in float32, {said}"
+        comparison = self._measure("int8", graph, scheme, ("cpu",), ("onnxruntime", "openvino"))
+        require(comparison, self.checkpoint.name, self.min_agreement, self.max_f1_drop)
+
+    def _holds(self, comparison: Comparison) -> bool:
+        drop = comparison.f1_drop if comparison.f1_drop is not None else 0.0
+        independent = comparison.figures["changed_by_batching"] == 0
+        return independent and comparison.agreement >= self.min_agreement and drop <= self.max_f1_drop
+
+    def _measure(
+        self, precision: str, graph: Any, scheme: str, devices: tuple[str, ...], engines: tuple[str, ...]
+    ) -> Comparison:
+        """Write the variant's file, add it to the manifest, and compare it with the original."""
+        file = self.folder / f"model.{precision}.onnx"
+        graphs.save(graph, file)
+        variant = Variant(precision, file.name, devices, engines)
+        self.manifest = replace(self.manifest, variants=(*self.manifest.variants, variant))
+        self.say(f"{self.checkpoint.name}: verifying {precision}")
+        difference = logit_difference(self.scorer, onnx_scorer(self.bundle, precision), self.feeds[:8])
+        comparison = compare(self.bundle, precision, self.table, self.original, self.verified_on, difference)
+        figures = {"scheme": scheme, **comparison.figures, "megabytes": file.stat().st_size / 1e6}
+        described = replace(variant, verification=figures)
+        self.manifest = replace(self.manifest, variants=(*self.manifest.variants[:-1], described))
+        return comparison
+
+    def finish(self, notes: str) -> Manifest:
+        """Write the card and bundle.json, and open the bundle as a run would."""
+        (self.folder / CARD).write_text(model_card(self.manifest, notes), encoding="utf-8")
+        write_manifest(self.folder, self.manifest)
+        assert (self.folder / MANIFEST).is_file()
+        return open_bundle(self.folder).manifest
+
+
+def _int8_instructions() -> str:
+    """What the processor has for int8 products; without any, older AVX2 code can saturate."""
+    flags = cpu_flags()
+    found = [name for name in ("amx_int8", "avx512_vnni", "avx_vnni") if name in flags]
+    return ", ".join(found) or "none"
+
+
+def _feeds(bundle: Bundle, checkpoint: Checkpoint, table: pa.Table) -> list[quantize.Feed]:
+    """The calibration's rows as padded batches of the model's inputs."""
+    plan = ColumnPlan.of(table.schema, ReadingSettings(keep=()), "the calibration's rows")
+    rows = [
+        plan.rows(piece, str, 0, Cursor())
+        for batch in table.combine_chunks().to_batches()
+        for piece in pieces(batch)
+    ]
+    longest = min(DEFAULT_MAX_LENGTH, bundle.manifest.max_length)
+    windower = Windower(checkpoint.tokenizer, bundle.manifest.layout, WindowSettings(), longest)
+
+    def batches(chunk: Chunk) -> Iterator[quantize.Feed]:
+        for batch in padded_batches(windower.windows(chunk), BUDGET):
+            if len(batch.index):
+                given = {
+                    "input_ids": batch.input_ids,
+                    "attention_mask": batch.attention_mask,
+                    "token_type_ids": batch.token_type_ids,
+                }
+                yield {name: given[name] for name in bundle.manifest.inputs}
+
+    return [feed for chunk in chunks(rows, part_rows=2**62) for feed in batches(chunk)]
