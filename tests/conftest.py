@@ -116,7 +116,7 @@ def fp32_bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], P
             from batchqa.prepare.export import export
 
             out = tmp_path_factory.mktemp("fp32") / "bundle"
-            export(checkpoint, out, precisions=("fp32",), abstains="yes", threshold=0.0)
+            export(str(checkpoint), out, precisions=("fp32",), abstains="yes", threshold=0.0)
             made[checkpoint] = out
         return made[checkpoint]
 

@@ -266,14 +266,17 @@ def test_of_two_runs_at_once_one_finishes_and_the_other_ends_with_75(tmp_path: P
 def test_a_job_that_is_killed_again_and_again_at_random_times_is_finished_in_the_end(
     tmp_path: Path, output: str
 ) -> None:
-    commit_job.run(f"{tmp_path / 'undisturbed'}/{output}")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    start = time.monotonic()
+    command = [sys.executable, str(SCRIPT), f"{tmp_path / 'undisturbed'}/{output}", "--slow"]
+    subprocess.run(command, env=environment, check=True)
+    span = time.monotonic() - start
     command = [sys.executable, str(SCRIPT), f"{tmp_path / 'killed'}/{output}", "--slow"]
     kills = 0
-    while True:
+    while kills < 200:
         run = subprocess.Popen(command, env=environment)
         try:
-            code = run.wait(timeout=0.35 + 0.037 * (kills % 11))
+            code = run.wait(timeout=span * (0.3 + 0.07 * (kills % 11)))
         except subprocess.TimeoutExpired:
             run.send_signal(signal.SIGKILL)
             run.wait()

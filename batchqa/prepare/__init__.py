@@ -3,7 +3,7 @@
 ::
 
     extras.py      the extra `export`: what is imported, and what to install where it is missing
-    checkpoint.py  MODEL -> a checkpoint on disk that is what it should be; hub ids; pickles in a child process
+    checkpoint.py  MODEL -> a checkpoint that is what it should be; hub ids; pickles in a child process
     graphs.py      checkpoint -> ONNX graph; fused attention; float16
     quantize.py    ONNX graph -> int8 graphs
     passages.py    the package's own texts: plainly answerable and plainly unanswerable pairs

@@ -1,4 +1,4 @@
-"""Whether a model was trained to say "no answer": asked plain questions that their passage does not answer."""
+"""Whether a model was trained to say "no answer": it is asked what the passage plainly does not answer."""
 
 from __future__ import annotations
 
@@ -37,18 +37,24 @@ def probe(bundle: Bundle, scorer: SpanScorer) -> Probed:
     table = unanswerable()
     table = table.filter(pc.equal(table["language"], language))
     odds = answer(bundle, scorer, table, abstains=True).columns["null_odds"]
-    return Probed(language, int((np.nan_to_num(odds.to_numpy().astype(np.float64), nan=-1.0) > 0).sum()), len(table))
+    return Probed(
+        language, int((np.nan_to_num(odds.to_numpy().astype(np.float64), nan=-1.0) > 0).sum()), len(table)
+    )
 
 
 def _language_of(bundle: Bundle, scorer: SpanScorer) -> str:
     table = answerable()
     given = answer(bundle, scorer, table, abstains=False).columns["answer"].to_pylist()
-    asked, right = Counter(table["language"].to_pylist()), Counter(dict.fromkeys(table["language"].to_pylist(), 0))
+    asked, right = (
+        Counter(table["language"].to_pylist()),
+        Counter(dict.fromkeys(table["language"].to_pylist(), 0)),
+    )
     for language, answers, text in zip(
         table["language"].to_pylist(), table["answers"].to_pylist(), given, strict=True
     ):
         right[language] += text in answers["text"]
-    return max(right, key=lambda language: right[language] / asked[language])
+    best: str = max(right, key=lambda language: right[language] / asked[language])
+    return best
 
 
 def decide(wanted: Abstains, bundle: Bundle, scorer: SpanScorer) -> Abstention:

@@ -27,15 +27,12 @@ def model_card(manifest: Manifest, notes: str = "") -> str:
     says = "says when a passage does not answer" if manifest.abstains.value else "always answers"
     parts = [
         f"# {manifest.name}",
-        f"A bundle for batchqa: extractive question answering, architecture {manifest.architecture}. It {says}.",
+        f"A bundle for batchqa: extractive question answering, {manifest.architecture}. It {says}.",
         notes,
         "## Origin",
         f"- Made from {origin}\n- Licence of the weights: {source.licence or 'not stated by the source'}",
         "## How it decides",
-        f"- Longest input: {manifest.max_length} tokens\n"
-        f"- Abstains: {'yes' if manifest.abstains.value else 'no'} ({manifest.abstains.how})\n"
-        f"- No answer when null score - best span score > {manifest.threshold.value:g} "
-        f"({manifest.threshold.fitted_on})",
+        _decision(manifest),
         "## Variants",
         *(_variant(v.precision, v.devices, v.engines, v.verification) for v in manifest.variants),
         "## Made with",
@@ -45,12 +42,25 @@ def model_card(manifest: Manifest, notes: str = "") -> str:
     return header + "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _variant(precision: str, devices: tuple[str, ...], engines: tuple[str, ...], figures: Mapping[str, Any]) -> str:
+def _decision(manifest: Manifest) -> str:
+    abstains, threshold = manifest.abstains, manifest.threshold
+    return (
+        f"- Longest input: {manifest.max_length} tokens\n"
+        f"- Abstains: {'yes' if abstains.value else 'no'} ({abstains.how})\n"
+        f"- No answer when null score - best span score > {threshold.value:g} ({threshold.fitted_on})"
+    )
+
+
+def _variant(
+    precision: str, devices: tuple[str, ...], engines: tuple[str, ...], figures: Mapping[str, Any]
+) -> str:
     lines = [
         f"### {precision}",
         f"For {', '.join(devices)} with {', '.join(engines)}: {figures['scheme']}.",
-        f"Verified on {figures['rows']} rows of {figures['verified_on']}, beside the original in PyTorch (float32):",
+        f"Verified on {figures['rows']} rows of {figures['verified_on']}, beside the original in PyTorch:",
         "| figure | value |\n|---|---|\n"
-        + "\n".join(f"| {label} | {form.format(figures[key])} |" for key, label, form in _ROWS if key in figures),
+        + "\n".join(
+            f"| {label} | {form.format(figures[key])} |" for key, label, form in _ROWS if key in figures
+        ),
     ]
     return "\n\n".join(lines)

@@ -1,4 +1,4 @@
-"""MODEL -> a checkpoint on disk that is what it should be: a question-answering head, safetensors, a tokenizer.
+"""MODEL -> a checkpoint that is what it should be: with a trained head, safetensors and a tokenizer.
 
 A checkpoint comes from strangers. Nothing of it is run: no code of its own (`trust_remote_code` is never
 set), no pickle but on demand, and then by `torch.load(weights_only=True)` in a child process.
@@ -104,8 +104,8 @@ class Checkpoint:
         if missing:
             shown = ", ".join(sorted(missing)[:3])
             raise ModelError(
-                f"{self.name} has no question-answering head that was trained: weights are missing for {shown}; "
-                "name a checkpoint that was fine-tuned for extractive question answering"
+                f"{self.name} has no question-answering head that was trained: weights are missing for "
+                f"{shown}; name a checkpoint that was fine-tuned for extractive question answering"
             )
         return model.eval()
 
@@ -114,7 +114,7 @@ class Checkpoint:
 def open_checkpoint(model: str, revision: str | None, *, allow_pickle: bool = False) -> Iterator[Checkpoint]:
     """Find, fetch and check MODEL, a folder or a hub id (`org/name[@revision]`); a context manager.
 
-    Raises ModelError for what is no usable checkpoint, TryAgainError where the network is needed and not there.
+    Raises ModelError for what is no usable checkpoint, TryAgainError where the network is needed and away.
     """
     path = Path(model)
     with TemporaryDirectory(prefix="batchqa-checkpoint-") as work:
@@ -151,7 +151,7 @@ def fetch(repository: str, revision: str | None, *, allow_pickle: bool = False) 
                 folder = Path(hub.snapshot_download(**(wanted | {"revision": commit})))
             except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
                 raise
-            except Exception:  # noqa: BLE001 - whatever the network's trouble is, the cache may have the files
+            except Exception:  # noqa: BLE001 - whatever the trouble is, the cache may have the files
                 folder = Path(hub.snapshot_download(**wanted, local_files_only=True))
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         at = f" at {revision}" if revision else ""
@@ -161,11 +161,14 @@ def fetch(repository: str, revision: str | None, *, allow_pickle: bool = False) 
     except Exception as error:
         at = f" --revision {revision}" if revision else ""
         raise TryAgainError(
-            f"{repository} is not in the hub's cache and the hub cannot be reached ({type(error).__name__}); run the "
-            f"same command with a network, or copy the model's folder here and run `batchqa export FOLDER`{at}"
+            f"{repository} is not in the hub's cache and the hub cannot be reached ({type(error).__name__}); "
+            f"run the same command with a network, or copy the model's folder here and run "
+            f"`batchqa export FOLDER`{at}"
         ) from error
     if not re.fullmatch(r"[0-9a-f]{40}", folder.name):
-        raise ModelError(f"{repository}: the hub's cache has no commit for {folder.name!r}; fetch the model again")
+        raise ModelError(
+            f"{repository}: the hub's cache has no commit for {folder.name!r}; fetch the model again"
+        )
     return folder.name, folder
 
 
@@ -179,8 +182,8 @@ def _inspect(
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     if largest >= vocabulary:
         raise ModelError(
-            f"{name}: the tokenizer has token ids up to {largest}, the model knows {vocabulary}: they do not belong "
-            "together; take the tokenizer that the model was trained with"
+            f"{name}: the tokenizer has token ids up to {largest}, the model knows {vocabulary}: they do not "
+            "belong together; take the tokenizer that the model was trained with"
         )
     pad_id = settings["pad_id"] if settings["pad_id"] is not None else config.get("pad_token_id") or 0
     return Checkpoint(
@@ -207,7 +210,9 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
         config: dict[str, Any] = json.loads(raw)
         architecture = str(config["model_type"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{file} is not a model's configuration{disguise(raw)}; fetch the model again") from error
+        raise ModelError(
+            f"{file} is not a model's configuration{disguise(raw)}; fetch the model again"
+        ) from error
     if "auto_map" in config:
         raise ModelError(
             f"{name} brings code of its own (auto_map in config.json); batchqa runs no code of a model"
@@ -217,8 +222,8 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
     heads = config.get("architectures") or []
     if heads and not any("QuestionAnswering" in head for head in heads):
         raise ModelError(
-            f"{name} is no question-answering model: config.json says {', '.join(map(str, heads))}; name a checkpoint "
-            "that was fine-tuned for extractive question answering"
+            f"{name} is no question-answering model: config.json says {', '.join(map(str, heads))}; name "
+            "a checkpoint that was fine-tuned for extractive question answering"
         )
     return config
 
@@ -233,14 +238,16 @@ def _with_safetensors(folder: Path, name: str, work: Path, *, allow_pickle: bool
     if not (folder / PICKLE).exists():
         if (folder / PICKLE_SHARDS).exists() and allow_pickle:
             raise ModelError(
-                f"{name}: its pickled weights are in several files, which is not supported; convert it to safetensors"
+                f"{name}: its pickled weights are in several files, which is not supported; convert it "
+                "to safetensors"
             )
         if not (folder / PICKLE_SHARDS).exists() and folder.parent.name != "snapshots":
             raise ModelError(f"{folder} has no weights: there is no {WEIGHTS} in it")
     if not allow_pickle:
         raise ModelError(
-            f"{name} has its weights as a pickle only, which can run code when it is read; give --allow-pickle to "
-            "convert it in a child process that reads tensors only, or ask its owner for safetensors"
+            f"{name} has its weights as a pickle only, which can run code when it is read; give "
+            "--allow-pickle to convert it in a child process that reads tensors only, or ask its owner "
+            "for safetensors"
         )
     with (folder / PICKLE).open("rb") as stream:
         hint = disguise(stream.read(512))
@@ -254,7 +261,8 @@ def _with_safetensors(folder: Path, name: str, work: Path, *, allow_pickle: bool
     if child.returncode:
         said = child.stderr.strip().splitlines()
         raise ModelError(
-            f"{folder / PICKLE} cannot be read as plain tensors: {said[-1][:300] if said else 'the child died'}"
+            f"{folder / PICKLE} cannot be read as plain tensors: "
+            f"{said[-1][:300] if said else 'the child died'}"
         )
     return converted
 
@@ -279,7 +287,14 @@ def _tokenizer(folder: Path, name: str, work: Path) -> tuple[Tokenizer, dict[str
     A slow-only tokenizer is converted; on the package's passages both must give the same tokens.
     """
     transformers = load("transformers")
-    known = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "spm.model")
+    known = (
+        "tokenizer.json",
+        "vocab.txt",
+        "vocab.json",
+        "spiece.model",
+        "sentencepiece.bpe.model",
+        "spm.model",
+    )
     if not any((folder / file).exists() for file in known):
         raise ModelError(f"{folder} has no tokenizer: none of {', '.join(known)} is in it")
     for file in (folder / each for each in known if (folder / each).exists()):
@@ -298,7 +313,9 @@ def _tokenizer(folder: Path, name: str, work: Path) -> tuple[Tokenizer, dict[str
     except ModelError:
         raise
     except Exception as error:
-        raise ModelError(f"{name}: its tokenizer cannot be loaded: {type(error).__name__}: {str(error)[:200]}") from error
+        raise ModelError(
+            f"{name}: its tokenizer cannot be loaded: {type(error).__name__}: {str(error)[:200]}"
+        ) from error
     file = work / "tokenizer.json"
     fast.backend_tokenizer.save(str(file))
     settings = {
@@ -314,7 +331,8 @@ def _check_conversion(name: str, slow: Any, fast: Any) -> None:
 
     texts = [text for passage in passages() for text in (passage.context, *passage.questions)]
     different = sum(
-        slow.encode(text, add_special_tokens=False) != fast.encode(text, add_special_tokens=False) for text in texts
+        slow.encode(text, add_special_tokens=False) != fast.encode(text, add_special_tokens=False)
+        for text in texts
     )
     if different > len(texts) // 100:
         raise ModelError(
@@ -326,7 +344,14 @@ def _check_conversion(name: str, slow: Any, fast: Any) -> None:
 def _max_length(config: Mapping[str, Any], of_tokenizer: int) -> int:
     """The longest input in tokens. RoBERTa's family counts positions from the padding id on."""
     positions = int(config.get("max_position_embeddings") or UNLIMITED)
-    if config["model_type"] in ("roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "longformer"):
+    if config["model_type"] in (
+        "roberta",
+        "xlm-roberta",
+        "camembert",
+        "mpnet",
+        "xlm-roberta-xl",
+        "longformer",
+    ):
         positions -= int(config.get("pad_token_id") or 1) + 1
     return min(positions, of_tokenizer if of_tokenizer < UNLIMITED else positions)
 

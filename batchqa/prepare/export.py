@@ -44,6 +44,7 @@ from .card import model_card
 from .checkpoint import HUB_ID, Checkpoint, fetch, open_checkpoint
 from .extras import versions
 from .passages import everything
+from .threshold import best_for_f1
 from .verify import (
     BUDGET,
     Answers,
@@ -81,14 +82,16 @@ def export(
     name: str | None = None,
     licence: str | None = None,
     calibrate_on: str | Path | None = None,
+    fit_threshold_on: str | Path | None = None,
     notes: str = "",
     on_progress: Progress = lambda _: None,
 ) -> Manifest:
     """Export MODEL (a folder or a hub id) into folder `output`, with a variant per precision.
 
     Each variant is verified on the file `verify_on` (default: the package's passages) beside the PyTorch
-    original; int8 is calibrated on `calibrate_on` (default: the passages too). Nothing is left in `output`
-    where anything fails. Returns what bundle.json says.
+    original; int8 is calibrated on `calibrate_on` (default: the same passages). The threshold is
+    `threshold`, or the best for F1 on the labelled file `fit_threshold_on`, or 0; `threshold_note` says what
+    it was fitted on. Nothing is left in `output` where anything fails. Returns what bundle.json says.
 
     Raises SettingsError for options that cannot be, PreconditionError where `output` exists, ModelError for
     a checkpoint that cannot be exported or a variant below the limits, TryAgainError without a network.
@@ -104,13 +107,17 @@ def export(
         making = _Making(checkpoint, folder, table, calibration, min_agreement, max_f1_drop, on_progress)
         making.verified_on = PACKAGED if verify_on is None else Path(verify_on).name
         making.begin(name or checkpoint.name, source, threshold, threshold_note, abstains)
+        if fit_threshold_on is not None:
+            making.fit_threshold(fit_threshold_on, threshold_note)
+        making.answer_with_original()
         for precision in dict.fromkeys(precisions):
             making.add(precision)
-        manifest = making.finish(notes)
-    return manifest
+        return making.finish(notes)
 
 
-def ensure_cached(model: str, cache: str | Path | None = None, on_progress: Progress = lambda _: None) -> Path:
+def ensure_cached(
+    model: str, cache: str | Path | None = None, on_progress: Progress = lambda _: None
+) -> Path:
     """The bundle of a hub id (`org/name[@revision]`), exported into the cache on first use.
 
     The cache is `cache`, else BATCHQA_CACHE, else the user's cache folder. One process exports, others wait.
@@ -119,7 +126,9 @@ def ensure_cached(model: str, cache: str | Path | None = None, on_progress: Prog
     from platformdirs import user_cache_path
 
     if not HUB_ID.fullmatch(model):
-        raise ModelError(f"{model!r} is neither a bundle's folder nor a hub id (org/name or org/name@revision)")
+        raise ModelError(
+            f"{model!r} is neither a bundle's folder nor a hub id (org/name or org/name@revision)"
+        )
     given = cache or os.environ.get("BATCHQA_CACHE")
     root = (Path(given) if given else user_cache_path("batchqa")) / "bundles"
     repository, _, revision = model.partition("@")
@@ -168,8 +177,8 @@ def _check_options(precisions: Sequence[str], min_agreement: float, max_f1_drop:
     for precision in precisions:
         if precision.startswith("int8") and "cuda" in precision:
             raise SettingsError(
-                "int8 for CUDA is refused: onnxruntime has no CUDA kernels for these operators, so they would run on "
-                "the CPU with copies between; take --precision fp16 for CUDA"
+                "int8 for CUDA is refused: onnxruntime has no CUDA kernels for these operators, so they "
+                "would run on the CPU with copies between; take --precision fp16 for CUDA"
             )
         if precision not in PRECISIONS:
             raise SettingsError(f"--precision {precision!r} is none of {', '.join(PRECISIONS)}")
@@ -181,7 +190,7 @@ def _check_options(precisions: Sequence[str], min_agreement: float, max_f1_drop:
 
 @contextmanager
 def _staged(target: Path) -> Iterator[Path]:
-    """A folder beside `target` that becomes `target` when the block ends well, and vanishes when it does not."""
+    """A folder beside `target` that becomes `target` when the block ends well, and else vanishes."""
     with translated(f"exporting to {target}"):
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(mkdtemp(prefix=f".{target.name}.export-", dir=target.parent))
@@ -228,7 +237,7 @@ class _Making:
     def begin(
         self, name: str, source: Source, threshold: float | None, note: str | None, abstains: Abstains
     ) -> None:
-        """Export the graph, describe the model, and let the original answer the verification's rows."""
+        """Export the graph and describe the model."""
         checkpoint = self.checkpoint
         checkpoint.tokenizer.save(str(self.folder / TOKENIZER))
         self.say(f"{checkpoint.name}: exporting {checkpoint.architecture} to ONNX")
@@ -253,7 +262,17 @@ class _Making:
         self.scorer = TorchScorer(model, inputs)
         self.manifest = replace(self.manifest, abstains=decide(abstains, self.bundle, self.scorer))
         self.feeds = _feeds(self.bundle, self.checkpoint, self.calibration)
-        self.say(f"{checkpoint.name}: the original answers {len(self.table)} rows of {self.verified_on}")
+
+    def fit_threshold(self, labelled: str | Path, note: str | None) -> None:
+        """Take the threshold that is best for the original on a labelled file."""
+        self.say(f"{self.checkpoint.name}: fitting the threshold on {labelled}")
+        value = best_for_f1(self.bundle, self.scorer, read_examples(labelled))
+        fitted = Threshold(value, note or f"best F1 on {Path(labelled).name}")
+        self.manifest = replace(self.manifest, threshold=fitted)
+
+    def answer_with_original(self) -> None:
+        """Let the original answer the verification's rows."""
+        self.say(f"{self.checkpoint.name}: the original answers {len(self.table)} rows of {self.verified_on}")
         self.original = answer(self.bundle, self.scorer, self.table)
 
     def add(self, precision: str) -> None:
@@ -281,8 +300,8 @@ class _Making:
             return
         self.manifest = replace(self.manifest, variants=self.manifest.variants[:-1])
         self.say(
-            f"{self.checkpoint.name}: int8 with a scale per token agrees on {comparison.agreement:.2%} of the rows; "
-            "taking int8 weights computed in float32"
+            f"{self.checkpoint.name}: int8 with a scale per token agrees on {comparison.agreement:.2%} of "
+            "the rows; taking int8 weights computed in float32"
         )
         graph = quantize.weights_only(fused.model, observed)
         scheme = f"int8 weights, computed in float32, {said}"

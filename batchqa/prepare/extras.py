@@ -1,4 +1,4 @@
-"""The extra `export`: the libraries that make models, imported late and with a clear word where they are missing."""
+"""The extra `export`: the libraries that make models, imported late, with a clear word where they lack."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def versions() -> dict[str, str]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep the libraries' warnings and progress bars off the user's terminal while they work."""
-    loud = [logging.getLogger(name) for name in ("transformers", "optimum", "onnxruntime", "root", "torch.onnx")]
+    loud = [
+        logging.getLogger(name) for name in ("transformers", "optimum", "onnxruntime", "root", "torch.onnx")
+    ]
     levels = [logger.level for logger in loud]
     for logger in loud:
         logger.setLevel(logging.ERROR)

@@ -28,7 +28,7 @@ _ATTENTION = ("Attention", "MultiHeadAttention")
 
 @dataclass(frozen=True, slots=True)
 class Fused:
-    """A graph after fusion. `attentions` of `layers` were fused; `kept` is False where the plain graph stays."""
+    """A graph after fusion. `attentions` of `layers` were fused; not `kept`: the plain graph stays."""
 
     model: Any
     attentions: int
@@ -67,8 +67,8 @@ def export_graph(checkpoint: Checkpoint, folder: Path) -> Any:
     outputs = [node.name for node in graph.graph.output]
     if not {"input_ids", "attention_mask"} <= set(inputs) <= set(INPUTS) or set(outputs) != set(OUTPUTS):
         raise ModelError(
-            f"{checkpoint.name}: the exported graph takes {inputs} and gives {outputs}; batchqa runs models that "
-            f"take {list(INPUTS)} and give {list(OUTPUTS)}"
+            f"{checkpoint.name}: the exported graph takes {inputs} and gives {outputs}; batchqa runs models "
+            f"that take {list(INPUTS)} and give {list(OUTPUTS)}"
         )
     return graph
 
@@ -134,7 +134,7 @@ def session(graph: Any, threads: int = 0) -> Any:
 
 
 def largest_difference(one: Any, other: Any, feeds: Sequence[Feed]) -> float:
-    """Largest difference of any logit of a real token between two graphs; infinite where one is not finite."""
+    """Largest difference of any real token's logit between two graphs; infinite where one is not finite."""
     sessions = [session(graph) for graph in (one, other)]
     names = [node.name for node in sessions[0].get_inputs()]
     worst = 0.0

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Any
 
 import orjson
 import pyarrow as pa
@@ -24,6 +25,9 @@ class Passage:
     questions: Mapping[str, str]
 
 
+_Row = tuple[Passage, str, str, str | None]
+
+
 @cache
 def passages() -> tuple[Passage, ...]:
     """All passages, those of a language side by side."""
@@ -33,12 +37,14 @@ def passages() -> tuple[Passage, ...]:
 
 def answerable() -> pa.Table:
     """Every question with its own passage: context, question, answers (as SQuAD has them), language."""
-    return _table([(p, p.context, question, answer) for p in passages() for question, answer in p.questions.items()])
+    return _table(
+        [(p, p.context, question, answer) for p in passages() for question, answer in p.questions.items()]
+    )
 
 
 def unanswerable() -> pa.Table:
     """Every question with the next passage of its language, which does not answer it."""
-    rows = []
+    rows: list[_Row] = []
     for language in dict.fromkeys(p.language for p in passages()):
         same = [p for p in passages() if p.language == language]
         for at, passage in enumerate(same):
@@ -52,9 +58,11 @@ def everything() -> pa.Table:
     return pa.concat_tables([answerable(), unanswerable()])
 
 
-def _table(rows: list[tuple[Passage, str, str, str | None]]) -> pa.Table:
-    answers = [
-        {"text": [answer], "answer_start": [context.index(answer)]} if answer else {"text": [], "answer_start": []}
+def _table(rows: list[_Row]) -> pa.Table:
+    answers: list[dict[str, list[Any]]] = [
+        {"text": [answer], "answer_start": [context.index(answer)]}
+        if answer
+        else {"text": [], "answer_start": []}
         for _, context, _, answer in rows
     ]
     return pa.table(

@@ -84,7 +84,9 @@ def observe(model: Any, feeds: Iterable[Feed]) -> dict[str, Observed]:
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     names = list(dict.fromkeys(product.activation for product in _products(probe.graph)))
-    probe.graph.output.extend(onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in names)
+    probe.graph.output.extend(
+        onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in names
+    )
     options = ort.SessionOptions()
     options.log_severity_level = 3
     session = ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -182,7 +184,9 @@ class _Editor:
 
     def add(self, kind: str, inputs: list[str], outputs: list[str], **attributes: Any) -> str:
         """Append a node; the name of its first output is returned."""
-        self.nodes.append(self._helper.make_node(kind, inputs, outputs, name=f"{outputs[0]}_node", **attributes))
+        self.nodes.append(
+            self._helper.make_node(kind, inputs, outputs, name=f"{outputs[0]}_node", **attributes)
+        )
         return outputs[0]
 
     def keep(self, node: Any) -> None:
@@ -220,7 +224,12 @@ def _shrink_tables(graph: _Editor) -> None:
     nodes, graph.nodes = graph.nodes, []
     for node in nodes:
         table = graph.constants.get(node.input[0]) if node.op_type == "Gather" else None
-        if table is None or table.data_type != graph.FLOAT or len(table.dims) != 2 or _size(table) < LEAST_TABLE:
+        if (
+            table is None
+            or table.data_type != graph.FLOAT
+            or len(table.dims) != 2
+            or _size(table) < LEAST_TABLE
+        ):
             graph.nodes.append(node)
             continue
         values, name, out = graph.value(table.name), table.name, node.output[0]
@@ -300,7 +309,8 @@ class _WeightCodes:
         self, values: Float32, scale: Float32, known: Sequence[str], factors: Float32 | None
     ) -> npt.NDArray[np.int8]:
         if not known:
-            return np.rint(values / scale).astype(np.int8)
+            codes: npt.NDArray[np.int8] = np.rint(values / scale).astype(np.int8)
+            return codes
         key = "\0".join(known)
         if key not in self._spread:
             gram = np.sum([self.observed[name].gram for name in known], axis=0)
@@ -316,7 +326,7 @@ def _scale(largest: npt.NDArray[Any]) -> Float32:
 def _error_spread(gram: Float64) -> tuple[Int64, Float32]:
     """In which order inputs are rounded (strongest first), and how an error spreads over the later ones.
 
-    The second is the upper triangular factor U of the inverse of the damped gram matrix, U^T U, in that order.
+    The second is the upper triangular U with U^T U = the inverse of the damped gram matrix, in that order.
     """
     gram = gram.copy()
     power = np.diag(gram).copy()
@@ -426,9 +436,7 @@ class _TokenRows:
             graph.add("Mul", [f"{name}_wide", scale], [f"{name}_rescaled"])
             factors = self._codes.smoothing.get(product.activation)
             undo = np.float32(1) if factors is None else (1 / factors)[:, None]
-            graph.add(
-                "Mul", [f"{name}_rescaled", graph.constant(f"{name}_undo", undo)], [f"{name}_float"]
-            )
+            graph.add("Mul", [f"{name}_rescaled", graph.constant(f"{name}_undo", undo)], [f"{name}_float"])
         graph.add("MatMul", [product.activation, f"{name}_float"], [product.node.output[0]])
 
     def _activation(self, name: str, floor: float) -> _Codes:
@@ -448,7 +456,9 @@ class _TokenRows:
             values = graph.add("Mul", [values, divisor], [f"{short}_smooth"])
         shift = floor / float(factors.min()) if factors is not None else floor
         if shift:
-            values = graph.add("Add", [values, graph.constant(f"{short}_shift", np.float32(shift))], [f"{short}_up"])
+            values = graph.add(
+                "Add", [values, graph.constant(f"{short}_shift", np.float32(shift))], [f"{short}_up"]
+            )
             size, steps, zero = values, 2 * LARGEST_CODE + 1, 0
         else:
             size, steps, zero = graph.add("Abs", [values], [f"{short}_size"]), LARGEST_CODE, LARGEST_CODE + 1

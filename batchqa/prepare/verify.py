@@ -22,7 +22,7 @@ from batchqa.machine import cpu_quota
 from batchqa.pipeline import Road
 from batchqa.records import Cursor, Float32, Int64
 from batchqa.settings import DEFAULT_MAX_LENGTH, DecodingSettings, ReadingSettings, WindowSettings
-from batchqa.squad import score_rows
+from batchqa.squad import RowScores, score_rows
 from batchqa.steps.chunking import chunks
 from batchqa.steps.decoding import DecodingRules
 from batchqa.steps.inference import OnnxScorer, SpanScorer
@@ -39,8 +39,6 @@ OTHER_BUDGET = 1536
 
 FLOAT_TOLERANCE = 1e-4
 """By how much null odds and scores may differ between two batchings (the contract's equality)."""
-
-ANSWERS = pa.struct({"text": pa.list_(pa.string()), "answer_start": pa.list_(pa.int32())})
 
 
 class TorchScorer:
@@ -74,7 +72,9 @@ class Answers:
 
     def spans(self) -> tuple[Int64, Int64]:
         """Start and end of every row's answer, -1 where there is none, int64, (rows,)."""
-        start, end = (pc.fill_null(self.columns[name], -1).to_numpy().astype(np.int64) for name in ("start", "end"))
+        start, end = (
+            pc.fill_null(self.columns[name], -1).to_numpy().astype(np.int64) for name in ("start", "end")
+        )
         return start, end
 
 
@@ -97,7 +97,9 @@ class _Timed:
         self.seconds = 0.0
         self.windows = 0
 
-    def score(self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64) -> tuple[Float32, Float32]:
+    def score(
+        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64
+    ) -> tuple[Float32, Float32]:
         """See SpanScorer.score."""
         began = time.perf_counter()
         logits = self._scorer.score(input_ids, attention_mask, token_type_ids)
@@ -130,12 +132,21 @@ def read_examples(path: str | Path, limit: int | None = None) -> pa.Table:
 
 
 def answer(
-    bundle: Bundle, scorer: SpanScorer, table: pa.Table, *, abstains: bool | None = None, budget: int = BUDGET
+    bundle: Bundle,
+    scorer: SpanScorer,
+    table: pa.Table,
+    *,
+    abstains: bool | None = None,
+    threshold: float | None = None,
+    budget: int = BUDGET,
 ) -> Answers:
-    """Answer a table of (context, question) rows with `scorer` and the bundle's tokenizer and threshold."""
+    """Answer a table of (context, question) rows with `scorer` and the bundle's tokenizer.
+
+    `abstains` and `threshold` None mean the bundle's.
+    """
     manifest = bundle.manifest
     rules = DecodingRules.join(
-        DecodingSettings(raw_score=True),
+        DecodingSettings(raw_score=True, no_answer_threshold=threshold),
         manifest.abstains.value if abstains is None else abstains,
         manifest.threshold.value,
         None,
@@ -162,7 +173,12 @@ def onnx_scorer(bundle: Bundle, precision: str, threads: int | None = None) -> O
 
 
 def compare(
-    bundle: Bundle, precision: str, table: pa.Table, original: Answers, verified_on: str, logit_difference: float
+    bundle: Bundle,
+    precision: str,
+    table: pa.Table,
+    original: Answers,
+    verified_on: str,
+    logit_difference: float,
 ) -> Comparison:
     """Run one variant on the table and set it beside the original's answers."""
     threads = cpu_quota()
@@ -192,7 +208,9 @@ def compare(
     return Comparison(precision, agreement, drop, figures)
 
 
-def logit_difference(original: SpanScorer, variant: SpanScorer, feeds: Sequence[Mapping[str, Int64]]) -> float:
+def logit_difference(
+    original: SpanScorer, variant: SpanScorer, feeds: Sequence[Mapping[str, Int64]]
+) -> float:
     """Largest difference of any logit of a real token; infinite where one is not finite."""
     worst = 0.0
     for feed in feeds:
@@ -229,19 +247,24 @@ def _changed(one: Answers, other: Answers) -> int:
     (a, b), (c, d) = one.spans(), other.spans()
     changed = (a != c) | (b != d)
     for name in ("score", "null_odds"):
-        left, right = (x.columns[name].to_numpy(zero_copy_only=False).astype(np.float64) for x in (one, other))
+        left, right = (
+            x.columns[name].to_numpy(zero_copy_only=False).astype(np.float64) for x in (one, other)
+        )
         with np.errstate(invalid="ignore"):
             changed |= np.abs(left - right) > FLOAT_TOLERANCE
     return int(changed.sum())
 
 
+def row_scores(table: pa.Table, answers: Answers) -> RowScores:
+    """Each row's exact match and F1 against the column `answers`, by SQuAD 2.0's rules."""
+    golds = pa.concat_arrays([pc.struct_field(chunk, "text") for chunk in table["answers"].chunks])
+    given = pa.concat_arrays(pc.fill_null(answers.columns["answer"], "").chunks)
+    return score_rows(given, golds)
+
+
 def _scores(table: pa.Table, answers: Answers) -> tuple[float, float]:
-    """Exact match and F1 in percent, by SQuAD 2.0's rules."""
-    golds = pc.struct_field(table["answers"].combine_chunks(), "text")
-    if isinstance(golds, pa.ChunkedArray):
-        golds = golds.combine_chunks()
-    given = pc.fill_null(answers.columns["answer"], "").combine_chunks()
-    scores = score_rows(given, golds)
+    """Exact match and F1 in percent."""
+    scores = row_scores(table, answers)
     return 100 * float(scores.exact.mean()), 100 * float(scores.f1.mean())
 
 

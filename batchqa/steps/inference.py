@@ -206,7 +206,7 @@ def _check_signature(session: Any, model: Path, inputs: Sequence[str], outputs: 
         signature = ", ".join(f"{n.name} {n.type} {n.shape}" for n in (*takes.values(), *gives.values()))
         raise ModelError(
             f"{model} is no extractive QA model that batchqa can run: it takes and gives {signature}; wanted "
-            f"are int64 inputs {list(inputs)} of free shape, outputs {list(outputs)} of shape (windows, tokens)"
+            f"are int64 inputs {list(inputs)} of free shape and outputs {list(outputs)}, (windows, tokens)"
         )
     return list(takes)
 

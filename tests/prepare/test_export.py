@@ -1,0 +1,125 @@
+"""The whole export, on checkpoints with the true classes of each architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from batchqa.annotator import Annotator
+from batchqa.bundle import open_bundle
+from batchqa.errors import ModelError, PreconditionError, SettingsError
+from batchqa.prepare.export import export
+from batchqa.prepare.passages import everything
+from tests.models import FAMILIES
+from tests.reference import reference_answers
+
+pytest.importorskip("torch")
+pytest.importorskip("optimum.exporters.onnx")
+
+CLOSE = 1e-4
+"""Decisions with a smaller margin may fall either way (the contract's equality)."""
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_an_exported_checkpoint_answers_as_the_original_does(
+    family: str, checkpoints: Callable[..., Path], tmp_path: Path
+) -> None:
+    checkpoint = checkpoints(family)
+    manifest = export(
+        str(checkpoint),
+        tmp_path / "bundle",
+        precisions=("fp32", "int8"),
+        min_agreement=0.0,
+        max_f1_drop=100.0,
+        abstains="yes",
+    )
+
+    table = everything().select(["context", "question"])
+    answers = Annotator(tmp_path / "bundle", device="cpu", variant="fp32", threads=1).annotate(table)
+    expected = reference_answers(checkpoint, list(zip(*table.to_pydict().values(), strict=True)))
+
+    got = list(zip(answers["qa_start"].to_pylist(), answers["qa_end"].to_pylist(), strict=True))
+    different = [
+        row
+        for row, (span, reference) in enumerate(zip(got, expected, strict=True))
+        if span != (reference.start, reference.end) and reference.margin >= CLOSE
+    ]
+    assert different == []
+    assert manifest.architecture == FAMILIES[family].architecture
+    assert set(manifest.inputs) == set(FAMILIES[family].inputs)
+    assert manifest.max_length == 512
+    for variant in manifest.variants:
+        assert variant.verification["changed_by_batching"] == 0
+    assert manifest.variants[0].verification["span_agreement"] >= 0.99
+
+
+def test_a_bundle_says_how_it_was_made_and_what_it_was_verified_on(
+    checkpoints: Callable[..., Path], tmp_path: Path
+) -> None:
+    export(
+        str(checkpoints("bert-uncased")), tmp_path / "b", precisions=("int8",), min_agreement=0.0, name="tiny"
+    )
+
+    bundle = open_bundle(tmp_path / "b")
+    figures = bundle.manifest.variants[0].verification
+    assert bundle.manifest.name == "tiny"
+    assert bundle.manifest.source.revision is None
+    assert bundle.manifest.abstains.pairs
+    assert {"optimum", "torch", "onnxruntime"} <= set(bundle.manifest.versions)
+    assert {"scheme", "rows", "span_agreement", "f1", "megabytes"} <= set(figures)
+    card = (tmp_path / "b" / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("# tiny\n")
+    assert figures["scheme"] in card
+
+
+def test_an_export_below_its_limits_leaves_nothing(checkpoints: Callable[..., Path], tmp_path: Path) -> None:
+    # random logits in float16 cannot give the original's F1 with a negative tolerance for loss of agreement
+    table = everything()
+    golds = pa.table({"context": table["context"], "question": table["question"]})
+    file = tmp_path / "rows.parquet"
+    import pyarrow.parquet as pq
+
+    pq.write_table(golds, file)
+    with pytest.raises(ModelError, match="--min-agreement"):
+        _export_with_damaged_weights(checkpoints("bert-uncased"), tmp_path / "out" / "bundle", file)
+
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def _export_with_damaged_weights(checkpoint: Path, output: Path, rows: Path) -> None:
+    """An export whose int8 codes are all wrong by far: the scale of every weight is off."""
+    from batchqa.prepare import quantize
+
+    honest = quantize.LARGEST_CODE
+    quantize.LARGEST_CODE = 1  # ternary weights
+    try:
+        export(str(checkpoint), output, precisions=("int8",), min_agreement=1.0, verify_on=rows)
+    finally:
+        quantize.LARGEST_CODE = honest
+
+
+def test_an_existing_output_is_kept(checkpoints: Callable[..., Path], tmp_path: Path) -> None:
+    kept = tmp_path / "bundle"
+    kept.mkdir()
+    (kept / "mine.txt").write_text("mine", encoding="utf-8")
+
+    with pytest.raises(PreconditionError, match="exists"):
+        export(str(checkpoints("bert-uncased")), kept)
+
+    assert (kept / "mine.txt").read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize(
+    ("precision", "reason"),
+    [("int8-cuda", "refused"), ("int4", "none of fp32, fp16, int8")],
+)
+def test_a_precision_that_cannot_be_is_refused_with_the_reason(
+    precision: str, reason: str, checkpoints: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match=reason):
+        export(str(checkpoints("bert-uncased")), tmp_path / "bundle", precisions=(precision,))
+
+    assert list(tmp_path.iterdir()) == []
