@@ -146,7 +146,7 @@ def test_a_poisoned_neighbour_does_not_change_an_answer(bundles: Callable[..., P
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_real_model_gives_each_row_the_same_answer_in_any_company(
-    fp32_bundle: Path, squad_dev: list[dict[str, Any]], record_property: Callable[[str, Any], None]
+    fp32_bundle: Path, squad_dev: list[dict[str, Any]], record_testsuite_property: Callable[[str, Any], None]
 ) -> None:
     picked = squad_dev[::40]
     table = pa.table({name: [row[name] for row in picked] for name in ("id", "context", "question")})
@@ -161,6 +161,5 @@ def test_the_real_model_gives_each_row_the_same_answer_in_any_company(
 
     suspects = [(picked[row]["context"], picked[row]["question"]) for row in sorted(differing)]
     margins = [answer.margin for answer in plain_answers(fp32_bundle, suspects)]
-    record_property("rows", len(table))
-    record_property("rows_that_differ", len(margins))
+    record_testsuite_property("equality_rows_that_differ", f"{len(margins)} of {len(table)}")
     assert all(margin < TOLERANCE for margin in margins), margins

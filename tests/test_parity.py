@@ -59,14 +59,14 @@ def test_a_thousand_squad_questions_are_answered_as_the_reference_answers_them(
     fp32_bundle: Path,
     minilm: Path,
     squad_dev: list[dict[str, Any]],
-    record_property: Callable[[str, Any], None],
+    record_testsuite_property: Callable[[str, Any], None],
 ) -> None:
     rows = pairs(squad_dev[::11])
     assert len(rows) >= 1000
 
     differing = assert_parity(rows, road(fp32_bundle, rows), reference_answers(minilm, rows))
 
-    record_property("rows_that_differ", differing)
+    record_testsuite_property("parity_squad_rows_that_differ", f"{differing} of {len(rows)}")
 
 
 @pytest.mark.parametrize("language", ["en", "es", "ar", "zh"])
@@ -75,14 +75,14 @@ def test_questions_in_other_scripts_are_answered_as_the_reference_answers_them(
     minilm: Path,
     xquad: Callable[[str], list[dict[str, Any]]],
     language: str,
-    record_property: Callable[[str, Any], None],
+    record_testsuite_property: Callable[[str, Any], None],
 ) -> None:
     rows = pairs(xquad(language)[::5])
     assert len(rows) >= 200
 
     differing = assert_parity(rows, road(fp32_bundle, rows), reference_answers(minilm, rows))
 
-    record_property("rows_that_differ", differing)
+    record_testsuite_property(f"parity_{language}_rows_that_differ", f"{differing} of {len(rows)}")
 
 
 def test_small_windows_cut_questions_and_candidates_are_those_of_the_reference(

@@ -62,7 +62,7 @@ def labels_of(by: str, examples: Examples, bundle: Bundle | None, windows: Windo
     if by == "context_length":
         return _by_range(by, _lengths(examples.column("context")), LENGTHS, "characters")
     if by == "windows":
-        return _by_range(by, _window_counts(examples, bundle, windows), WINDOWS, "windows")
+        return _by_range(by, _window_counts(examples, bundle, windows), WINDOWS, "")
     if by == "question_word":
         return _by_question_word(examples)
     return _by_column(by, examples)

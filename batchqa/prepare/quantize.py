@@ -200,6 +200,8 @@ class _Editor:
         del self.graph.node[:]
         self.graph.node.extend(self.nodes)
         used = {name for node in self.nodes for name in node.input} | {out.name for out in self.graph.output}
+        # a matrix that is rebuilt from its codes is now a node's output of the same name
+        used -= {name for node in self.nodes for name in node.output}
         del self.graph.initializer[:]
         self.graph.initializer.extend(tensor for name, tensor in self.constants.items() if name in used)
         del self.graph.value_info[:]

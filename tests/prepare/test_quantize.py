@@ -1,0 +1,94 @@
+"""int8 graphs: near the float ones, and blind to what else is in the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from batchqa.prepare import graphs, quantize
+from batchqa.prepare.checkpoint import open_checkpoint
+
+pytest.importorskip("optimum.exporters.onnx")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A fused float graph, what calibration saw of it, and a batch of two windows, the second one shorter."""
+
+    graph: Any
+    observed: dict[str, quantize.Observed]
+    feed: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def prepared(
+    checkpoints: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Prepared]:
+    with open_checkpoint(str(checkpoints("bert-uncased")), None) as checkpoint:
+        graph = graphs.export_graph(checkpoint, tmp_path_factory.mktemp("graph"))
+        ids = np.random.default_rng(3).integers(5, int(checkpoint.config["vocab_size"]), (2, 40))
+        mask = np.ones((2, 40), dtype=np.int64)
+        mask[1, 25:] = 0
+        feed = {"input_ids": ids * mask, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
+        fused = graphs.fuse(graph, checkpoint, [feed], for_int8=True)
+        assert fused.kept
+        assert fused.attentions == 2
+        yield Prepared(fused.model, quantize.observe(fused.model, [feed]), feed)
+
+
+def _logits(graph: Any, feed: dict[str, Any]) -> np.ndarray:
+    return np.stack(graphs.session(graph, threads=1).run(list(graphs.OUTPUTS), feed))
+
+
+def test_every_int8_form_stays_near_the_float_graph(prepared: Prepared) -> None:
+    expected = _logits(prepared.graph, prepared.feed)[:, prepared.feed["attention_mask"] > 0]
+    for make in (
+        quantize.weights_only,
+        quantize.per_token,
+        lambda g, o: quantize.per_token(g, o, lambda _: True),
+    ):
+        got = _logits(make(prepared.graph, prepared.observed), prepared.feed)
+        error = np.abs(got[:, prepared.feed["attention_mask"] > 0] - expected)
+        assert 0 < error.max() < 0.1 * np.ptp(expected)
+
+
+def test_a_windows_logits_do_not_depend_on_its_neighbours_or_padding(prepared: Prepared) -> None:
+    graph = quantize.per_token(prepared.graph, prepared.observed)
+
+    together = _logits(graph, prepared.feed)[:, 1, :25]
+    alone = _logits(graph, {name: value[1:, :25] for name, value in prepared.feed.items()})[:, 0]
+
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_the_int8_forms_store_no_wide_matrix(prepared: Prepared) -> None:
+    for make in (quantize.weights_only, quantize.per_token):
+        wide = [
+            tensor.name
+            for tensor in make(prepared.graph, prepared.observed).graph.initializer
+            if tensor.data_type == 1 and len(tensor.dims) == 2
+            if min(tensor.dims) >= quantize.LEAST_WIDTH and np.prod(tensor.dims) < quantize.LEAST_TABLE
+        ]
+        assert all("embeddings" in name for name in wide)
+
+
+def test_errors_of_rounding_are_made_up_for_by_later_inputs() -> None:
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(500, 64)) @ rng.normal(size=(64, 64))  # correlated, as activations are
+    weights = rng.normal(size=(64, 32)).astype(np.float32)
+    scale = quantize._scale(np.abs(weights).max(axis=0)) * 8  # coarse codes: the effect is plain
+
+    plain = np.rint(weights / scale) * scale
+    fed_back = (
+        quantize._round_with_feedback(weights, scale, *quantize._error_spread(inputs.T @ inputs)) * scale
+    )
+
+    def error(rounded: np.ndarray) -> float:
+        return float(np.square(inputs @ (rounded - weights)).mean())
+
+    assert error(fed_back) < 0.5 * error(plain)
