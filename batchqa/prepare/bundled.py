@@ -36,8 +36,9 @@ MOST_BYTES = 30_000_000
 
 LICENCE = "CC-BY-SA-4.0"
 FITTED_ON = (
-    f"best F1 on {PARAGRAPHS} paragraphs of SQuAD 1.1 train, a question each, with and without the sentences "
-    "that hold its answer; the model was trained on these paragraphs, so the threshold is likely to be optimistic"
+    f"best F1 on {PARAGRAPHS} paragraphs of SQuAD 1.1 train, a question each, with and without the "
+    "sentences that hold its answer; the model was trained on these paragraphs, so the threshold is "
+    "likely to be optimistic"
 )
 NOTES = (
     "Six layers, 384 wide, 22.6 million parameters, uncased English WordPiece. all-MiniLM-L6-v2 "

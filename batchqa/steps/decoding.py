@@ -342,8 +342,8 @@ class SpanSearch:
     def _settle(self, until: int) -> None:
         """Judge the spans that begin before token `until`: no later window shows them."""
         count = until - self._band_at
-        if not self._context.regular and count < len(self._band):
-            # spans that differ in blank tokens only cover the same characters: keep them together
+        if not self._context.regular and until < len(self._context.ids):
+            # tokens that start at the same character begin the same spans: they are judged together
             starts, _ = self._context.trimmed_offsets()
             while count and starts[self._band_at + count - 1] == starts[self._band_at + count]:
                 count -= 1

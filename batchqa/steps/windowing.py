@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 from tokenizers import Tokenizer
@@ -310,6 +311,12 @@ def _fingerprint(text: str) -> str | bytes:
 
 
 def _blank_ids(tokenizer: Tokenizer) -> Int32:
-    """Vocabulary entries that can cover white space only."""
+    """Vocabulary entries that can cover white space only: blank pieces, and the unknown token.
+
+    Unigram vocabularies know nothing of the characters 28 to 31, which are white space (`str.isspace`).
+    """
     vocabulary = tokenizer.get_vocab(with_added_tokens=False)
-    return np.array([i for piece, i in vocabulary.items() if set(piece) <= _BLANK_PIECES], dtype=np.int32)
+    blank = [i for piece, i in vocabulary.items() if set(piece) <= _BLANK_PIECES]
+    model = orjson.loads(tokenizer.to_str())["model"]
+    unknown = model.get("unk_id", vocabulary.get(model.get("unk_token")))
+    return np.array(blank if unknown is None else [*blank, unknown], dtype=np.int32)

@@ -37,6 +37,9 @@ class CountingTokenizer:
     def get_vocab(self, with_added_tokens: bool) -> dict[str, int]:
         return self.tokenizer.get_vocab(with_added_tokens)
 
+    def to_str(self) -> str:
+        return self.tokenizer.to_str()
+
 
 def _windower(
     family: str = "bert-uncased", max_length: int = 384, tokenizer: object = None, **settings: int
