@@ -137,6 +137,7 @@ def _run(contender: Contender, rows: Path, threads: int, number: int) -> Run:
         "OMP_NUM_THREADS": str(threads),
         "PYTHONPATH": str(ROOT),
         "HF_HUB_OFFLINE": "1",
+        "PYTHONWARNINGS": "ignore",
         "TRANSFORMERS_VERBOSITY": "error",
     }
     began = time.perf_counter()

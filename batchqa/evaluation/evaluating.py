@@ -140,6 +140,7 @@ def evaluate(
         )
 
     examples = _examples(source, gold, null_odds, options)
+    data = Path(gold or predictions).name
     scored = _score(examples, language, rules)
     unit_name, unit = _articles(examples)
     units = len(examples) if unit is None else int(unit.max()) + 1
@@ -160,13 +161,13 @@ def evaluate(
     tuned = (
         None
         if tune is None or bundle is None
-        else _tune(examples, scored, bundle, Path(tune), objective=objective, folds=folds, seed=seed)
+        else _tune(examples, scored, bundle, Path(tune), data, objective=objective, folds=folds, seed=seed)
     )
     best = best_of(examples, scored.spans)
     judged = ~examples.missing & ~np.isnan(examples.predictions.score)
     evaluation = Evaluation(
         predictions=source.path.name,
-        gold=examples.gold.path.name,
+        gold=data,
         rules=scored.rules,
         language=scored.language,
         figures=figures_of(scored.rows, has_answer),
@@ -368,6 +369,7 @@ def _tune(
     scored: _Scored,
     bundle: Bundle,
     target: Path,
+    data: str,
     *,
     objective: Objective,
     folds: int,
@@ -379,6 +381,7 @@ def _tune(
         scored.spans,
         bundle=bundle,
         target=target,
+        data=data,
         unit=_articles(examples, or_contexts=True),
         objective=objective,
         folds=folds,

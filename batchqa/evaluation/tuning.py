@@ -106,12 +106,13 @@ def tune_bundle(
     *,
     bundle: Bundle,
     target: Path,
+    data: str,
     unit: tuple[str, Int64 | None],
     objective: Objective,
     folds: int,
     seed: int,
 ) -> Tuned:
-    """Fit, judge on held-out folds, and write the new bundle into `target`.
+    """Fit, judge on held-out folds, and write the new bundle into `target`; `data` is the rows' name there.
 
     Raises SettingsError where the rows do not carry what is needed, PreconditionError where `target` exists.
     """
@@ -146,7 +147,7 @@ def tune_bundle(
     as_decided = examples.predictions.score
     scored = judged & ~np.isnan(as_decided)
     fitted_on = (
-        f"{examples.gold.path.name}: {rows} rows, {units} {unit_name}s; "
+        f"{data}: {rows} rows, {units} {unit_name}s; "
         f"held-out figures by {folds} folds over {unit_name}s, seed {seed}"
     )
     tuned = Tuned(

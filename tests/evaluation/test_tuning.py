@@ -105,6 +105,7 @@ def test_a_run_with_the_new_bundle_decides_and_scores_as_tuned(
         gold, model=bundles(), tune=tmp_path / "new", annotated=tmp_path / "raw.parquet", **options
     )
     assert found.tuned is not None
+    assert found.tuned.fitted_on.startswith("gold.json: 240 rows, 12 articles")
     parameters = found.tuned.parameters
     run(gold, tmp_path / "tuned.parquet", model=tmp_path / "new", top_k=1, **options)
     raw, tuned = pq.read_table(tmp_path / "raw.parquet"), pq.read_table(tmp_path / "tuned.parquet")
