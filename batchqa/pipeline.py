@@ -10,6 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -62,6 +63,8 @@ class Road:
         finally:
             stop.set()
             scored.close()
+            with suppress(ValueError):  # a device thread that does not end still runs it
+                batches.close()
 
     def _batches(self, windower: Windower, chunks: Iterable[Chunk]) -> Iterator[PaddedBatch]:
         for chunk in chunks:

@@ -98,13 +98,15 @@ class Rows:
 
     def slice(self, start: int, end: int) -> Rows:
         """The rows [start, end)."""
+        # the new rows must not keep these alive, or a stream of slices would keep the whole input in memory
+        cursor_after = self.cursor_after
         return Rows(
             columns=self.columns.slice(start, end - start),
             context=self.context.slice(start, end - start),
             question=self.question.slice(start, end - start),
             faults={row - start: fault for row, fault in self.faults.items() if start <= row < end},
             first_record=self.first_record + start,
-            cursor_after=lambda count: self.cursor_after(start + count),
+            cursor_after=lambda count: cursor_after(start + count),
         )
 
 

@@ -40,7 +40,8 @@ def _peak_mib(source: Path, bundle: Path) -> float:
     command += ["--device", "cpu", "--threads", "1", "--batch-tokens", "2048", "--quiet"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    summary = json.loads(process.stdout.read().splitlines()[-1])
+    with process.stdout as stream:
+        summary = json.loads(stream.read().splitlines()[-1])
     _, status, usage = os.wait4(process.pid, 0)
     assert status == 0
     assert summary["rows"] == pq.read_metadata(out).num_rows == pq.read_metadata(source).num_rows
@@ -48,9 +49,9 @@ def _peak_mib(source: Path, bundle: Path) -> float:
 
 
 def test_ten_times_the_rows_take_the_same_memory(
-    tiny_bundle: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+    tiny_bundle: Path, tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     fewer = _peak_mib(_generate(tmp_path / "100k.parquet", 100_000), tiny_bundle)
     more = _peak_mib(_generate(tmp_path / "1m.parquet", 1_000_000), tiny_bundle)
-    record_property("peak_mib", f"{fewer:.0f} at 100,000 rows, {more:.0f} at 1,000,000")
+    record_testsuite_property("peak_mib", f"{fewer:.0f} at 100,000 rows, {more:.0f} at 1,000,000")
     assert more <= 1.15 * fewer, f"{fewer:.0f} MiB became {more:.0f} MiB"

@@ -32,16 +32,27 @@ def chunks(rows: Iterable[Rows], part_rows: int, first_part: int = 0) -> Iterato
     for piece in rows:
         # one row more than fits shows that the stream goes on
         while sum(map(len, held)) > (end := _chunk_end(held, left)):
-            joined = _join(held)
-            yield Chunk(joined.slice(0, end), part, last_of_part=end == left)
-            held = [joined.slice(end, len(joined))]
+            chunk, held = _split(held, end)
+            yield Chunk(chunk, part, last_of_part=end == left)
             part, left = (part + 1, part_rows) if end == left else (part, left - end)
         held.append(piece)
-    while held and len(joined := _join(held)):
-        end = _chunk_end([joined], left)
-        yield Chunk(joined.slice(0, end), part, last_of_part=end in (left, len(joined)))
-        held = [joined.slice(end, len(joined))]
+    while total := sum(map(len, held)):
+        end = _chunk_end(held, left)
+        chunk, held = _split(held, end)
+        yield Chunk(chunk, part, last_of_part=end in (left, total))
         part, left = (part + 1, part_rows) if end == left else (part, left - end)
+
+
+def _split(held: list[Rows], end: int) -> tuple[Rows, list[Rows]]:
+    """The first `end` rows as one, and the pieces that are left."""
+    taken: list[Rows] = []
+    for at, piece in enumerate(held):
+        if len(piece) > end:
+            taken += [piece.slice(0, end)] if end else []
+            return _join(taken), [piece.slice(end, len(piece)), *held[at + 1 :]]
+        taken.append(piece)
+        end -= len(piece)
+    return _join(taken), []
 
 
 def _chunk_end(held: list[Rows], left: int) -> int:
@@ -62,10 +73,11 @@ def _join(pieces: list[Rows]) -> Rows:
     if len(pieces) == 1:
         return pieces[0]
     starts: list[int] = np.cumsum([0, *map(len, pieces)]).tolist()
+    cursors = [piece.cursor_after for piece in pieces]
 
     def cursor_after(count: int) -> Cursor:
         piece = max(bisect_left(starts, count) - 1, 0)
-        return pieces[piece].cursor_after(count - starts[piece])
+        return cursors[piece](count - starts[piece])
 
     return Rows(
         columns=pa.concat_batches([piece.columns for piece in pieces]),

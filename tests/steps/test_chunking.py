@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
 
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchqa.records import RowFault
+from batchqa.records import RowFault, Rows
 from batchqa.steps import chunking
 from batchqa.steps.chunking import chunks
 from tests.steps.rows import rows_of
@@ -84,3 +86,20 @@ def test_chunks_are_the_same_however_the_rows_were_read(
     pieces = [b - a for a, b in pairwise(sorted(ends_of_parts | other_ends))]
     parts = [b - a for a, b in pairwise(sorted(ends_of_parts))]
     assert _cut(pieces, part_rows, lengths) == _cut(parts, part_rows, lengths)
+
+
+def test_a_stream_of_chunks_keeps_nothing_of_what_went_before() -> None:
+    seen: list[weakref.ref[Rows]] = []
+
+    def pieces() -> Iterator[Rows]:
+        for number in range(20):
+            rows = rows_of([("c", "q")] * 3, first_record=3 * number)
+            seen.append(weakref.ref(rows.context))
+            yield rows
+            del rows
+
+    for number, _ in enumerate(chunks(pieces(), 1000)):
+        if number == 10:
+            break
+    gc.collect()
+    assert sum(ref() is not None for ref in seen) <= 4
