@@ -43,7 +43,8 @@ def _peak_mib(source: Path, bundle: Path) -> float:
     with process.stdout as stream:
         summary = json.loads(stream.read().splitlines()[-1])
     _, status, usage = os.wait4(process.pid, 0)
-    assert status == 0
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
     assert summary["rows"] == pq.read_metadata(out).num_rows == pq.read_metadata(source).num_rows
     return usage.ru_maxrss / 1024
 
