@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,14 @@ from batchqa.records import AnsweredChunk, Bool, Chunk, Cursor, Float64, Rows, W
 from batchqa.settings import DEFAULT_MAX_LENGTH, MachineSettings, RunSettings
 from batchqa.steps.chunking import chunks
 from batchqa.steps.decoding import DecodingRules
-from batchqa.steps.inference import OnnxScorer, SpanScorer, cuda_is_available, measure_budget
+from batchqa.steps.inference import (
+    ChildScorer,
+    Recipe,
+    SpanScorer,
+    cuda_is_available,
+    load,
+    measure_budget,
+)
 from batchqa.steps.reading import ColumnPlan, pieces
 from batchqa.steps.windowing import Windower, open_tokenizer
 from batchqa.steps.writing import output_batch, output_schema
@@ -60,7 +67,8 @@ class Annotator:
     """A bundle's model, loaded on a device, ready to answer tables and streams.
 
     Options are those of the command line (`top_k=3`, `no_answer="off"`, `batch_tokens=768`). One annotator
-    serves one stream at a time.
+    serves one stream at a time. The model runs in a child process (see `steps/inference/child.py`), which
+    ends with the annotator: by `close`, at the end of a `with` block, or when it is no longer used.
     """
 
     def __init__(
@@ -85,6 +93,17 @@ class Annotator:
             self.scorer.device, self.scorer.engine, self.variant.precision, threads, budget
         )
         self._road = _build_road(self.bundle, self.scorer, settings, budget)
+
+    def close(self) -> None:
+        """End the child process, if there is one."""
+        if isinstance(self.scorer, ChildScorer):
+            self.scorer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def answer(self, cut: Iterable[Chunk]) -> Iterator[AnsweredChunk]:
         """The road itself: chunks in, answered chunks out, in order. What jobs call."""
@@ -133,7 +152,7 @@ def _rows(plan: ColumnPlan, batches: Iterable[pa.RecordBatch]) -> Iterator[Rows]
 
 
 def _locator(first_row: int) -> Callable[[int], str]:
-    return lambda row: f"row {first_row + row}"
+    return lambda row: f"row {first_row + row + 1}"
 
 
 def open_model(model: str | Path) -> Bundle:
@@ -160,8 +179,10 @@ def _load(bundle: Bundle, machine: MachineSettings) -> tuple[Variant, SpanScorer
 
     def scorer_on(device: str) -> tuple[Variant, SpanScorer, int]:
         variant = bundle.choose(device.partition(":")[0], engine, machine.variant)
-        scorer = OnnxScorer(bundle.model(variant), manifest.inputs, manifest.outputs, device, threads)
-        return variant, scorer, threads
+        recipe = Recipe(
+            engine, str(bundle.model(variant)), manifest.inputs, manifest.outputs, device, threads
+        )
+        return variant, load(recipe) if machine.in_process else ChildScorer(recipe), threads
 
     device = "cuda:0" if machine.device in ("cuda", "all") else machine.device
     if device == "auto":

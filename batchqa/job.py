@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -137,24 +137,30 @@ def run(
     bundle = open_model(model)
     earlier = None if settings.output.restart or settings.output.overwrite else _earlier(target)
     machine = earlier.pin(settings.machine) if earlier else settings.machine
-    annotator = None if earlier else Annotator(bundle, settings=replace(settings, machine=machine))
-    resolved = earlier or _loaded(annotator).resolved
-
     schema = output_schema(source.schema, settings.reading.output_prefix, settings.decoding.top_k)
-    with open_output(
-        target,
-        fields=_fields(source, bundle, resolved, settings),
-        schema=schema,
-        part_rows=settings.output.part_rows,
-        compression=settings.output.compression,
-        overwrite=settings.output.overwrite,
-        restart=settings.output.restart,
-        stream=sys.stdout.buffer,
-    ) as commit:
+    with ExitStack() as stack:
+
+        def load() -> Annotator:
+            return stack.enter_context(Annotator(bundle, settings=replace(settings, machine=machine)))
+
+        # what a job resolved when it began is used again: no model is needed to see that it is done
+        annotator = None if earlier else load()
+        resolved = earlier or _loaded(annotator).resolved
+        commit = open_output(
+            target,
+            fields=_fields(source, bundle, resolved, settings),
+            schema=schema,
+            part_rows=settings.output.part_rows,
+            compression=settings.output.compression,
+            overwrite=settings.output.overwrite,
+            restart=settings.output.restart,
+            stream=sys.stdout.buffer,
+        )
+        stack.enter_context(commit)
         if commit.state != "done":
             _warn_of_space(target, source, note)
             commit.begin(resolved.to_dict())
-            annotator = annotator or Annotator(bundle, settings=replace(settings, machine=machine))
+            annotator = annotator or load()
             job = _Job(source, annotator, settings, commit, schema, clock, progress or (lambda _: None))
             job.annotate()
             job.check_share_of_errors()
@@ -188,9 +194,9 @@ def dry_run(
     check_target(target, _local_paths(names, source), settings.output.overwrite)
     for text in source.notes:
         (on_note or (lambda _: None))(text)
-    annotator = Annotator(open_model(model), settings=settings)
     rows = _up_to(source.read(), settings.output.limit)
-    return estimate(annotator, chunks(rows, settings.output.part_rows), clock.seconds())
+    with Annotator(open_model(model), settings=settings) as annotator:
+        return estimate(annotator, chunks(rows, settings.output.part_rows), clock.seconds())
 
 
 def _one_of(settings: RunSettings | None, options: dict[str, Any]) -> RunSettings:

@@ -221,6 +221,9 @@ machine_options = together(
     setting("--threads", "CPU threads of the engine.", type=int, show_default="the CPU quota"),
     setting("--batch-tokens", "Tokens of a batch, padding included.", type=int, show_default="measured"),
     setting("--allow-cpu-fallback", "Take the CPU where the device asked for cannot be had.", is_flag=True),
+    setting(
+        "--in-process", "Run the engine in this process: where it crashes, so does the job.", is_flag=True
+    ),
 )
 
 max_errors_option = click.option(

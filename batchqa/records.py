@@ -83,7 +83,8 @@ class Rows:
 
     `columns` are the columns to be passed through (kept ones only), `context` and `question` the texts to
     answer: pa.string() or pa.large_string(), valid UTF-8, null where there is none to judge. A row that has
-    an entry in `faults` (by position) is not answered. `cursor_after(n)` is the place after the first n rows.
+    an entry in `faults` (by position) is not answered. `cursor_after(n)` is the place after the first n rows,
+    `locate(i)` that of row i for messages: file and line or row, from 1.
     """
 
     columns: pa.RecordBatch
@@ -92,6 +93,7 @@ class Rows:
     faults: Mapping[int, RowFault]
     first_record: int
     cursor_after: Callable[[int], Cursor]
+    locate: Callable[[int], str]
 
     def __len__(self) -> int:
         return len(self.context)
@@ -99,7 +101,7 @@ class Rows:
     def slice(self, start: int, end: int) -> Rows:
         """The rows [start, end)."""
         # the new rows must not keep these alive, or a stream of slices would keep the whole input in memory
-        cursor_after = self.cursor_after
+        cursor_after, locate = self.cursor_after, self.locate
         return Rows(
             columns=self.columns.slice(start, end - start),
             context=self.context.slice(start, end - start),
@@ -107,6 +109,7 @@ class Rows:
             faults={row - start: fault for row, fault in self.faults.items() if start <= row < end},
             first_record=self.first_record + start,
             cursor_after=lambda count: cursor_after(start + count),
+            locate=lambda row: locate(start + row),
         )
 
 

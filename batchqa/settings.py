@@ -79,7 +79,11 @@ class DecodingSettings:
 
 @dataclass(frozen=True, slots=True)
 class MachineSettings:
-    """Where the model runs. `None` is measured or read from the machine."""
+    """Where the model runs. `None` is measured or read from the machine.
+
+    The engine has a process of its own, so that a row with which it crashes costs that row alone; with
+    `in_process` it runs in the caller's.
+    """
 
     device: str = "auto"
     engine: Literal["auto", "onnxruntime", "openvino"] = "auto"
@@ -87,6 +91,7 @@ class MachineSettings:
     threads: int | None = None
     batch_tokens: int | None = None
     allow_cpu_fallback: bool = False
+    in_process: bool = False
 
     def __post_init__(self) -> None:
         _at_least("threads", self.threads, 1)

@@ -41,7 +41,7 @@ def test_a_table_comes_back_with_its_columns_and_the_answers(annotator: Annotato
     assert first["context"][first["qa_start"] : first["qa_end"]] == first["qa_answer"]
     assert 0 <= last["qa_score"] <= 1
     assert (bad["qa_error"], bad["qa_answer"]) == ("null_context", None)
-    assert "row 1" in bad["qa_error_detail"]
+    assert "row 2" in bad["qa_error_detail"]
 
 
 def test_a_stream_gives_the_same_answers_as_the_whole_table(annotator: Annotator) -> None:

@@ -234,7 +234,7 @@ def annotators(bundles: Callable[..., Path]) -> Callable[..., Annotator]:
     @functools.cache
     def get(family: str, **options: Any) -> Annotator:
         common = {"max_length": 40, "stride": 8, "max_question_length": 12, "threads": 1}
-        return Annotator(bundles(family), device="cpu", **(common | options))
+        return Annotator(bundles(family), device="cpu", in_process=True, **(common | options))
 
     return get
 

@@ -140,7 +140,8 @@ def _window_counts(examples: Examples, bundle: Bundle | None, settings: WindowSe
     texts = pa.table({name: _plain(examples.column(name)) for name in ("context", "question")})
     counts = []
     for batch in texts.combine_chunks().to_batches(max_chunksize=5_000):
-        rows = Rows(batch, batch.column("context"), batch.column("question"), {}, 0, lambda _: Cursor())
+        context, question = batch.column("context"), batch.column("question")
+        rows = Rows(batch, context, question, {}, 0, lambda _: Cursor(), lambda row: f"row {row + 1}")
         windows = windower.fresh().windows(Chunk(rows, part=0, last_of_part=True))
         counts.append(np.append(windows.pair_count, 0)[windows.row_pair])
     return np.concatenate(counts).astype(np.int64) if counts else np.zeros(0, dtype=np.int64)

@@ -6,7 +6,7 @@ again after a crash is cut, batched and scored exactly as the first time.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -74,10 +74,15 @@ def _join(pieces: list[Rows]) -> Rows:
         return pieces[0]
     starts: list[int] = np.cumsum([0, *map(len, pieces)]).tolist()
     cursors = [piece.cursor_after for piece in pieces]
+    places = [piece.locate for piece in pieces]
 
     def cursor_after(count: int) -> Cursor:
         piece = max(bisect_left(starts, count) - 1, 0)
         return cursors[piece](count - starts[piece])
+
+    def locate(row: int) -> str:
+        piece = bisect_right(starts, row) - 1
+        return places[piece](row - starts[piece])
 
     return Rows(
         columns=pa.concat_batches([piece.columns for piece in pieces]),
@@ -90,4 +95,5 @@ def _join(pieces: list[Rows]) -> Rows:
         },
         first_record=pieces[0].first_record,
         cursor_after=cursor_after,
+        locate=locate,
     )

@@ -184,7 +184,7 @@ class Decoder:
         answers = self._answered_rows(windows)
         errors = answers.column("error")
         for row in np.flatnonzero(errors.is_valid().to_numpy(zero_copy_only=False)).tolist():
-            faults[row] = RowFault(errors[row].as_py(), f"input record {chunk.rows.first_record + row}")
+            faults[row] = RowFault(errors[row].as_py(), chunk.rows.locate(row))
         if faults:
             answers = _with_faults(answers, faults)
         return AnsweredChunk(chunk, answers, len(windows), windows.questions_cut)

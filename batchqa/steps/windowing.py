@@ -220,7 +220,7 @@ class Windower:
             context_fault = context_faults[context_codes[row]] if context_codes[row] >= 0 else None
             code = context_fault or questions[question_codes[row]].fault
             if code is not None:
-                faults[row] = RowFault(code, f"input record {chunk.rows.first_record + row}")
+                faults[row] = RowFault(code, chunk.rows.locate(row))
         return faults
 
     def _number_pairs(

@@ -22,4 +22,7 @@ def rows_of(
     def cursor_after(count: int) -> Cursor:
         return Cursor(row=first_record + count)
 
-    return Rows(columns, context, question, faults or {}, first_record, cursor_after)
+    def locate(row: int) -> str:
+        return f"row {first_record + row + 1}"
+
+    return Rows(columns, context, question, faults or {}, first_record, cursor_after, locate)

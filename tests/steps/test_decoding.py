@@ -166,7 +166,7 @@ def test_a_window_that_failed_fails_its_row_and_no_other() -> None:
     )
     assert [row["error"] for row in rows] == ["non_finite", None, "non_finite"]
     assert [row["score"] is None for row in rows] == [True, False, True]
-    assert rows[2]["error_detail"] == "input record 2"
+    assert rows[2]["error_detail"] == "row 3"
 
 
 def test_rows_that_were_not_judged_carry_their_code_and_nothing_else() -> None:

@@ -43,6 +43,7 @@ def only(source: Source) -> Rows:
         {part.first_record + row: fault for part in parts for row, fault in part.faults.items()},
         0,
         parts[-1].cursor_after,
+        parts[0].locate,
     )
 
 

@@ -130,7 +130,7 @@ def test_texts_that_have_nothing_to_read_are_named_and_not_windowed() -> None:
     codes = {row: fault.code for row, fault in windows.faults.items()}
     assert codes == {0: "empty_context", 1: "empty_context", 2: "empty_question", 3: "empty_question"}
     assert windows.row_pair.tolist() == [-1, -1, -1, -1, 0]
-    assert windows.faults[0].detail == "input record 7"
+    assert windows.faults[0].detail == "row 8"
 
 
 def test_rows_that_reading_found_bad_are_left_alone() -> None:

@@ -108,7 +108,7 @@ def judged(
         mask = np.zeros(len(context), dtype=bool)
         mask[list(faults)] = True
         context, question = (pc.if_else(pa.array(mask), None, texts) for texts in (context, question))
-    return Rows(columns, context, question, faults, first_record, cursor_after)
+    return Rows(columns, context, question, faults, first_record, cursor_after, locate)
 
 
 def _longer_than(texts: pa.Array, limit: int) -> list[int]:

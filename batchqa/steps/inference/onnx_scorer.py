@@ -1,26 +1,18 @@
-"""Padded batch -> logits: the SpanScorer protocol, and its form on onnxruntime.
-
-A scorer turns token ids into start and end logits, nothing more. What goes wrong on the way is decided
-here once for all scorers: a batch that does not fit into memory is halved down to single windows, logits
-that are not finite fail their window, and no row is lost.
-"""
+"""The SpanScorer on onnxruntime, on the CPU or on a CUDA device."""
 
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from batchqa.errors import DeviceError, ModelError, TryAgainError
-from batchqa.records import BatchLogits, Float32, Int64, PaddedBatch
+from batchqa.records import Float32, Int64
 
-CPU_BUDGETS = (512, 768, 1024, 1536, 2048)
-CUDA_BUDGETS = (8192, 16384, 32768, 65536)
-"""Token budgets that are tried at the start; on a CPU large batches spend their time mapping memory."""
+from .scoring import OutOfMemoryError
 
 _OUT_OF_MEMORY = re.compile(
     r"allocate memory|out of memory|bad_alloc|BFCArena|CUBLAS_STATUS_ALLOC_FAILED", re.IGNORECASE
@@ -28,51 +20,6 @@ _OUT_OF_MEMORY = re.compile(
 _DEVICE_LOST = re.compile(
     r"illegal memory access|device-side assert|uncorrectable ECC|CUDA_ERROR_|Xid|cudaError", re.IGNORECASE
 )
-
-
-class OutOfMemoryError(Exception):
-    """The device has no room for a batch of this size; a smaller one may fit."""
-
-
-class SpanScorer(Protocol):
-    """A model on a device: what the road needs of it."""
-
-    engine: str
-    device: str
-
-    def score(
-        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64
-    ) -> tuple[Float32, Float32]:
-        """Start and end logits, float32, (windows, tokens), of int64 inputs of that shape.
-
-        Raises OutOfMemoryError where a smaller batch may fit, TryAgainError where the device is lost.
-        """
-        ...
-
-
-def score_batch(scorer: SpanScorer, batch: PaddedBatch) -> BatchLogits:
-    """Score a batch; one that is too large is halved until it fits, a window that never fits is `oom`."""
-    count, tokens = batch.input_ids.shape
-    start = np.zeros((count, tokens), dtype=np.float32)
-    end = np.zeros((count, tokens), dtype=np.float32)
-    failed: dict[int, str] = {}
-    left = [slice(0, count)] if count else []
-    while left:
-        piece = left.pop()
-        try:
-            start[piece], end[piece] = scorer.score(
-                batch.input_ids[piece], batch.attention_mask[piece], batch.token_type_ids[piece]
-            )
-        except OutOfMemoryError:
-            if piece.stop - piece.start == 1:
-                failed[piece.start] = "oom"
-                continue
-            middle = (piece.start + piece.stop) // 2
-            left += [slice(middle, piece.stop), slice(piece.start, middle)]
-    finite = (np.isfinite(start) & np.isfinite(end)) | (batch.attention_mask == 0)
-    for row in np.flatnonzero(~finite.all(axis=1)).tolist():
-        failed.setdefault(row, "non_finite")
-    return BatchLogits(batch, start, end, failed)
 
 
 class OnnxScorer:
@@ -124,39 +71,12 @@ class OnnxScorer:
 
 
 def cuda_is_available() -> bool:
-    """Whether this onnxruntime was built with CUDA and a CUDA device answers."""
+    """Whether this machine has a CUDA device and this onnxruntime was built for it."""
+    if not (Path("/dev/nvidiactl").exists() or Path("/dev/nvidia0").exists()):
+        return False
     import onnxruntime
 
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        return False
-    return Path("/dev/nvidiactl").exists() or Path("/dev/nvidia0").exists()
-
-
-def measure_budget(scorer: SpanScorer, tokens: int, seconds: float = 1.0) -> int:
-    """The token budget with which `scorer` is fastest on windows of `tokens` tokens; takes about `seconds`.
-
-    The candidates take turns, because a machine's speed drifts; the first is preferred unless another is
-    clearly (3 %) faster. Where even one round takes too long, the smallest candidates decide.
-    """
-    budgets = CPU_BUDGETS if scorer.device == "cpu" else CUDA_BUDGETS
-    best = dict.fromkeys(budgets, 0.0)
-    start = time.monotonic()
-    rounds = 0
-    while time.monotonic() - start < seconds and rounds < 8:
-        for budget in budgets:
-            rows = max(budget // tokens, 1)
-            ids = np.ones((rows, tokens), dtype=np.int64)
-            began = time.monotonic()
-            try:
-                scorer.score(ids, ids, ids * 0)
-            except OutOfMemoryError:
-                break
-            best[budget] = max(best[budget], rows * tokens / (time.monotonic() - began))
-            if time.monotonic() - start > 2 * seconds:
-                break
-        rounds += 1
-    fastest = max(best.values())
-    return next(budget for budget in budgets if best[budget] >= 0.97 * fastest)
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
 def _open_session(model: Path, device: str, threads: int) -> Any:

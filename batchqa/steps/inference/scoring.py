@@ -1,0 +1,77 @@
+"""What the road needs of a model on a device, and what is done about a batch that goes wrong.
+
+A scorer turns token ids into start and end logits, nothing more. What goes wrong on the way is decided
+here once for all scorers: a batch that does not fit into memory is halved down to single windows, so is one
+with which the engine dies, logits that are not finite fail their window, and no row is lost.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from batchqa.records import BatchLogits, Float32, Int64, PaddedBatch
+
+
+class OutOfMemoryError(Exception):
+    """The device has no room for a batch of this size; a smaller one may fit."""
+
+
+class CrashedError(Exception):
+    """The engine's process died with this batch; it will be started again for the next one."""
+
+
+class SpanScorer(Protocol):
+    """A model on a device: what the road needs of it."""
+
+    engine: str
+    device: str
+
+    def score(
+        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64
+    ) -> tuple[Float32, Float32]:
+        """Start and end logits, float32, (windows, tokens), of int64 inputs of that shape.
+
+        Raises OutOfMemoryError where a smaller batch may fit, CrashedError where the engine died with it,
+        TryAgainError where the device is lost.
+        """
+        ...
+
+
+def score_batch(scorer: SpanScorer, batch: PaddedBatch) -> BatchLogits:
+    """Score a batch; the windows that cannot be scored are `oom`, `crashed` or `non_finite`, each by itself.
+
+    A batch that is too large is halved until it fits. One with which the engine dies is tried once more (the
+    cause may have been another), then halved as well, until the windows that kill it stand alone.
+    """
+    count, tokens = batch.input_ids.shape
+    start = np.zeros((count, tokens), dtype=np.float32)
+    end = np.zeros((count, tokens), dtype=np.float32)
+    failed: dict[int, str] = {}
+    crashes = 0
+    left = [slice(0, count)] if count else []
+    while left:
+        piece = left.pop()
+        try:
+            start[piece], end[piece] = scorer.score(
+                batch.input_ids[piece], batch.attention_mask[piece], batch.token_type_ids[piece]
+            )
+            continue
+        except OutOfMemoryError:
+            code = "oom"
+        except CrashedError:
+            code = "crashed"
+            crashes += 1
+            if crashes == 1:
+                left.append(piece)
+                continue
+        if piece.stop - piece.start == 1:
+            failed[piece.start] = code
+            continue
+        middle = (piece.start + piece.stop) // 2
+        left += [slice(middle, piece.stop), slice(piece.start, middle)]
+    finite = (np.isfinite(start) & np.isfinite(end)) | (batch.attention_mask == 0)
+    for row in np.flatnonzero(~finite.all(axis=1)).tolist():
+        failed.setdefault(row, "non_finite")
+    return BatchLogits(batch, start, end, failed)

@@ -1,0 +1,26 @@
+"""A child program whose engine dies of a segmentation fault at one token, as a row that crashes it would.
+
+The token's id is in BATCHQA_TEST_CRASH_AT; the process is ended by the signal itself, so all that the job
+sees of it is what it would see of a fault in the engine.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+from batchqa.steps.inference import OnnxScorer, child
+
+
+def main() -> None:
+    token = int(os.environ["BATCHQA_TEST_CRASH_AT"])
+    score = OnnxScorer.score
+
+    def dying(self: OnnxScorer, input_ids: Any, *others: Any) -> Any:
+        if (input_ids == token).any():
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return score(self, input_ids, *others)
+
+    OnnxScorer.score = dying  # type: ignore[method-assign]
+    child.main()

@@ -1,0 +1,243 @@
+"""The engine in a process of its own: what kills it costs at most the row that did it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from batchqa import job
+from batchqa.annotator import Annotator
+from batchqa.bundle import open_bundle
+from batchqa.errors import BatchqaError, DeviceError, LimitError, ModelError, StorageError, TryAgainError
+from batchqa.steps.inference import ChildScorer, OutOfMemoryError, Recipe, child, load
+from tests.models import MARKER, SENTENCES, tiny_tokenizer
+
+IDS = np.arange(5, 37, dtype=np.int64).reshape(4, 8)
+ONES = np.ones_like(IDS)
+
+
+def recipe_of(folder: Path) -> Recipe:
+    bundle = open_bundle(folder)
+    manifest = bundle.manifest
+    model = bundle.model(manifest.variants[0])
+    return Recipe("onnxruntime", str(model), manifest.inputs, manifest.outputs, "cpu", 1)
+
+
+@pytest.fixture
+def scorer(tiny_bundle: Path) -> Iterator[ChildScorer]:
+    made = ChildScorer(recipe_of(tiny_bundle))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def crashing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine dies at MARKER."""
+    monkeypatch.setattr(child, "PROGRAM", "from tests.crashing import main; main()")
+    monkeypatch.setenv("BATCHQA_TEST_CRASH_AT", str(tiny_tokenizer("bert-uncased").token_to_id(MARKER)))
+
+
+def _process(scorer: ChildScorer) -> int:
+    assert scorer._child is not None
+    return scorer._child.process.pid
+
+
+def _input(path: Path, bad_rows: set[int], rows: int = 40) -> Path:
+    contexts = [
+        f"{SENTENCES[i % len(SENTENCES)]} {MARKER if i in bad_rows else ''} {i}." for i in range(rows)
+    ]
+    pq.write_table(
+        pa.table({"context": contexts, "question": [f"What is number {i}?" for i in range(rows)]}), path
+    )
+    return path
+
+
+def test_the_logits_from_the_child_are_those_of_the_same_model_in_this_process_to_the_bit(
+    scorer: ChildScorer, tiny_bundle: Path
+) -> None:
+    here = load(recipe_of(tiny_bundle)).score(IDS, ONES, ONES * 0)
+    there = scorer.score(IDS, ONES, ONES * 0)
+    for ours, theirs in zip(here, there, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        assert theirs.dtype == np.float32
+
+
+def test_rows_that_crash_the_engine_are_marked_and_all_others_answered(
+    crashing: None, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    source = _input(tmp_path / "in.parquet", {3, 17})
+    options = {"model": tiny_bundle, "device": "cpu", "threads": 1, "batch_tokens": 512}
+    summary = job.run(source, tmp_path / "out.parquet", max_errors=2, **options)
+    assert summary.errors == {"crashed": 2}
+    rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [i for i, row in enumerate(rows) if row["qa_error"] == "crashed"] == [3, 17]
+    untouched = Annotator(tiny_bundle, device="cpu", threads=1, batch_tokens=512, in_process=True)
+    expected = untouched.annotate(pq.read_table(source)).to_pylist()
+    for i, (row, other) in enumerate(zip(rows, expected, strict=True)):
+        if i not in (3, 17):
+            assert (row["qa_answer"], row["qa_start"]) == (other["qa_answer"], other["qa_start"])
+
+
+def test_a_row_that_crashes_the_engine_counts_as_an_error(
+    crashing: None, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(LimitError, match=r"crashed at .*in.parquet, row 4"):
+        job.run(_input(tmp_path / "in.parquet", {3}), tmp_path / "o.parquet", model=tiny_bundle, device="cpu")
+
+
+def test_a_child_that_is_killed_from_outside_costs_no_row(tiny_bundle: Path, tmp_path: Path) -> None:
+    table = pq.read_table(_input(tmp_path / "in.parquet", set()))
+    with Annotator(tiny_bundle, device="cpu", threads=1, batch_tokens=512) as annotator:
+        before = annotator.annotate(table)
+        assert isinstance(annotator.scorer, ChildScorer)
+        first = _process(annotator.scorer)
+        os.kill(first, signal.SIGKILL)
+        assert annotator.annotate(table).equals(before)
+        assert _process(annotator.scorer) != first
+        assert annotator.scorer.crashes == 1
+
+
+def test_an_engine_that_crashes_again_and_again_ends_the_job_with_try_again(
+    scorer: ChildScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child, "MOST_CRASHES", 2)
+    for _ in range(2):
+        os.kill(_process(scorer), signal.SIGKILL)
+        with pytest.raises(child.CrashedError, match="SIGKILL"):
+            scorer.score(IDS, ONES, ONES)
+        scorer.score(IDS, ONES, ONES)
+    os.kill(_process(scorer), signal.SIGKILL)
+    with pytest.raises(TryAgainError, match="crashed 3 times on cpu, at last with SIGKILL"):
+        scorer.score(IDS, ONES, ONES)
+
+
+def test_a_model_that_cannot_be_loaded_is_the_same_error_as_in_this_process(tmp_path: Path) -> None:
+    path = tmp_path / "model.fp32.onnx"
+    path.write_bytes(b"not a model")
+    recipe = Recipe("onnxruntime", str(path), ("input_ids",), ("start", "end"), "cpu", 1)
+    with pytest.raises(ModelError) as there:
+        ChildScorer(recipe)
+    with pytest.raises(ModelError) as here:
+        load(recipe)
+    assert str(there.value) == str(here.value)
+
+
+@pytest.mark.parametrize("kind", [OutOfMemoryError, ModelError, DeviceError, TryAgainError, StorageError])
+def test_every_error_crosses_from_the_child_as_itself(kind: type[Exception]) -> None:
+    error = kind("why")
+    with pytest.raises(type(error)) as crossed:
+        child._raise_reported(child._report(error))
+    assert type(crossed.value) is type(error)
+    assert str(crossed.value) == str(error)
+
+
+def test_a_bug_in_the_child_is_a_bug_here_with_its_traceback() -> None:
+    try:
+        raise ZeroDivisionError("by nothing")
+    except ZeroDivisionError as bug:
+        report = child._report(bug)
+    with pytest.raises(RuntimeError, match="ZeroDivisionError: by nothing") as crossed:
+        child._raise_reported(report)
+    assert not isinstance(crossed.value, BatchqaError)
+
+
+def test_closing_the_annotator_ends_the_child(tiny_bundle: Path) -> None:
+    with Annotator(tiny_bundle, device="cpu", threads=1, batch_tokens=512) as annotator:
+        assert isinstance(annotator.scorer, ChildScorer)
+        process = _process(annotator.scorer)
+        assert _alive(process)
+    assert not _alive(process)
+
+
+def test_an_annotator_that_is_no_longer_used_ends_its_child(tiny_bundle: Path) -> None:
+    annotator = Annotator(tiny_bundle, device="cpu", threads=1, batch_tokens=512)
+    assert isinstance(annotator.scorer, ChildScorer)
+    process = _process(annotator.scorer)
+    del annotator
+    assert not _alive(process)
+
+
+def test_signals_that_a_scheduler_sends_to_every_process_do_not_end_the_child(scorer: ChildScorer) -> None:
+    os.kill(_process(scorer), signal.SIGTERM)
+    os.kill(_process(scorer), signal.SIGINT)
+    scorer.score(IDS, ONES, ONES)
+    assert scorer.crashes == 0
+
+
+@pytest.fixture
+def running(tiny_bundle: Path, tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+    """Starts a job that goes on for minutes; ends it when the test is over."""
+    source = tmp_path / "in.jsonl"
+    row = orjson.dumps({"context": " ".join(SENTENCES), "question": "Who?"}) + b"\n"
+    with source.open("wb") as out:
+        for i in range(200_000):
+            out.write(row.replace(b"Who", b"Who %d" % i))
+    command = [sys.executable, "-m", "batchqa", "run", source, "-o", tmp_path / "out.parquet"]
+    options = ["--model", tiny_bundle, "--part-rows", "500", "--batch-tokens", "512", "--threads", "1"]
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> subprocess.Popen[bytes]:
+        parts = tmp_path / "out.parquet.batchqa"
+        before = len(list(parts.glob("part-*.parquet")))
+        process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        started.append(process)
+        _wait(lambda: len(list(parts.glob("part-*.parquet"))) > before, "a committed part")
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs Linux's /proc")
+def test_the_child_ends_when_the_job_is_killed_and_the_lock_is_free(
+    running: Callable[[], subprocess.Popen[bytes]],
+) -> None:
+    for _ in range(2):  # the second start would meet the first one's lock
+        process = running()
+        (engine,) = _children(process.pid)
+        assert not [name for name in _open_files(engine) if "out.parquet" in name or "in.jsonl" in name]
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        _wait(lambda engine=engine: not _alive(engine), "the child's end")  # type: ignore[misc]
+
+
+def _children(process: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # a process may end while we look
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == process:
+                found.append(int(stat.parent.name))
+    return found
+
+
+def _open_files(process: int) -> list[str]:
+    return [str(link.readlink()) for link in Path(f"/proc/{process}/fd").iterdir()]
+
+
+def _alive(process: int) -> bool:
+    """Whether a process runs; one that has ended and was not waited for does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def _wait(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, f"{what} did not come within {seconds} s"
+        time.sleep(0.02)
