@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+from tokenizers import Tokenizer
 
 from batchqa.bundle import Bundle, Calibration, Variant, open_bundle
 from batchqa.errors import DeviceError, ModelError, SettingsError
@@ -88,11 +89,13 @@ class Annotator:
         self.settings = settings
         self.bundle = model if isinstance(model, Bundle) else open_model(model)
         self.variant, self.scorer, threads = _load(self.bundle, settings.machine)
+        tokenizer = open_tokenizer(self.bundle.tokenizer)
+        _check_vocabulary(tokenizer, self.scorer, self.bundle)
         budget = settings.machine.batch_tokens or measure_budget(self.scorer, MEASURED_TOKENS)
         self.resolved = Resolved(
             self.scorer.device, self.scorer.engine, self.variant.precision, threads, budget
         )
-        self._road = _build_road(self.bundle, self.scorer, settings, budget)
+        self._road = _build_road(self.bundle, tokenizer, self.scorer, settings, budget)
 
     def close(self) -> None:
         """End the child process, if there is one."""
@@ -195,7 +198,22 @@ def _load(bundle: Bundle, machine: MachineSettings) -> tuple[Variant, SpanScorer
     return scorer_on(device)
 
 
-def _build_road(bundle: Bundle, scorer: SpanScorer, settings: RunSettings, budget: int) -> Road:
+def _check_vocabulary(tokenizer: Tokenizer, scorer: SpanScorer, bundle: Bundle) -> None:
+    """Raise ModelError where the tokenizer makes ids that the model has no embedding for."""
+    highest = tokenizer.get_vocab_size(with_added_tokens=True) - 1
+    ids = np.full((1, 1), highest, dtype=np.int64)
+    try:
+        scorer.score(ids, np.ones_like(ids), np.zeros_like(ids))
+    except ModelError as error:
+        raise ModelError(
+            f"bundle {bundle.manifest.name!r} cannot read token {highest} of its own tokenizer ({error}); "
+            "its tokenizer belongs to another model: export it again"
+        ) from error
+
+
+def _build_road(
+    bundle: Bundle, tokenizer: Tokenizer, scorer: SpanScorer, settings: RunSettings, budget: int
+) -> Road:
     manifest = bundle.manifest
     wanted = settings.windows.max_length
     if wanted is not None and wanted > manifest.max_length:
@@ -211,7 +229,7 @@ def _build_road(bundle: Bundle, scorer: SpanScorer, settings: RunSettings, budge
         manifest.threshold.value,
         _calibrator(manifest.calibration) if manifest.calibration else None,
     )
-    windower = Windower(open_tokenizer(bundle.tokenizer), manifest.layout, settings.windows, max_length)
+    windower = Windower(tokenizer, manifest.layout, settings.windows, max_length)
     return Road(windower, scorer, rules, budget)
 
 
