@@ -128,10 +128,6 @@ def run_command(
     with _reporting(log_format, quiet) as reporter, _stoppable() as check_stop:
         from batchqa import job
 
-        def progress(state: job.Progress) -> None:
-            check_stop()
-            reporter.progress(state)
-
         common: dict[str, Any] = {
             "model": _resolved(model, reporter),
             "settings": RunSettings.from_options(options),
@@ -142,7 +138,9 @@ def run_command(
         if dry_run:
             result = job.dry_run(inputs, output, **common)
         else:
-            result = job.run(inputs, output, progress=progress, summary=summary, **common)
+            result = job.run(
+                inputs, output, progress=_progress(reporter, check_stop), summary=summary, **common
+            )
         reporter.close()
         _say_json(result.to_dict(), sys.stderr if output == "-" else sys.stdout)
 
@@ -261,12 +259,14 @@ def evaluate_command(
     """
     if tune != (output is not None):
         raise click.UsageError("--tune and -o NEW_BUNDLE belong together", click.get_current_context())
-    with _reporting(log_format, quiet), _stoppable():
+    with _reporting(log_format, quiet) as reporter, _stoppable() as check_stop:
         from batchqa.evaluation import evaluate
 
         # options of a run mean something only where a run is made: those left alone are not handed on
         of_run = given_by_user({name: options.pop(name) for name in _OF_RUN})
+        options |= {"progress": _progress(reporter, check_stop), "on_note": reporter.note}
         result = evaluate(predictions, by=by, tune=output, **options, **of_run)
+        reporter.close()
         if as_json:
             _say_json(result.to_dict(), sys.stdout)
         else:
@@ -345,6 +345,16 @@ def _reporting(log_format: str, quiet: bool) -> Iterator[Reporter]:
             # whatever the storage refuses and nobody translated: still no traceback, and the I/O code
             reporter.error(f"{error.filename or 'I/O'}: {error.strerror or error}", StorageError.exit_code)
             raise click.exceptions.Exit(StorageError.exit_code) from error
+
+
+def _progress(reporter: Reporter, check_stop: Callable[[], None]) -> Callable[[Any], None]:
+    """What a job calls as it goes: it shows how far it is, and ends it after a signal."""
+
+    def progress(state: Any) -> None:
+        check_stop()
+        reporter.progress(state)
+
+    return progress
 
 
 @contextmanager

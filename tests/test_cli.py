@@ -436,6 +436,26 @@ def test_evaluate_annotates_first_with_the_options_of_a_run_that_were_given(
     assert "max_answer_length" not in received
 
 
+def test_evaluate_says_what_the_run_that_it_makes_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import batchqa.evaluation
+
+    def evaluate(
+        _: str, *, progress: Callable[[Any], None], on_note: Callable[[str], None], **__: Any
+    ) -> Any:
+        on_note("took the CPU")
+        monkeypatch.setattr("batchqa.progress.LineReporter.progress", lambda _, state: on_note(f"at {state}"))
+        progress(5)
+        return SimpleNamespace(table=lambda: "", to_dict=dict)
+
+    monkeypatch.setattr(batchqa.evaluation, "evaluate", evaluate)
+    assert main(["evaluate", "a.jsonl", "--model", "m"]) == 0
+    said = capsys.readouterr().err
+    assert "took the CPU" in said
+    assert "at 5" in said
+
+
 def test_tune_and_its_new_bundle_belong_together(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "a.parquet", "--tune"]) == 2
     assert main(["evaluate", "a.parquet", "-o", "new"]) == 2

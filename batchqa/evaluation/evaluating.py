@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,6 +52,9 @@ from batchqa.squad import MLQA_LANGUAGES, RowScores, Rules
 ARTICLE = "title"
 """The column that says which article a row is from."""
 
+TEXTS = frozenset({"context", "question"})
+"""Options that name the columns of the texts: groups and report need them as a run does."""
+
 _LANGUAGE_NAMES = {
     "arabic": "ar",
     "chinese": "zh",
@@ -70,6 +73,7 @@ class _Options:
     prefix: str
     id: str | None
     gold_column: str | None
+    texts: Mapping[str, str]
 
 
 def evaluate(
@@ -106,7 +110,8 @@ def evaluate(
     model: "default" or a bundle's folder. Annotates where `predictions` has no answers yet, into `annotated`
         (resumable; default: a name made from the file's and the bundle's, in the working folder), with the
         best span kept; `run_options`, `progress` and `on_note` are those of `run`. Also what `tune` and
-        `by="windows"` need.
+        `by="windows"` need. Of `run_options`, `context` and `question` are used without a model too: they
+        name the columns of the texts for groups and report.
     by: columns to group by, or `context_length`, `windows`, `question_word`.
     language: a column that names each row's language, or one language for all: MLQA's normalisation.
     rules: "auto" takes SQuAD 1.1's where every question has an answer, else SQuAD 2.0's.
@@ -118,7 +123,8 @@ def evaluate(
     Raises SettingsError or InputError (exit code 2) where the files do not fit, PreconditionError (4) where
     `tune` exists, ModelError (5). `Evaluation.require_f1` is the gate of `--min-f1`.
     """
-    options = _Options(output_prefix, id, gold_column)
+    texts = {name: run_options[name] for name in TEXTS if name in run_options}
+    options = _Options(output_prefix, id, gold_column, texts)
     _check(resamples, confidence, by, tune, model)
     bundle = open_model(model) if model is not None else None
     if tune is not None and bundle is not None:
@@ -134,10 +140,8 @@ def evaluate(
         source, facts = _annotated(
             source, bundle, annotated, options, run_options, progress=progress, on_note=on_note
         )
-    elif run_options:
-        raise SettingsError(
-            f"{', '.join(sorted(run_options))}: options of a run need a --model to annotate with"
-        )
+    elif unused := run_options.keys() - TEXTS:
+        raise SettingsError(f"{', '.join(sorted(unused))}: options of a run need a --model to annotate with")
 
     examples = _examples(source, gold, null_odds, options)
     data = Path(gold or predictions).name
@@ -223,10 +227,10 @@ def _annotated(
         summary = run(source.path, output, model=bundle.path, **{**run_options, **named}, **reporting)
         variant = summary.variant
         source = open_source(output)
-    elif run_options.keys() - {f.name for f in fields(WindowSettings)}:
+    elif unused := run_options.keys() - TEXTS - {f.name for f in fields(WindowSettings)}:
         raise SettingsError(
             f"{source.path} holds answers already, so nothing is annotated: "
-            f"leave out {', '.join(sorted(run_options))}"
+            f"leave out {', '.join(sorted(unused))}"
         )
     variants = {v.precision: v for v in bundle.manifest.variants}
     if variant is None and len(variants) == 1:
@@ -255,7 +259,7 @@ def _examples(
         examples = join(truth, column, read_ids(truth, options.id), source, ids, predictions)
     if not len(examples):
         raise InputError(f"{examples.gold.path} holds no questions")
-    return examples
+    return replace(examples, texts=options.texts)
 
 
 def _predictions(

@@ -6,7 +6,8 @@ Everything after this module works on columns of the same length and order, the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ class Examples:
 
     `place` is each question's row in `predicted`, null where it has none; `predicted` is None where the
     predictions stand in the gold file itself, or in no table. `extra` counts predictions that no gold
-    question has.
+    question has. `texts` says what the columns `context` and `question` are called, where they are not.
     """
 
     gold: Source
@@ -81,6 +82,7 @@ class Examples:
     answers: pa.Array
     predictions: Predictions
     extra: int
+    texts: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.answers)
@@ -97,19 +99,24 @@ class Examples:
 
     def has_column(self, name: str) -> bool:
         """Whether the gold file or the predictions have a column (or its root, for a dotted path)."""
-        return any(source is not None and _names(source, name) for source in (self.gold, self.predicted))
+        return any(
+            source is not None and _names(source, self._name_in(source, name))
+            for source in (self.gold, self.predicted)
+        )
 
     def column(self, name: str) -> pa.ChunkedArray:
         """A column of the gold file, else of the predictions, in the rows' order. Raises InputError."""
-        if _names(self.gold, name) or self.predicted is None:
-            return self.gold.read(name)
-        if not _names(self.predicted, name):
+        here = self._name_in(self.gold, name)
+        if _names(self.gold, here) or self.predicted is None:
+            return self.gold.read(here)
+        there = self._name_in(self.predicted, name)
+        if not _names(self.predicted, there):
             have = ", ".join(dict.fromkeys([*self.gold.names, *self.predicted.names]))
             raise InputError(
                 f"there is no column {name!r}, neither in {self.gold.path} nor in "
                 f"{self.predicted.path}; they have: {have}"
             )
-        return self.predicted.read(name).take(self.place)
+        return self.predicted.read(there).take(self.place)
 
     def values(self, name: str, rows: Int64, *, of_predictions: bool = False) -> list[Any]:
         """A column's values in some rows, None where there are none: for columns too large to be read whole.
@@ -121,14 +128,20 @@ class Examples:
             place = self.place.fill_null(-1).to_numpy(zero_copy_only=False)[rows]
             sources.insert(0 if of_predictions else 1, (self.predicted, place))
         for source, place in sources:
-            if name in source.names:
+            named = self._name_in(source, name)
+            if named in source.names:
                 there = np.flatnonzero(place >= 0)
                 values: list[Any] = [None] * len(rows)
-                found = source.take([name], place[there]).column(name).to_pylist() if len(there) else []
+                found = source.take([named], place[there]).column(named).to_pylist() if len(there) else []
                 for at, value in zip(there.tolist(), found, strict=True):
                     values[at] = value
                 return values
         return [None] * len(rows)
+
+    def _name_in(self, source: Source, name: str) -> str:
+        """What a column is called in a file: a gold file may have other names than the predictions."""
+        given = self.texts.get(name, name)
+        return given if _names(source, given) else name
 
 
 def gold_answers(column: pa.ChunkedArray, where: str) -> pa.Array:

@@ -118,12 +118,12 @@ class Evaluation:
 
     def table(self) -> str:
         """The figures as tables that a terminal shows and Markdown understands, as model cards print them."""
-        blocks = [self._figures_table()]
+        blocks = [self.figures_table()]
         if self.best:
-            blocks.append(_best_table(self.best))
+            blocks.append(best_table(self.best))
         if self.model:
             blocks.append(_model_table(self.model, self.figures))
-        blocks += [_group_table(grouping) for grouping in self.groups]
+        blocks += [group_table(grouping) for grouping in self.groups]
         if self.comparison:
             blocks.append(_comparison_table(self.comparison, self.figures))
         if self.tuned:
@@ -156,7 +156,8 @@ class Evaluation:
             return ""
         return f" (over rows in groups with fewer than {LEAST_UNITS} {self.intervals.bootstrap.unit}s)"
 
-    def _figures_table(self) -> str:
+    def figures_table(self) -> str:
+        """EM and F1 of all rows, those with an answer and those without, with their intervals."""
         intervals = self.intervals.figures
         rows = []
         for name, prefix, subset in (
@@ -221,7 +222,8 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([line(cells[0]), rule, *(line(row) for row in cells[1:])])
 
 
-def _best_table(best: Best) -> str:
+def best_table(best: Best) -> str:
+    """The official script's best thresholds."""
     rows = [
         ["best EM", f"{best.exact:.2f}", f"{best.exact_threshold:.4f}"],
         ["best F1", f"{best.f1:.2f}", f"{best.f1_threshold:.4f}"],
@@ -237,7 +239,8 @@ def _model_table(model: ModelFacts, figures: Figures) -> str:
     )
 
 
-def _group_table(grouping: Grouping) -> str:
+def group_table(grouping: Grouping) -> str:
+    """EM and F1 by group."""
     mixed = grouping.mixed
     head = [grouping.by, "n", "EM", "F1", "interval of F1"]
     rows = []

@@ -483,6 +483,26 @@ def test_windows_are_counted_as_the_road_makes_them(tmp_path: Path, bundles: Cal
     assert set(counts) <= {"1", "2", "3", "4 to 7", "8 to 15", "16 and more"}
 
 
+def test_groups_and_report_find_texts_in_columns_of_other_names(tmp_path: Path) -> None:
+    table = table_of([RIGHT, HALF, WRONG])
+    renamed = table.rename_columns(
+        [
+            "passage" if name == "context" else "asked" if name == "question" else name
+            for name in table.schema.names
+        ]
+    )
+    report = tmp_path / "report.html"
+    by = ["context_length", "question_word"]
+    found = evaluate(
+        write(tmp_path / "a.parquet", renamed), by=by, report=report, context="passage", question="asked"
+    )
+    usual = evaluate(write(tmp_path / "b.parquet", table), by=by)
+    assert found.to_dict()["by"] == usual.to_dict()["by"]
+    shown = report.read_text(encoding="utf-8")
+    assert WRONG.question in shown
+    assert " is the capital of France, and " in shown
+
+
 def test_answers_that_are_there_are_not_made_again(tmp_path: Path, bundles: Callable[..., Path]) -> None:
     file = write(tmp_path / "a.parquet", [RIGHT])
     found = evaluate(file, model=bundles())
