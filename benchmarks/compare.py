@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import json
 import os
-import platform
 import random
 import statistics
-import subprocess
 import sys
-import time
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
-sys.path.insert(0, str(ROOT))  # run from a checkout that need not be installed
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # from a checkout that need not be installed
 
-from batchqa.annotator import BUNDLED  # noqa: E402
-from batchqa.machine import cpu_flags, cpu_model, cpu_quota  # noqa: E402
-from benchmarks.models import prepare  # noqa: E402
+from batchqa.annotator import BUNDLED
+from batchqa.machine import cpu_quota
+from benchmarks.measuring import HERE, WORK, keep, measured, spread
+from benchmarks.models import prepare
 
 PEER_BATCHES = (1, 8, 32)
 ENGINE_TOKENS = 768
 """Token budget of batchqa and of the bare engine: given, so that both do the same."""
-
-VERSIONS = ("batchqa", "onnxruntime-gpu", "onnxruntime", "torch", "transformers", "optimum", "optimum-onnx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +61,9 @@ def main() -> int:
         if not needed.exists():
             print(f"make bench needs {needed}; set BATCHQA_MODELS and BATCHQA_DATA. No figures were made.")
             return 0
-    work = ROOT / ".bench"
-    work.mkdir(exist_ok=True)
-    rows = _sample(squad, options.rows, work / f"rows-{options.rows}.jsonl")
-    models = prepare(checkpoint, work)
+    WORK.mkdir(exist_ok=True)
+    rows = _sample(squad, options.rows, WORK / f"rows-{options.rows}.jsonl")
+    models = prepare(checkpoint, WORK)
     contenders = [
         Contender("batchqa, default bundle", "batchqa_run.py", BUNDLED, ENGINE_TOKENS),
         Contender("bare engine, same file", "bare_engine.py", BUNDLED, ENGINE_TOKENS),
@@ -81,16 +71,23 @@ def main() -> int:
         Contender("optimum pipeline fp32", "optimum_pipeline.py", models.optimum_fp32),
         Contender("optimum pipeline int8 (dynamic)", "optimum_pipeline.py", models.optimum_int8),
     ]
-    few = _sample(squad, min(options.rows, 150), work / "rows-few.jsonl")
+    few = _sample(squad, min(options.rows, 150), WORK / "rows-few.jsonl")
     contenders = [_at_best_batch(contender, few, options.threads) for contender in contenders]
     runs = []
     for number in range(options.rounds):
         for contender in contenders:
             runs.append(_run(contender, rows, options.threads, number))
             print(f"round {number + 1}: {contender.name}: {runs[-1].rows_per_second:.1f} rows/s", flush=True)
-    table = _table(contenders, runs)
-    print("\n" + table)
-    _write(options, contenders, runs, table)
+    table = f"{options.threads} threads, {options.rows} rows, {options.rounds} rounds\n\n" + _table(
+        contenders, runs
+    )
+    facts = {
+        "threads": options.threads,
+        "rows": options.rows,
+        "contenders": [asdict(c) | {"model": c.model.name} for c in contenders],
+        "runs": [asdict(run) for run in runs],
+    }
+    keep("cpu", options.results, table, facts)
     return 0
 
 
@@ -133,27 +130,20 @@ def _at_best_batch(contender: Contender, rows: Path, threads: int) -> Contender:
 def _run(contender: Contender, rows: Path, threads: int, number: int) -> Run:
     command = [sys.executable, str(HERE / "contenders" / contender.script), "--rows", str(rows)]
     command += ["--model", str(contender.model), "--batch", str(contender.batch), "--threads", str(threads)]
-    environment = os.environ | {
+    environment = {
         "OMP_NUM_THREADS": str(threads),
-        "PYTHONPATH": str(ROOT),
         "HF_HUB_OFFLINE": "1",
         "PYTHONWARNINGS": "ignore",
         "TRANSFORMERS_VERBOSITY": "error",
     }
-    began = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    assert process.stdout is not None
-    lines = process.stdout.read().splitlines()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{contender.name} failed with status {status}")
+    process = measured(command, environment)
     return Run(
         contender=contender.name,
         round=number,
-        **json.loads(lines[-1]),
-        process_seconds=time.perf_counter() - began,
-        cpu_seconds=usage.ru_utime + usage.ru_stime,
-        peak_mib=usage.ru_maxrss / 1024,
+        **json.loads(process.lines[-1]),
+        process_seconds=process.seconds,
+        cpu_seconds=process.cpu_seconds,
+        peak_mib=process.peak_mib,
     )
 
 
@@ -171,56 +161,13 @@ def _table(contenders: list[Contender], runs: list[Run]) -> str:
         cells = [
             contender.name,
             str(contender.batch),
-            _spread(speeds, 1),
-            _spread(ratios, 2),
+            spread(speeds, 1),
+            spread(ratios, 2),
             f"{statistics.median(run.process_seconds for run in own):.1f}",
             f"{statistics.median(run.cpu_seconds for run in own):.1f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def _spread(values: list[float], digits: int) -> str:
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
-
-
-def _write(options: argparse.Namespace, contenders: list[Contender], runs: list[Run], table: str) -> None:
-    """The raw figures with everything that is needed to judge them."""
-    options.results.mkdir(parents=True, exist_ok=True)
-    today = dt.datetime.now(dt.UTC).date().isoformat()
-    record: dict[str, Any] = {
-        "date": today,
-        "commit": _commit(),
-        "machine": {
-            "cpu": cpu_model(),
-            "threads": options.threads,
-            "flags": sorted(f for f in cpu_flags() if "amx" in f or "vnni" in f or "bf16" in f),
-            "python": platform.python_version(),
-        },
-        "versions": {name: found for name in VERSIONS if (found := _version(name))},
-        "rows": options.rows,
-        "contenders": [asdict(c) | {"model": c.model.name} for c in contenders],
-        "runs": [asdict(run) for run in runs],
-    }
-    name = f"{today}-cpu-{record['commit'][:8]}"
-    (options.results / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    head = (
-        f"{record['machine']['cpu']}, {options.threads} threads, {options.rows} rows, {options.rounds} rounds"
-    )
-    (options.results / f"{name}.md").write_text(f"{head}; commit {record['commit'][:8]}\n\n{table}\n")
-    print(f"\nwritten: {options.results / name}.json and .md")
-
-
-def _commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 if __name__ == "__main__":

@@ -20,13 +20,13 @@ rows = read_rows(options.rows)
 def load() -> tuple[Any, list[Any]]:
     """The scorer, and all rows as batches."""
     settings = RunSettings.from_options(
-        {"device": "cpu", "threads": options.threads, "batch_tokens": options.batch}
+        {"device": "cpu", "threads": options.threads, "batch_tokens": options.batch, "in_process": True}
     )
     annotator = Annotator(options.model, settings=settings)
     context = pa.array([row["context"] for row in rows])
     question = pa.array([row["question"] for row in rows])
     everything = Rows(
-        pa.record_batch([context], ["context"]), context, question, {}, 0, lambda n: Cursor(0, n)
+        pa.record_batch([context], ["context"]), context, question, {}, 0, lambda n: Cursor(0, n), str
     )
     windows = annotator.windows_of(Chunk(everything, 0, last_of_part=True))
     batches = list(padded_batches(windows, options.batch))

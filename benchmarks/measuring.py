@@ -1,0 +1,106 @@
+"""What every benchmark shares: measured processes, spreads, the machine, results that are kept."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from batchqa.machine import cpu_flags, cpu_model
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+WORK = ROOT / ".bench"
+"""Where samples, models and outputs are kept between runs."""
+
+VERSIONS = (
+    "batchqa",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "openvino",
+    "tokenizers",
+    "pyarrow",
+    "polars",
+    "torch",
+    "transformers",
+    "optimum",
+    "optimum-onnx",
+    "haystack-ai",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What a process took, and the lines that it printed. `peak_mib` is that of its largest process."""
+
+    lines: list[str]
+    seconds: float
+    cpu_seconds: float
+    peak_mib: float
+
+
+def measured(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Process:
+    """Run a program to its end; it must succeed."""
+    began = time.perf_counter()
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables)
+    assert process.stdout is not None
+    lines = process.stdout.read().splitlines()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)} failed with status {status}")
+    return Process(
+        lines,
+        time.perf_counter() - began,
+        usage.ru_utime + usage.ru_stime,
+        usage.ru_maxrss / 1024,
+    )
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Median (smallest to largest)."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def keep(kind: str, folder: Path, table: str, facts: Mapping[str, Any]) -> None:
+    """Write a table and the raw figures, with date, machine, versions and commit, into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    commit = _commit()
+    today = dt.datetime.now(dt.UTC).date().isoformat()
+    record = {
+        "date": today,
+        "commit": commit,
+        "machine": {
+            "cpu": cpu_model(),
+            "flags": sorted(f for f in cpu_flags() if "amx" in f or "vnni" in f or "bf16" in f),
+            "python": platform.python_version(),
+        },
+        "versions": {name: found for name in VERSIONS if (found := _version(name))},
+        **facts,
+    }
+    name = folder / f"{today}-{kind}-{commit[:8]}"
+    name.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    head = f"{cpu_model()}; commit {commit[:8]}"
+    name.with_suffix(".md").write_text(f"{head}\n\n{table}\n", encoding="utf-8")
+    print(f"\n{table}\n\nwritten: {name}.json and .md")
+
+
+def _commit() -> str:
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
