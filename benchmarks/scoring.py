@@ -90,9 +90,9 @@ def _table(rows: int, ours: list[Process], theirs: list[Process]) -> str:
 
     ratios = [their.seconds / our.seconds for our, their in zip(ours, theirs, strict=True)]
     told = (
-        f"{rows:,} predictions, the whole process each time: figures, best thresholds, intervals, calibration and "
-        f"coverage here, figures and best thresholds alone in plain Python, which takes {spread(ratios, 1)} "
-        "times as long."
+        f"{rows:,} predictions, the whole process each time: figures, best thresholds, intervals and "
+        f"calibration by `evaluate`; figures and best thresholds alone in plain Python, which takes "
+        f"{spread(ratios, 1)} times as long."
     )
     return "\n".join(
         [

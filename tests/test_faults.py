@@ -143,6 +143,7 @@ def test_a_run_that_is_killed_at_any_time_is_finished_by_the_same_command(
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(7200)
 def test_two_hundred_kills_of_runs_with_the_package_s_model_lose_and_double_nothing(
     source: Path, tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
