@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchqa import LimitError, PreconditionError, SettingsError, job
+from batchqa.bundle import open_bundle, write_manifest
 from batchqa.job import Progress, Summary, dry_run
-from tests.models import MARKER, SENTENCES
+from tests.models import MARKER, SENTENCES, write_tiny_bundle
 
 Run = Callable[..., Summary]
 ROWS = [
@@ -309,3 +312,31 @@ def test_options_given_twice_are_a_mistake_and_rejects_need_a_file(run: Run, par
         run(parquet, "-", settings=RunSettings())
     with pytest.raises(SettingsError, match="reject"):
         run(parquet, "-", on_error="reject")
+
+
+def test_a_job_of_bad_rows_alone_is_done_where_that_is_allowed(run: Run, tmp_path: Path) -> None:
+    source = _jsonl(tmp_path / "in.jsonl", {"context": None, "question": "Who?"}, "broken", "[]", "{}")
+    summary = run(source, tmp_path / "out.parquet", max_errors="100%")
+    assert summary.rows == 4
+    assert summary.answered == summary.no_answer == 0
+    assert all(row["qa_error"] for row in _table(tmp_path / "out.parquet"))
+
+
+def test_a_job_is_not_resumed_with_another_variant(parquet: Path, tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / "bundle")
+    manifest = open_bundle(bundle).manifest
+    shutil.copy(bundle / "model.fp32.onnx", bundle / "model.int8.onnx")
+    other = replace(manifest.variants[0], precision="int8", file="model.int8.onnx")
+    write_manifest(bundle, replace(manifest, variants=(*manifest.variants, other)))
+    out = tmp_path / "out.parquet"
+    given = {"model": bundle, "device": "cpu", "threads": 1, "batch_tokens": 512, "part_rows": 5}
+
+    def stop(state: Progress) -> None:
+        if state.part == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        job.run(parquet, out, variant="fp32", progress=stop, **given)
+    with pytest.raises(PreconditionError, match="variant"):
+        job.run(parquet, out, variant="int8", **given)
+    assert job.run(parquet, out, **given).variant == "fp32"

@@ -11,11 +11,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from batchqa.bundle import open_bundle
-from batchqa.errors import DeviceError, ModelError
+from batchqa.errors import DeviceError, ModelError, TryAgainError
 from batchqa.records import Chunk, PaddedBatch
 from batchqa.settings import WindowSettings
 from batchqa.steps.batching import padded_batches
-from batchqa.steps.inference import OnnxScorer, OutOfMemoryError, measure_budget, score_batch
+from batchqa.steps.inference import OnnxScorer, OutOfMemoryError, measure_budget, onnx_scorer, score_batch
 from batchqa.steps.windowing import Windower, learn_layout, open_tokenizer
 from tests.models import MARKER, tiny_tokenizer
 from tests.steps.rows import rows_of
@@ -135,3 +135,22 @@ def test_a_cuda_device_that_cannot_be_had_is_an_error_and_not_the_cpu(tiny_bundl
 def test_the_budget_is_one_of_the_candidates_and_fits_into_memory() -> None:
     # windows of 256 tokens: budgets of 512 and 768 are 2 and 3 rows
     assert measure_budget(SmallScorer(most_windows=2), tokens=256, seconds=0.01) == 512
+
+
+@pytest.mark.parametrize(
+    ("said", "device", "becomes"),
+    [
+        ("Failed to allocate memory for requested buffer of size 1073741824", "cpu", OutOfMemoryError),
+        ("CUDA failure 2: out of memory ; GPU=0", "cuda:0", OutOfMemoryError),
+        ("CUBLAS_STATUS_ALLOC_FAILED", "cuda:0", OutOfMemoryError),
+        ("CUDA failure 700: an illegal memory access was encountered ; GPU=0", "cuda:0", TryAgainError),
+        ("uncorrectable ECC error encountered", "cuda:0", TryAgainError),
+        ("Non-zero status code returned while running Gather node", "cpu", ModelError),
+    ],
+)
+def test_what_an_engine_says_becomes_the_error_that_the_road_acts_upon(
+    said: str, device: str, becomes: type[Exception]
+) -> None:
+    error = onnx_scorer._translated(RuntimeError(said), device)
+    assert type(error) is becomes
+    assert "\n" not in str(error)
