@@ -215,6 +215,35 @@ def test_the_child_ends_when_the_job_is_killed_and_the_lock_is_free(
         _wait(lambda engine=engine: not _alive(engine), "the child's end")  # type: ignore[misc]
 
 
+LONG_BATCH = """
+import sys, numpy as np
+from batchqa.steps.inference import ChildScorer
+from tests.steps.test_inference_child import recipe_of
+from pathlib import Path
+scorer = ChildScorer(recipe_of(Path(sys.argv[1])))
+print(scorer._child.process.pid, flush=True)
+ones = np.ones((20_000, 512), dtype=np.int64)
+scorer.score(ones, ones, ones)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs Linux's /proc")
+def test_the_child_ends_with_the_job_also_in_the_middle_of_a_batch(tiny_bundle: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", LONG_BATCH, tiny_bundle], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with process.stdout:
+        engine = int(process.stdout.readline())
+    _wait(lambda: _cpu_seconds(engine) > 1.5, "a batch in work")
+    process.kill()
+    process.wait()
+    _wait(lambda: not _alive(engine), "the child's end", seconds=2)
+
+
+def _cpu_seconds(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def _children(process: int) -> list[int]:
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):

@@ -75,6 +75,9 @@ def test_lines_end_at_newlines_only_and_one_carriage_return_is_dropped(tmp_path:
     rows = only(opened(tmp_path / "x.jsonl", record + b"\r\n" + record + b"\r\n"))
     assert rows.context.to_pylist() == [context, context]
     assert not rows.faults
+    # a carriage return is white space of JSON elsewhere in a line
+    rows = only(opened(tmp_path / "y.jsonl", b'{"context": "a",\r"question": "q"}\n'))
+    assert rows.context.to_pylist() == ["a"]
 
 
 def test_the_last_line_needs_no_newline(tmp_path: Path) -> None:
