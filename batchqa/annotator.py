@@ -10,7 +10,6 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-from tokenizers import Tokenizer
 
 from batchqa.bundle import Bundle, Calibration, Variant, open_bundle
 from batchqa.errors import DeviceError, ModelError, SettingsError
@@ -22,6 +21,7 @@ from batchqa.steps.chunking import chunks
 from batchqa.steps.decoding import DecodingRules
 from batchqa.steps.inference import (
     ChildScorer,
+    CrashedError,
     Recipe,
     SpanScorer,
     cuda_is_available,
@@ -89,13 +89,19 @@ class Annotator:
         self.settings = settings
         self.bundle = model if isinstance(model, Bundle) else open_model(model)
         self.variant, self.scorer, threads = _load(self.bundle, settings.machine)
-        tokenizer = open_tokenizer(self.bundle.tokenizer)
-        _check_vocabulary(tokenizer, self.scorer, self.bundle)
-        budget = settings.machine.batch_tokens or measure_budget(self.scorer, MEASURED_TOKENS)
+        windower = _windower(self.bundle, settings)
+        try:
+            _check_vocabulary(windower.highest_id, self.scorer, self.bundle)
+            budget = settings.machine.batch_tokens or measure_budget(self.scorer, MEASURED_TOKENS)
+        except CrashedError as error:
+            raise DeviceError(
+                f"{self.scorer.engine} crashed with {error} on {self.scorer.device} before any row; "
+                "run `batchqa doctor`"
+            ) from error
         self.resolved = Resolved(
             self.scorer.device, self.scorer.engine, self.variant.precision, threads, budget
         )
-        self._road = _build_road(self.bundle, tokenizer, self.scorer, settings, budget)
+        self._road = Road(windower, self.scorer, _rules(self.bundle, settings), budget)
 
     def close(self) -> None:
         """End the child process, if there is one."""
@@ -198,9 +204,8 @@ def _load(bundle: Bundle, machine: MachineSettings) -> tuple[Variant, SpanScorer
     return scorer_on(device)
 
 
-def _check_vocabulary(tokenizer: Tokenizer, scorer: SpanScorer, bundle: Bundle) -> None:
-    """Raise ModelError where the tokenizer makes ids that the model has no embedding for."""
-    highest = tokenizer.get_vocab_size(with_added_tokens=True) - 1
+def _check_vocabulary(highest: int, scorer: SpanScorer, bundle: Bundle) -> None:
+    """Raise ModelError where the model has no embedding for the tokenizer's highest id."""
     ids = np.full((1, 1), highest, dtype=np.int64)
     try:
         scorer.score(ids, np.ones_like(ids), np.zeros_like(ids))
@@ -211,9 +216,7 @@ def _check_vocabulary(tokenizer: Tokenizer, scorer: SpanScorer, bundle: Bundle) 
         ) from error
 
 
-def _build_road(
-    bundle: Bundle, tokenizer: Tokenizer, scorer: SpanScorer, settings: RunSettings, budget: int
-) -> Road:
+def _windower(bundle: Bundle, settings: RunSettings) -> Windower:
     manifest = bundle.manifest
     wanted = settings.windows.max_length
     if wanted is not None and wanted > manifest.max_length:
@@ -223,14 +226,17 @@ def _build_road(
     max_length = wanted or min(DEFAULT_MAX_LENGTH, manifest.max_length)
     if max_length <= manifest.layout.special_tokens + 1:
         raise SettingsError(f"--max-length {max_length} leaves no room for a question and its context")
-    rules = DecodingRules.join(
+    return Windower(open_tokenizer(bundle.tokenizer), manifest.layout, settings.windows, max_length)
+
+
+def _rules(bundle: Bundle, settings: RunSettings) -> DecodingRules:
+    manifest = bundle.manifest
+    return DecodingRules.join(
         settings.decoding,
         manifest.abstains.value,
         manifest.threshold.value,
         _calibrator(manifest.calibration) if manifest.calibration else None,
     )
-    windower = Windower(tokenizer, manifest.layout, settings.windows, max_length)
-    return Road(windower, scorer, rules, budget)
 
 
 def _calibrator(calibration: Calibration) -> Any:

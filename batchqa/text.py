@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import unicodedata
 
 import numpy as np
 import numpy.typing as npt
 
-_SPACES = np.array([c for c in range(sys.maxunicode + 1) if chr(c).isspace()], dtype=np.uint32)
+_LAST_SPACE = 0x3000
+"""The last character that `str.isspace` knows: the ideographic space."""
+
+_IS_SPACE = np.array([chr(c).isspace() for c in range(_LAST_SPACE + 2)])
 
 
 def is_blank(text: str) -> bool:
@@ -34,7 +36,7 @@ def trim_offsets(
     """
     # surrogatepass: a lone surrogate is no valid text, but must not stop a whole chunk
     characters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    visible = ~np.isin(characters, _SPACES)
+    visible = ~_IS_SPACE[np.minimum(characters, _LAST_SPACE + 1)]
     place = np.arange(len(characters), dtype=np.int32)
     length = np.int32(len(characters))
     next_visible = np.minimum.accumulate(np.where(visible, place, length)[::-1])[::-1]

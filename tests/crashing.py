@@ -18,7 +18,8 @@ def main() -> None:
     score = OnnxScorer.score
 
     def dying(self: OnnxScorer, input_ids: Any, *others: Any) -> Any:
-        if (input_ids == token).any():
+        # the check of the vocabulary at the start asks for this token by itself
+        if input_ids.shape[1] > 1 and (input_ids == token).any():
             os.kill(os.getpid(), signal.SIGSEGV)
         return score(self, input_ids, *others)
 

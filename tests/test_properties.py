@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from batchqa.settings import WindowSettings
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.decoding import Decoder, DecodingRules
 from batchqa.steps.windowing import Windower, learn_layout
+from batchqa.text import _LAST_SPACE
 from tests.models import FAMILIES, SENTENCES, tiny_tokenizer
 from tests.reference import (
     ReferenceAnswer,
@@ -363,3 +365,8 @@ def test_a_stream_gives_what_the_table_gives_however_it_is_cut(
     streamed = pa.Table.from_batches(annotator.stream(iter(batches)))
 
     assert streamed.combine_chunks().equals(annotator.annotate(table).combine_chunks())
+
+
+def test_no_character_beyond_the_table_is_white_space() -> None:
+    assert not [c for c in range(_LAST_SPACE + 1, sys.maxunicode + 1) if chr(c).isspace()]
+    assert chr(_LAST_SPACE).isspace()

@@ -109,7 +109,9 @@ class Windower:
         self._layout = layout
         self._settings = settings
         self._max_length = max_length
-        self._blank_ids = _blank_ids(tokenizer)
+        self.highest_id = max(tokenizer.get_vocab(with_added_tokens=True).values())
+        self._is_blank = np.zeros(self.highest_id + 1, dtype=bool)
+        self._is_blank[_blank_ids(tokenizer)] = True
         self.forget()
 
     def fresh(self) -> Windower:
@@ -169,7 +171,7 @@ class Windower:
             missing, self._tokenizer.encode_batch(missing, add_special_tokens=False), strict=True
         ):
             encoded = EncodedContext(text, encoding, may_repeat=not text.isascii())
-            encoded.regular = encoded.regular and not self._has_blank(encoded.ids)
+            encoded.regular = encoded.regular and not self._is_blank[encoded.ids].any()
             self._contexts[text] = encoded
         contexts = []
         for text in texts:
@@ -180,9 +182,6 @@ class Windower:
             _, dropped = self._contexts.popitem(last=False)
             tokens -= len(dropped.ids)
         return contexts
-
-    def _has_blank(self, ids: Int32) -> bool:
-        return bool(len(self._blank_ids)) and bool(np.isin(ids, self._blank_ids).any())
 
     def _encode_questions(self, texts: list[str]) -> list[_Question]:
         before = np.array(self._layout.before, dtype=np.int32)

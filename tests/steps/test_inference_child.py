@@ -123,6 +123,14 @@ def test_an_engine_that_crashes_again_and_again_ends_the_job_with_try_again(
         scorer.score(IDS, ONES, ONES)
 
 
+def test_an_engine_that_crashes_before_any_row_is_a_device_that_cannot_be_had(
+    crashing: None, monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path
+) -> None:
+    monkeypatch.setenv("BATCHQA_TEST_CRASH_AT", "1")  # the token with which the budget is measured
+    with pytest.raises(DeviceError, match="crashed with SIGSEGV on cpu before any row"):
+        Annotator(tiny_bundle, device="cpu", threads=1)
+
+
 def test_a_model_that_cannot_be_loaded_is_the_same_error_as_in_this_process(tmp_path: Path) -> None:
     path = tmp_path / "model.fp32.onnx"
     path.write_bytes(b"not a model")
