@@ -71,8 +71,11 @@ def spread(values: Sequence[float], digits: int) -> str:
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def keep(kind: str, folder: Path, table: str, facts: Mapping[str, Any]) -> None:
-    """Write a table and the raw figures, with date, machine, versions and commit, into `folder`."""
+def keep(kind: str, folder: Path, table: str, facts: Mapping[str, Any]) -> Path:
+    """Write a table and the raw figures, with date, machine, versions and commit, into `folder`.
+
+    Returns the results' path without its suffix.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     commit = _commit()
     today = dt.datetime.now(dt.UTC).date().isoformat()
@@ -92,6 +95,7 @@ def keep(kind: str, folder: Path, table: str, facts: Mapping[str, Any]) -> None:
     head = f"{cpu_model()}; commit {commit[:8]}"
     name.with_suffix(".md").write_text(f"{head}\n\n{table}\n", encoding="utf-8")
     print(f"\n{table}\n\nwritten: {name}.json and .md")
+    return name
 
 
 def _commit() -> str:

@@ -1,23 +1,33 @@
-"""The peers' models: the checkpoint as optimum exports and quantizes it, made once into `.bench/`."""
+"""The models of the contenders, all from one checkpoint; made once into `.bench/`."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import venv
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+
+HAYSTACK = ("haystack-ai==2.20.0", "torch==2.13.0", "transformers==4.57.6", "accelerate")
 
 
 @dataclass(frozen=True, slots=True)
-class PeerModels:
-    """ONNX files, each beside the tokenizer and configuration that its pipeline loads."""
+class Models:
+    """ONNX files, each beside the tokenizer and configuration that its pipeline loads, and bundles."""
 
     optimum_fp32: Path
     optimum_int8: Path
+    fp32_bundle: Path
+    openvino: bool
 
 
-def prepare(checkpoint: Path, work: Path) -> PeerModels:
-    """Export with optimum and quantize dynamically, as its documentation shows (AVX512-VNNI, per channel)."""
-    exported, quantized = work / "optimum-fp32", work / "optimum-int8"
-    models = PeerModels(exported / "model.onnx", quantized / "model_quantized.onnx")
+def prepare(checkpoint: Path, work: Path) -> Models:
+    """Export with optimum, quantize dynamically as its documentation shows (AVX512-VNNI, per channel)."""
+    exported, quantized, bundle = work / "optimum-fp32", work / "optimum-int8", work / "bundle-fp32"
+    models = Models(
+        exported / "model.onnx", quantized / "model_quantized.onnx", bundle, find_spec("openvino") is not None
+    )
     if not models.optimum_fp32.exists():
         from optimum.onnxruntime import ORTModelForQuestionAnswering
         from transformers import AutoTokenizer
@@ -34,4 +44,19 @@ def prepare(checkpoint: Path, work: Path) -> PeerModels:
             save_dir=quantized, quantization_config=config
         )
         AutoTokenizer.from_pretrained(checkpoint).save_pretrained(quantized)
+    if not bundle.exists():
+        command = [sys.executable, "-m", "batchqa", "export", str(checkpoint), "-o", str(bundle)]
+        subprocess.run([*command, "--precision", "fp32", "--quiet"], check=True, stdout=subprocess.DEVNULL)
     return models
+
+
+def haystack_python(work: Path) -> str:
+    """A Python with Haystack: it has an environment of its own, because it pins its own libraries."""
+    folder = work / "haystack"
+    python = folder / "bin" / "python"
+    if not python.exists():
+        venv.create(folder, with_pip=True)
+        for package in ("torch==2.13.0", *HAYSTACK):  # torch first and alone: see the Makefile
+            command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", package]
+            subprocess.run(command, check=True)
+    return str(python)

@@ -12,17 +12,11 @@ from contender import arguments, report
 
 options = arguments()
 with tempfile.TemporaryDirectory() as folder:
-    command = [
-        sys.executable,
-        "-m",
-        "batchqa",
-        "run",
-        str(options.rows),
-        "-o",
-        str(Path(folder, "out.parquet")),
-    ]
-    command += ["--model", str(options.model), "--batch-tokens", str(options.batch)]
-    command += ["--threads", str(options.threads), "--device", "cpu", "--quiet"]
+    output = str(Path(folder, "out.parquet"))
+    command = [sys.executable, "-m", "batchqa", "run", str(options.rows), "-o", output, "--quiet"]
+    command += ["--model", str(options.model), "--batch-tokens", str(options.batch), "--device", "cpu"]
+    command += ["--threads", str(options.threads), "--engine", options.engine]
+    command += ["--variant", options.precision] if options.precision != "fp32" else []
     done = subprocess.run(command, check=True, capture_output=True, text=True)
 summary = json.loads(done.stdout.splitlines()[-1])
 report(summary["rows"], summary["seconds"] - summary["startup_seconds"], summary["startup_seconds"])

@@ -13,12 +13,14 @@ Row = dict[str, str]
 
 
 def arguments() -> argparse.Namespace:
-    """`--rows FILE.jsonl --model PATH --batch N --threads N`."""
+    """`--rows FILE.jsonl --model PATH --batch N --threads N [--precision P] [--engine E]`."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--engine", default="onnxruntime")
     return parser.parse_args()
 
 
