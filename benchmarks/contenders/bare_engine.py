@@ -1,7 +1,7 @@
 """The limit of an engine: batches that are ready in memory, sorted by length; nothing else is done.
 
-`--model` is a bundle and `--batch` the budget in tokens, as for `batchqa_run.py`; `--engine` chooses the engine.
-With `--precision bf16` OpenVINO runs the fp32 variant in bfloat16.
+`--model` is a bundle and `--batch` the budget in tokens, as for `batchqa_run.py`; `--engine` chooses the
+engine. With `--precision bf16` OpenVINO runs the fp32 variant in bfloat16.
 """
 
 from __future__ import annotations
