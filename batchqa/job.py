@@ -23,6 +23,8 @@ from batchqa.annotator import Annotator, Resolved, open_model
 from batchqa.bundle import Bundle
 from batchqa.commit import (
     Commit,
+    LocalTarget,
+    ObjectTarget,
     PartRange,
     PartWriter,
     StreamCommit,
@@ -131,7 +133,7 @@ def run(
     source = open_source(
         names, settings.reading, stdin=_standard_input(names), keep_raw=target.format == "jsonl"
     )
-    check_target(target, _local_paths(names, source), settings.output.overwrite)
+    check_target(target, _inputs(names, source), settings.output.overwrite)
     for text in source.notes:
         note(text)
     bundle = open_model(model)
@@ -191,7 +193,7 @@ def dry_run(
     names = [str(name) for name in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
     target = Target.parse(str(output))
     source = open_source(names, settings.reading, stdin=_standard_input(names))
-    check_target(target, _local_paths(names, source), settings.output.overwrite)
+    check_target(target, _inputs(names, source), settings.output.overwrite)
     for text in source.notes:
         (on_note or (lambda _: None))(text)
     rows = _up_to(source.read(), settings.output.limit)
@@ -433,14 +435,12 @@ def _standard_input(names: Sequence[str]) -> BinaryIO | None:
     return sys.stdin.buffer if "-" in names else None
 
 
-def _local_paths(names: Sequence[str], source: Source) -> list[str]:
-    """What an output must not replace: the arguments and the files they stand for, where they are local."""
-    return [
-        name for name in (*names, *(file.path for file in source.files)) if "://" not in name and name != "-"
-    ]
+def _inputs(names: Sequence[str], source: Source) -> list[str]:
+    """What an output must not replace: the arguments and the files they stand for."""
+    return [name for name in (*names, *(file.path for file in source.files)) if name != "-"]
 
 
-def _earlier(target: Target) -> Resolved | None:
+def _earlier(target: LocalTarget | ObjectTarget) -> Resolved | None:
     """What an earlier run of this job, unfinished or finished, found out about the machine."""
     job = earlier_job(target)
     try:
@@ -474,7 +474,7 @@ def _engine_versions() -> dict[str, str]:
     return {"onnxruntime": onnxruntime.__version__, "tokenizers": tokenizers.__version__}
 
 
-def _warn_of_space(target: Target, source: Source, note: Callable[[str], None]) -> None:
+def _warn_of_space(target: LocalTarget | ObjectTarget, source: Source, note: Callable[[str], None]) -> None:
     """Say before the start that the disk may be too small; the output is about as large as the input."""
     shortage = space_shortage(target, sum(file.size for file in source.files))
     if shortage:
@@ -487,7 +487,7 @@ def _summary(
     bundle: Bundle,
     resolved: Resolved,
     annotator: Annotator | None,
-    target: Target,
+    target: LocalTarget | ObjectTarget,
 ) -> Summary:
     outcome = commit.done_record()
     counts, errors = outcome["counts"], outcome["errors"]

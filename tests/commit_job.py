@@ -1,8 +1,8 @@
 """A small job that only commits: what the tests of batchqa.commit run, in this process or as a program.
 
-Records are numbers; each fifth is rejected. As a program: `python commit_job.py OUTPUT [--broken] [--slow]`,
-exit codes as batchqa's. With `--broken` files get their final name before their content, the mistake that the
-kill sweep must catch.
+Records are numbers; each fifth is rejected. As a program: `python commit_job.py OUTPUT`, exit codes as
+batchqa's, with `--short` (four parts instead of eight), `--slow`, or `--broken`: files get their final name
+before their content, the mistake that the kill sweep must catch.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from batchqa.records import Cursor
 
 SCHEMA = pa.schema([("number", pa.int64()), ("text", pa.string()), ("tags", pa.list_(pa.string()))])
 RECORDS = 22
+SHORT = 11
 PART_ROWS = 3
 FIELDS = {"model": "abc", "inputs": [{"uri": "file:///in.jsonl", "size": 5}]}
 
@@ -119,7 +120,8 @@ def main() -> int:
     if "--broken" in sys.argv:
         files.publish = _publish_by_copying
     try:
-        run(sys.argv[1], pause=0.1 if "--slow" in sys.argv else 0)
+        records = SHORT if "--short" in sys.argv else RECORDS
+        run(sys.argv[1], records=records, pause=0.1 if "--slow" in sys.argv else 0)
     except BatchqaError as error:
         with contextlib.suppress(OSError):
             sys.stderr.write(f"{error}\n")

@@ -896,7 +896,20 @@ def test_the_text_of_an_output_says_what_it_is(text: str, kind: str, form: str) 
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x.csv", "x.json", "x.batchqa", "/", "a\0b", "x.jsonl.gz", "s3://b/x.parquet"]
+    "text",
+    [
+        "",
+        "x.csv",
+        "x.json",
+        "x.batchqa",
+        "/",
+        "a\0b",
+        "x.jsonl.gz",
+        "ftp://b/x.parquet",
+        "hdfs://b/x",
+        "s3://b",
+        "s3:///x/",
+    ],
 )
 def test_a_text_that_is_no_output_is_refused(text: str) -> None:
     with pytest.raises(SettingsError):
@@ -1219,7 +1232,7 @@ def table_of(number: int, rows: int) -> pa.Table:
 def merge_part(path: Path) -> merging.MergePart:
     data = path.read_bytes()
     size = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
-    return merging.MergePart(path, size, merging.zlib.crc32(data[:size]))
+    return merging.MergePart(0, path, size, merging.zlib.crc32(data[:size]))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 This package knows nothing of questions. A job is the `fields` that can change its output; a part is the
 input records [k * R, (k + 1) * R) and what became of them. How to use it::
 
-    target = Target.parse("out.parquet")               # or out.jsonl, out/ , out.jsonl/ , -
+    target = Target.parse("out.parquet")               # or out.jsonl, out/ , out.jsonl/ , - , s3://...
     check_target(target, inputs, overwrite)            # SettingsError; before the model is loaded
     earlier = earlier_job(target)                      # job.json or the finished output: .fields, .resolved
     with open_output(target, fields=fields, schema=schema, part_rows=R, compression="zstd",
@@ -24,10 +24,11 @@ input records [k * R, (k + 1) * R) and what became of them. How to use it::
 A part that would hold no record is not begun; without any part, `publish` writes an output with no rows.
 `commit.notes` are sentences for the user (no lock here, something was left in the staging).
 
-Modules, in the order of the road: `target` (where it goes), `staging` and `lock` (the folder of unfinished
-work), `parts` (one part), `merging`, `jsonlines` and `outputs` (from parts to the output), `job` (the whole),
-`stream` (standard output instead). `facts` are the records that are written down. `files` are the only calls
-that touch the disk: an object store's form of the protocol belongs beside it.
+Modules, in the order of the road: `target` (where it goes), `form` (what a file system and an object store
+must be able to do), `local` with `staging` and `lock` (the one form: renames, a lock), `remote` (the other:
+whole uploads to final keys, no lock), `parts` (one part), `merging`, `jsonlines` and `outputs` (from parts to
+the output), `job` (the whole), `stream` (standard output instead). `facts` are the records that are written
+down. `files` and `objects` are the only calls that touch the disk and the store.
 """
 
 from __future__ import annotations
@@ -38,15 +39,16 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from batchqa.commit.facts import JobRecord, PartRecord, differences, fingerprint
-from batchqa.commit.job import Commit, PartRange, earlier_job
-from batchqa.commit.outputs import find_output
+from batchqa.commit.job import Commit, PartRange, earlier_job, find_output
 from batchqa.commit.parts import PartWriter
 from batchqa.commit.stream import StreamCommit, StreamPart
-from batchqa.commit.target import Target, check_target, space_shortage
+from batchqa.commit.target import LocalTarget, ObjectTarget, Target, check_target, space_shortage
 
 __all__ = [
     "Commit",
     "JobRecord",
+    "LocalTarget",
+    "ObjectTarget",
     "PartRange",
     "PartRecord",
     "PartWriter",
@@ -64,7 +66,7 @@ __all__ = [
 
 
 def open_output(
-    target: Target,
+    target: LocalTarget | ObjectTarget,
     *,
     fields: Mapping[str, Any],
     schema: pa.Schema,

@@ -4,8 +4,8 @@ Nothing else in the package creates, renames or removes files of an output, so t
 these few calls (strace: openat, write, fsync, rename, unlink) meets the whole protocol. They raise plain
 `OSError`; `translated` turns it into the error that a user meets, at the border of the package.
 
-An object store has other operations (whole objects appear at once, nothing is renamed); its form of the
-protocol belongs beside this module and does not call it for anything but the local build of a part.
+An object store has other operations (whole objects appear at once, nothing is renamed): `objects`. Its form
+of the protocol calls this module only for the local files that are uploaded.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -16,12 +15,14 @@ import pyarrow.parquet as pq
 
 from batchqa.commit import files
 from batchqa.commit.facts import JobRecord, PartRecord, canonical, differences, fingerprint, summed
+from batchqa.commit.form import Form, Found, StagingLike
+from batchqa.commit.local import LocalForm
 from batchqa.commit.merging import DamagedPartError
-from batchqa.commit.outputs import Found, Publisher, check_companions, check_replaceable, find_output
 from batchqa.commit.parts import PartWriter
-from batchqa.commit.staging import Staging, is_leftover, read_job
-from batchqa.commit.target import Target
-from batchqa.errors import BatchqaError, InputError, PreconditionError, StorageError, TryAgainError
+from batchqa.commit.remote import ObjectForm
+from batchqa.commit.staging import part_name
+from batchqa.commit.target import LocalTarget, ObjectTarget
+from batchqa.errors import InputError, PreconditionError, StorageError, TryAgainError
 from batchqa.records import Cursor
 
 _OPEN_TRIES = 50
@@ -51,7 +52,7 @@ class Commit:
 
     def __init__(
         self,
-        target: Target,
+        target: LocalTarget | ObjectTarget,
         job: JobRecord,
         schema: pa.Schema,
         part_rows: int,
@@ -59,6 +60,7 @@ class Commit:
         overwrite: bool,
     ) -> None:
         self.target = target
+        self._form = _form(target)
         self.notes: list[str] = []
         self.state: Literal["fresh", "resumed", "done"] = "fresh"
         self._overwrite = overwrite
@@ -66,7 +68,7 @@ class Commit:
         self._schema = schema
         self._part_rows = part_rows
         self._compression = compression
-        self._staging: Staging | None = None
+        self._staging: StagingLike | None = None
         self._begun = False
         self._published = False
         self._parts: dict[int, PartRecord] = {}
@@ -74,7 +76,7 @@ class Commit:
     @classmethod
     def open(
         cls,
-        target: Target,
+        target: LocalTarget | ObjectTarget,
         *,
         fields: Mapping[str, Any],
         schema: pa.Schema,
@@ -108,8 +110,8 @@ class Commit:
             self._finish_interrupted_cleanup()
             return
         self._staging = staging = self._lock_staging()
-        if staging.lock.note:
-            self.notes.append(staging.lock.note)
+        if staging.note:
+            self.notes.append(staging.note)
         if self._is_done():
             # Another run published between the first look and the lock.
             self.state = "done"
@@ -126,7 +128,7 @@ class Commit:
 
     def _is_done(self) -> bool:
         """Whether the output is there already; PreconditionError where something else is, and may stay."""
-        found = find_output(self.target)
+        found = self._form.found()
         if found is None:
             return False
         if found.record and not found.trouble and found.record.fingerprint == self.fingerprint:
@@ -135,7 +137,7 @@ class Commit:
             return True
         if not self._overwrite:
             raise PreconditionError(f"{self.target} {self._why_not_ours(found)}; --overwrite replaces it")
-        check_replaceable(self.target, found)
+        self._form.check_replaceable(found)
         return False
 
     def _why_not_ours(self, found: Found) -> str:
@@ -145,30 +147,29 @@ class Commit:
             return f"exists but is not whole: {found.trouble}"
         return "exists, made differently: " + "; ".join(differences(found.record.fields, self._job.fields))
 
-    def _lock_staging(self) -> Staging:
-        root, private = _staging_root(self.target)
+    def _lock_staging(self) -> StagingLike:
         for _ in range(_OPEN_TRIES):
             try:
-                return Staging(root, str(self.target), private=private)
+                return self._form.open_staging()
             except FileNotFoundError:
                 # Another run is just removing it after publishing.
                 time.sleep(_OPEN_PAUSE_SECONDS)
-        raise TryAgainError(f"{self.target}: its staging folder {root} comes and goes; try again later")
+        raise TryAgainError(f"{self.target}: its staging comes and goes; try again later")
 
-    def _compare_jobs(self, staging: Staging) -> None:
+    def _compare_jobs(self, staging: StagingLike) -> None:
         earlier = staging.job()
         if earlier is None:
             if staging.has_parts():
                 raise PreconditionError(
-                    f"{staging.root}: there are parts but no job.json; --restart discards them"
+                    f"{staging.where}: there are parts but no job.json; --restart discards them"
                 )
             if not self._overwrite:
-                check_companions(self.target)
+                self._form.check_companions()
             return
         if earlier.fingerprint != self.fingerprint:
             what = "; ".join(differences(earlier.fields, self._job.fields))
             raise PreconditionError(
-                f"{staging.root}: an unfinished job is here that differs from this one: {what};"
+                f"{staging.where}: an unfinished job is here that differs from this one: {what};"
                 " repeat that one, or discard it with --restart"
             )
         self.state = "resumed"
@@ -196,7 +197,7 @@ class Commit:
             staging = self._locked()
             self._job = JobRecord(self._job.fingerprint, self._job.fields, json.loads(canonical(resolved)))
             with files.translated(f"beginning {self.target}"):
-                staging.write_job(self._job)
+                self._job = staging.write_job(self._job)
             self._begun = True
         return self._job.resolved
 
@@ -238,16 +239,25 @@ class Commit:
         outcome = {**summed(self.committed), "totals": json.loads(canonical(totals))}
         record = JobRecord(self._job.fingerprint, self._job.fields, self._job.resolved, outcome)
         with files.translated(f"publishing {self.target}"):
-            # Where locks do not work, another run may have published meanwhile.
-            if not self._is_done():
-                try:
-                    Publisher(self.target, staging, self._schema, self.committed, record).publish()
-                except DamagedPartError as error:
-                    staging.remove_part(error.path)
-                    raise StorageError(f"{error}; it is removed, the same command makes it again") from error
+            # Where there are no locks, another run may have published meanwhile, or do so just now.
+            if not self._is_done() and self._made(staging, record):
                 self._job = record
                 self._published = True
         self._remove_staging()
+
+    def _made(self, staging: StagingLike, record: JobRecord) -> bool:
+        """Make the output; False where another run did, and took the parts away."""
+        try:
+            self._form.publish(staging, self._schema, self.committed, record)
+        except DamagedPartError as error:
+            if self._is_done():
+                return False
+            staging.remove_part(error.part)
+            raise StorageError(
+                f"{staging.where}/{part_name(error.part)}: {error.why}; it is removed, the same command makes"
+                " it again"
+            ) from error
+        return True
 
     def _write_empty_part(self) -> None:
         """An input without records still gives an output with its columns."""
@@ -270,26 +280,19 @@ class Commit:
         staging = self._locked()
         try:
             if not staging.remove():
-                self.notes.append(f"{staging.root}: something in it is not of batchqa and was left there")
+                self.notes.append(f"{staging.where}: something in it is not of batchqa and was left there")
         except OSError as error:
             reason = error.strerror
-            self.notes.append(f"{staging.root}: could not be removed ({reason}); the next run tries again")
+            self.notes.append(f"{staging.where}: could not be removed ({reason}); the next run tries again")
         self.close()
 
     def _finish_interrupted_cleanup(self) -> None:
         """Remove the staging of this job that a run left which was stopped after publishing."""
-        root, private = _staging_root(self.target, done=True)
-        try:
-            if private:
-                files.remove_folder(root)  # only if it is empty
-            if not is_leftover(root, self.fingerprint, private=private):
-                return
-            self._staging = Staging(root, str(self.target), private=private)
-        except (BatchqaError, OSError):
-            return  # in use, or in some way not as expected: then it is not for this run to touch
-        self._remove_staging()
+        self._staging = self._form.leftover(self.fingerprint)
+        if self._staging:
+            self._remove_staging()
 
-    def _locked(self) -> Staging:
+    def _locked(self) -> StagingLike:
         if self._staging is None:
             raise ValueError("this output is done or closed")
         return self._staging
@@ -309,7 +312,7 @@ class Commit:
         self.close()
 
 
-def earlier_job(target: Target) -> JobRecord | None:
+def earlier_job(target: LocalTarget | ObjectTarget) -> JobRecord | None:
     """The job that is unfinished at this target, else the one whose finished output stands there, if any.
 
     For what must be known before the fingerprint can be made: which engine and variant `auto` meant then.
@@ -317,23 +320,22 @@ def earlier_job(target: Target) -> JobRecord | None:
     """
     if target.kind == "stdout":
         return None
+    form = _form(target)
     with files.translated(f"looking at {target}"):
-        unfinished = read_job(_staging_root(target)[0])
+        unfinished = form.unfinished()
         if unfinished:
             return unfinished
-        found = find_output(target)
+        found = form.found()
         return found.record if found else None
 
 
-def _staging_root(target: Target, done: bool = False) -> tuple[Path, bool]:
-    """Where a target's parts are staged, and whether that is a folder of its own.
+def find_output(target: LocalTarget | ObjectTarget) -> Found | None:
+    """The finished output at a target, or something else in its place; None where the place is free."""
+    return _form(target).found()
 
-    Parts of a Parquet folder are written in place, unless a finished folder is being replaced.
-    """
-    in_place = target.kind == "folder" and target.format == "parquet"
-    if in_place and not files.exists(target.staging) and (done or find_output(target) is None):
-        return target.path, False
-    return target.staging, True
+
+def _form(target: LocalTarget | ObjectTarget) -> Form:
+    return ObjectForm(target) if isinstance(target, ObjectTarget) else LocalForm(target)
 
 
 def _check_schema(schema: pa.Schema, compression: str) -> None:

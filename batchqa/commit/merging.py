@@ -32,17 +32,19 @@ _META_OFFSETS = (9, 10, 11, 14)  # data page, index page, dictionary page, bloom
 
 
 class DamagedPartError(Exception):
-    """A part whose bytes are not those that were written; `path` says which."""
+    """A part whose bytes are not those that were written; `part` says which."""
 
-    def __init__(self, path: Path, why: str) -> None:
-        super().__init__(f"{path}: {why}")
-        self.path = path
+    def __init__(self, part: int, why: str) -> None:
+        super().__init__(f"part {part}: {why}")
+        self.part = part
+        self.why = why
 
 
 @dataclass(frozen=True, slots=True)
 class MergePart:
     """A part to be copied: `data_bytes` stand before its footer, with this checksum (zlib.crc32)."""
 
+    number: int
     path: Path
     data_bytes: int
     data_crc32: int
@@ -93,11 +95,11 @@ def _read_footer(file: BinaryIO, part: MergePart) -> thrift.Struct:
     file.seek(part.data_bytes)
     tail = file.read()
     if tail[-4:] != MAGIC or len(tail) != int.from_bytes(tail[-8:-4], "little") + 8:
-        raise DamagedPartError(part.path, "its footer is not where it was written")
+        raise DamagedPartError(part.number, "its footer is not where it was written")
     try:
         return thrift.decode(tail[:-8])
     except ValueError as error:
-        raise DamagedPartError(part.path, "its footer cannot be read") from error
+        raise DamagedPartError(part.number, "its footer cannot be read") from error
 
 
 def _shift(group: thrift.Struct, by: int) -> None:
@@ -125,9 +127,9 @@ def _copy(file: BinaryIO, part: MergePart, out: BinaryIO) -> None:
     while left:
         piece = file.read(min(left, _COPY_BYTES))
         if not piece:
-            raise DamagedPartError(part.path, "it is shorter than when it was written")
+            raise DamagedPartError(part.number, "it is shorter than when it was written")
         checksum = zlib.crc32(piece, checksum)
         out.write(piece)
         left -= len(piece)
     if checksum != part.data_crc32:
-        raise DamagedPartError(part.path, "its checksum does not match")
+        raise DamagedPartError(part.number, "its checksum does not match")

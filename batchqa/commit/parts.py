@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from batchqa.commit import files
 from batchqa.commit.facts import FINGERPRINT_KEY, RECORD_KEY, PartRecord
-from batchqa.commit.staging import Staging, part_name
+from batchqa.commit.form import StagingLike
+from batchqa.commit.staging import part_name
 from batchqa.records import Cursor
 
 ROW_GROUP_BYTES = 128 * 2**20
@@ -27,7 +28,7 @@ class PartWriter:
 
     def __init__(
         self,
-        staging: Staging,
+        staging: StagingLike,
         part: int,
         part_rows: int,
         schema: pa.Schema,
@@ -100,7 +101,7 @@ class PartWriter:
                 records_in=records_in,
                 rows_out=self._rows,
                 rejects=self._rejects.count,
-                rejects_sha256=self._rejects.commit(self._staging.rejects_path(self._part)),
+                rejects_sha256=self._rejects.seal(),
                 cursor=cursor,
                 errors=dict(errors),
                 counts=dict(counts),
@@ -130,7 +131,7 @@ class PartWriter:
         )
         self._writer.close()
         files.seal(self._file)
-        files.publish(self._tmp, self._staging.part_path(self._part))
+        self._staging.take_part(self._part, self._tmp, self._rejects.tmp if record.rejects else None)
 
     def discard(self) -> None:
         """Drop the part; what is committed stays."""
@@ -194,7 +195,7 @@ class _Rejects:
 
     def __init__(self, tmp: Path) -> None:
         self.count = 0
-        self._tmp = tmp
+        self.tmp = tmp
         self._file: BinaryIO | None = None
         self._sha256 = hashlib.sha256()
 
@@ -202,22 +203,20 @@ class _Rejects:
         if b"\n" in line:
             raise ValueError("a rejected line has a line end in it")
         if self._file is None:
-            files.remove(self._tmp)
-            self._file = files.create(self._tmp)
+            files.remove(self.tmp)
+            self._file = files.create(self.tmp)
         self._file.write(line + b"\n")
         self._sha256.update(line + b"\n")
         self.count += 1
 
-    def commit(self, path: Path) -> str:
-        """Make the lines durable as `path`; returns their sha256, or "" where there are none."""
+    def seal(self) -> str:
+        """Make the lines durable; returns their sha256, or "" where there are none."""
         if self._file is None:
             return ""
         files.seal(self._file)
-        files.publish(self._tmp, path)
-        self._file = None
         return self._sha256.hexdigest()
 
     def discard(self) -> None:
         if self._file is not None:
-            files.discard(self._file, self._tmp)
+            files.discard(self._file, self.tmp)
             self._file = None

@@ -18,7 +18,8 @@ import hashlib
 import os
 import re
 import secrets
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -29,6 +30,7 @@ from batchqa.commit.facts import FINGERPRINT_KEY, RECORD_KEY, JobRecord, PartRec
 from batchqa.commit.lock import Lock
 from batchqa.commit.merging import MAGIC
 from batchqa.errors import PreconditionError
+from batchqa.storage import read_at, trouble
 
 CONTROL = "_batchqa"
 SUCCESS = "_SUCCESS"
@@ -63,6 +65,16 @@ class Staging:
         self._created = _make_own_folder(root, 0o700 if private else 0o777, owned=private)
         _make_own_folder(self.control, 0o700, owned=True)
         self.lock = Lock(self.control / "lock", what)
+
+    @property
+    def where(self) -> str:
+        """The folder, for messages."""
+        return str(self.root)
+
+    @property
+    def note(self) -> str | None:
+        """That the file system knows no locks, if so."""
+        return self.lock.note
 
     def close(self) -> None:
         """Give the lock back; the folder stays if a job has begun in it. Closing twice is as good as once."""
@@ -101,16 +113,33 @@ class Staging:
         """The job that works here, or None where none has begun."""
         return read_job(self.root)
 
-    def write_job(self, job: JobRecord) -> None:
+    def write_job(self, job: JobRecord) -> JobRecord:
         """Write job.json; from here on the folder belongs to this job."""
         path = self.control / JOB
         files.write_whole(job.to_json(), self.tmp(JOB), path, mode=0o600)
+        return job
+
+    def take_part(self, part: int, file: Path, rejects: Path | None) -> None:
+        """Commit a part from two finished files, its rejects first: after this it survives any kill."""
+        if rejects:
+            files.publish(rejects, self.rejects_path(part))
+        files.publish(file, self.part_path(part))
+
+    @contextmanager
+    def part_file(self, part: int) -> Iterator[Path]:
+        """A committed part, which stands here as a file."""
+        yield self.part_path(part)
+
+    @contextmanager
+    def rejects_file(self, part: int) -> Iterator[Path]:
+        """A part's rejected lines."""
+        yield self.rejects_path(part)
 
     def check_strangers(self) -> None:
         """Refuse a folder in which something is not batchqa's; hidden files are let be."""
         stranger = stranger_in(self.root, private=self.private)
         if stranger:
-            raise _foreign(stranger, "this is not of batchqa")
+            raise foreign(stranger, "this is not of batchqa")
 
     def remove_tmps(self) -> None:
         """Remove what a stopped run left unfinished; without a lock it may be another run's, and stays."""
@@ -127,10 +156,9 @@ class Staging:
             if record:
                 good.append(record)
             else:
-                self.remove_part(self.part_path(part))
-        # Only the last part may be short: a short one before it does not fit its followers.
-        for short in [record for record in good[:-1] if record.records_in < part_rows]:
-            self.remove_part(self.part_path(short.part))
+                self.remove_part(part)
+        for short in too_short(good, part_rows):
+            self.remove_part(short.part)
             good.remove(short)
         return good
 
@@ -139,12 +167,11 @@ class Staging:
         return bool(self._part_numbers())
 
     def _part_numbers(self) -> list[int]:
-        matches = [_PART.fullmatch(path.name) for path in self.root.iterdir()]
-        return sorted(int(match[1]) for match in matches if match)
+        return part_numbers(path.name for path in self.root.iterdir())
 
-    def remove_part(self, path: Path) -> None:
-        """Remove the part of ours that stands at `path`: it is to be made again."""
-        files.remove(path)
+    def remove_part(self, part: int) -> None:
+        """Remove a part of ours: it is to be made again."""
+        files.remove(self.part_path(part))
         files.sync_folder(self.root)
 
     def _judge(self, part: int, fingerprint: str, part_rows: int, schema: pa.Schema) -> PartRecord | None:
@@ -153,17 +180,8 @@ class Staging:
         footer = _footer(path)
         if footer is None:
             return None
-        record = PartRecord.from_json(footer.metadata.metadata.get(RECORD_KEY.encode(), b""))
-        if record is None or record.fingerprint != fingerprint:
-            raise _foreign(path, "this is a part of another job (--restart discards it)")
-        good = (
-            record.part == part
-            and record.first_record == part * part_rows
-            and record.rows_out == footer.metadata.num_rows
-            and record.rows_out + record.rejects == record.records_in <= part_rows
-            and footer.schema_arrow.equals(schema)
-            and self._has_rejects(record)
-        )
+        record = record_of(footer, fingerprint, str(path))
+        good = is_sound(record, footer, part, part_rows, schema) and self._has_rejects(record)
         return record if good else None
 
     def _has_rejects(self, record: PartRecord) -> bool:
@@ -220,6 +238,38 @@ class Staging:
         return gone
 
 
+def part_numbers(names: Iterable[str]) -> list[int]:
+    """The numbers of those names that are parts', sorted."""
+    matches = [_PART.fullmatch(name) for name in names]
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def record_of(footer: pq.ParquetFile, fingerprint: str, where: str) -> PartRecord:
+    """The record in a part's footer; a part of another job is refused."""
+    record = PartRecord.from_json(footer.metadata.metadata.get(RECORD_KEY.encode(), b""))
+    if record is None or record.fingerprint != fingerprint:
+        raise foreign(where, "this is a part of another job (--restart discards it)")
+    return record
+
+
+def is_sound(
+    record: PartRecord, footer: pq.ParquetFile, part: int, part_rows: int, schema: pa.Schema
+) -> bool:
+    """Whether a part is what its record, its place and the job say."""
+    return bool(
+        record.part == part
+        and record.first_record == part * part_rows
+        and record.rows_out == footer.metadata.num_rows
+        and record.rows_out + record.rejects == record.records_in <= part_rows
+        and footer.schema_arrow.equals(schema)
+    )
+
+
+def too_short(good: list[PartRecord], part_rows: int) -> list[PartRecord]:
+    """Only the last part may be short: a short one before it does not fit its followers."""
+    return [record for record in good[:-1] if record.records_in < part_rows]
+
+
 def read_job(root: Path) -> JobRecord | None:
     """The job that a folder belongs to, read without the lock; None without a folder or a job."""
     path = root / CONTROL / JOB
@@ -228,10 +278,15 @@ def read_job(root: Path) -> JobRecord | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     with os.fdopen(descriptor, "rb") as file:
-        job = JobRecord.from_json(file.read())
+        return parsed_job(file.read(), str(path))
+
+
+def parsed_job(text: bytes, where: str) -> JobRecord:
+    """What job.json says; that of another version is refused."""
+    job = JobRecord.from_json(text)
     if job is None:
         raise PreconditionError(
-            f"{path}: this is not a job of this version of batchqa; --restart discards it"
+            f"{where}: this is not a job of this version of batchqa; --restart discards it"
         )
     return job
 
@@ -256,10 +311,10 @@ def stranger_in(root: Path, *, private: bool = False) -> Path | None:
     for path in _visible(root):
         if path.name == CONTROL and files.is_folder(path):
             for inner in _visible(path):
-                if not (_is_control(inner.name) and files.is_regular(inner)):
+                if not (is_control(inner.name) and files.is_regular(inner)):
                     return inner
         elif not (private and _FOLDER.fullmatch(path.name) and files.is_folder(path)) and not (
-            _is_output(path.name) and files.is_regular(path)
+            is_output(path.name) and files.is_regular(path)
         ):
             return path
     return None
@@ -269,11 +324,13 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def _is_output(name: str) -> bool:
+def is_output(name: str) -> bool:
+    """Whether a file of this name in an output folder or at the top of a staging may be batchqa's."""
     return name == SUCCESS or _PART.fullmatch(name) is not None
 
 
-def _is_control(name: str) -> bool:
+def is_control(name: str) -> bool:
+    """Whether a file of this name below `_batchqa` may be batchqa's."""
     return name in _CONTROL_FILES or name.endswith(".tmp") or _REJECTS.fullmatch(name) is not None
 
 
@@ -283,7 +340,7 @@ def remove_output_folder(folder: Path) -> bool:
         return not files.exists(folder)
     # _SUCCESS sorts, and goes, first: a half-removed folder does not pass for a complete one.
     for path in _visible(folder):
-        if _is_output(path.name):
+        if is_output(path.name):
             files.remove(path)
     files.remove_folder(folder / CONTROL)
     return files.remove_folder(folder)
@@ -291,24 +348,28 @@ def remove_output_folder(folder: Path) -> bool:
 
 def _footer(path: Path) -> pq.ParquetFile | None:
     """A part's footer, None where it is damaged; a file that batchqa did not write is refused."""
+    return footer_of(pa.OSFile(os.fsencode(path)), str(path))
+
+
+def footer_of(file: pa.NativeFile, where: str) -> pq.ParquetFile | None:
+    """The footer of an opened part, None where it is damaged; what batchqa did not write is refused."""
     try:
-        with path.open("rb") as file:
-            head = file.read(len(MAGIC))
-        opened = pq.ParquetFile(pa.OSFile(os.fsencode(path)))
+        opened = pq.ParquetFile(file)
     except (pa.ArrowInvalid, OSError) as error:
-        if isinstance(error, OSError) and error.errno:
+        if isinstance(error, OSError) and (error.errno or trouble(where, error)):
             raise
         # Cut off or overwritten: nothing that a stranger could want to keep, if it was Parquet at all.
-        if head in (b"", MAGIC):
+        if read_at(file, 0, len(MAGIC)) in (b"", MAGIC):
             return None
-        raise _foreign(path, "this is no Parquet file") from error
+        raise foreign(where, "this is no Parquet file") from error
     if FINGERPRINT_KEY.encode() not in (opened.metadata.metadata or {}):
-        raise _foreign(path, "this is not of batchqa")
+        raise foreign(where, "this is not of batchqa")
     return opened
 
 
-def _foreign(path: Path, why: str) -> PreconditionError:
-    return PreconditionError(f"{path}: {why}; it is left alone: move it away and run the same command again")
+def foreign(where: object, why: str) -> PreconditionError:
+    """The refusal to touch something that is not batchqa's, or not this job's."""
+    return PreconditionError(f"{where}: {why}; it is left alone: move it away and run the same command again")
 
 
 def _make_own_folder(path: Path, mode: int, *, owned: bool) -> bool:

@@ -7,53 +7,55 @@ import glob
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import pyarrow.fs as pafs
+
 from batchqa.commit.files import exists
 from batchqa.errors import SettingsError
+from batchqa.storage import OBJECT_STORES, Location, is_uri, locate, public, translated, waiting_for
 
 _SUFFIXES: dict[str, Literal["parquet", "jsonl"]] = {".parquet": "parquet", ".jsonl": "jsonl"}
 STAGING_SUFFIX = ".batchqa"
-_LONGEST_SUFFIX = ".rejects.jsonl"
+REJECTS_SUFFIX = ".rejects.jsonl"
+SIDECAR_SUFFIX = ".batchqa.json"
+_LONGEST_SUFFIX = REJECTS_SUFFIX
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An output, from the text of `-o`.
+    """An output, from the text of `-o`: a `LocalTarget` or an `ObjectTarget`.
 
     `x.parquet` and `x.jsonl` are one file; `-` is JSONL on standard output; a path with no suffix or with a
-    trailing slash is a folder of parts: Parquet, or JSONL when it is spelled `x.jsonl/`. `path` is absolute;
-    links in its folders are resolved, but it may itself be one (which `check_target` refuses).
+    trailing slash is a folder of parts: Parquet, or JSONL when it is spelled `x.jsonl/`.
     """
 
     kind: Literal["parquet", "jsonl", "folder", "stdout"]
     format: Literal["parquet", "jsonl"]
-    path: Path
 
-    @classmethod
-    def parse(cls, text: str) -> Target:
+    @staticmethod
+    def parse(text: str) -> LocalTarget | ObjectTarget:
         """Read the text of `-o`."""
         if text == "-":
-            return cls("stdout", "jsonl", Path("-"))
-        if "://" in text:
-            raise SettingsError(f"-o {text.partition('://')[0]}://...: an output must be a local path")
+            return LocalTarget("stdout", "jsonl", Path("-"))
         if not text or "\0" in text:
             raise SettingsError("-o needs the path of a file or folder")
-        path = _absolute(text)
-        suffix = path.suffix.lower()
-        if not path.name or suffix == STAGING_SUFFIX:
-            raise SettingsError(f"-o {text!r}: this cannot be an output; name a file or a folder of its own")
-        if text.endswith("/") or not suffix:
-            return cls("folder", _SUFFIXES.get(suffix, "parquet"), path)
-        if suffix not in _SUFFIXES:
-            raise SettingsError(
-                f"-o {text!r}: {suffix} is no known format; use .parquet, .jsonl, - for standard output,"
-                " or a trailing / for a folder of parts"
-            )
-        return cls(_SUFFIXES[suffix], _SUFFIXES[suffix], path)
+        return _parse_uri(text) if is_uri(text) else _parse_path(text)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalTarget(Target):
+    """An output on a local file system, or standard output.
+
+    `path` is absolute; links in its folders are resolved, but it may itself be one (which `check_target`
+    refuses).
+    """
+
+    path: Path
 
     def __str__(self) -> str:
         return "standard output" if self.kind == "stdout" else str(self.path)
@@ -61,12 +63,12 @@ class Target:
     @property
     def rejects(self) -> Path:
         """The file of the rejected lines, beside the output."""
-        return self.path.with_name(self.path.name + ".rejects.jsonl")
+        return self.path.with_name(self.path.name + REJECTS_SUFFIX)
 
     @property
     def sidecar(self) -> Path:
         """The record of a JSONL file, beside it."""
-        return self.path.with_name(self.path.name + ".batchqa.json")
+        return self.path.with_name(self.path.name + SIDECAR_SUFFIX)
 
     @property
     def staging(self) -> Path:
@@ -81,44 +83,147 @@ class Target:
             yield self.sidecar
 
 
-def check_target(target: Target, inputs: Sequence[str], overwrite: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class ObjectTarget(Target):
+    """An output in an object store: the same names as locally, as keys."""
+
+    location: Location
+
+    def __str__(self) -> str:
+        return self.location.uri
+
+    @property
+    def rejects(self) -> Location:
+        """The object of the rejected lines, beside the output."""
+        return self.location.beside(REJECTS_SUFFIX)
+
+    @property
+    def sidecar(self) -> Location:
+        """The record of a JSONL object, beside it."""
+        return self.location.beside(SIDECAR_SUFFIX)
+
+    @property
+    def staging(self) -> Location:
+        """The prefix of unfinished work beside the output."""
+        return self.location.beside(STAGING_SUFFIX)
+
+    def written(self) -> Iterator[Location]:
+        """Every object that publishing may write."""
+        yield self.location
+        yield self.rejects
+        if self.kind == "jsonl":
+            yield self.sidecar
+
+
+def _parse_path(text: str) -> LocalTarget:
+    path = _absolute(text)
+    kind, form = _kind_and_format(repr(text), path.name, path.suffix, folder=text.endswith("/"))
+    return LocalTarget(kind, form, path)
+
+
+def _parse_uri(text: str) -> ObjectTarget:
+    shown = public(text)
+    scheme = shown.partition("://")[0]
+    if scheme not in OBJECT_STORES:
+        raise SettingsError(f"-o {shown}: an output is a local path or in an object store (s3, gs, abfs)")
+    location = locate(text)
+    key = location.key.rstrip("/")
+    name = key.rpartition("/")[2]  # a bucket alone has none
+    kind, form = _kind_and_format(shown, name, Path(name).suffix, folder=location.key.endswith("/"))
+    return ObjectTarget(kind, form, replace(location, key=key))
+
+
+def _kind_and_format(
+    shown: str, name: str, suffix: str, *, folder: bool
+) -> tuple[Literal["parquet", "jsonl", "folder"], Literal["parquet", "jsonl"]]:
+    suffix = suffix.lower()
+    if not name or suffix == STAGING_SUFFIX:
+        raise SettingsError(f"-o {shown}: this cannot be an output; name a file or a folder of its own")
+    if folder or not suffix:
+        return "folder", _SUFFIXES.get(suffix, "parquet")
+    if suffix not in _SUFFIXES:
+        raise SettingsError(
+            f"-o {shown}: {suffix} is no known format; use .parquet, .jsonl, - for standard output,"
+            " or a trailing / for a folder of parts"
+        )
+    return _SUFFIXES[suffix], _SUFFIXES[suffix]
+
+
+def check_target(target: LocalTarget | ObjectTarget, inputs: Sequence[str], overwrite: bool) -> None:
     """Refuse an output that cannot be, before anything is created (SettingsError, exit 2).
 
-    `inputs` are local paths: the arguments as they were given (files, folders, globs) and the files that
-    they stand for. Refused are an output that is an input under any name, or that a folder or glob of the
-    inputs would read the next time; links; things that are no files; folders that cannot be written.
+    `inputs` are the arguments as they were given (files, folders, globs, URIs) and the files that they stand
+    for. Refused are an output that is an input under any name, or that a folder or glob of the inputs would
+    read the next time; links; things that are no files; folders that cannot be written.
     """
     if target.kind == "stdout":
         return
+    if isinstance(target, ObjectTarget):
+        _check_object_target(target, [public(text) for text in inputs if is_uri(text)])
+        return
     _check_name(target)
     _check_kind(target)
-    for path in inputs:
-        _check_input(target, path)
+    for text in inputs:
+        if not is_uri(text) or text.startswith("file://"):
+            _check_input(target, text.removeprefix("file://"))
     # A finished output in a read-only folder is still "already done".
     if overwrite or not exists(target.path):
         _check_writable(target)
 
 
-def space_shortage(target: Target, output_bytes: int) -> str | None:
+def space_shortage(target: LocalTarget | ObjectTarget, output_bytes: int) -> str | None:
     """A sentence about too little free space for an output of about `output_bytes`, else None.
 
     `output_bytes` is the size of the finished output. One-file outputs need about twice that, because the
-    parts are kept until the whole is published. The figure is an estimate: whether it ends the run is the
-    caller's to decide.
+    parts are kept until the whole is published; those in an object store need it once, in the folder for
+    temporary files. The figure is an estimate: whether it ends the run is the caller's to decide.
     """
     if target.kind == "stdout":
         return None
+    if isinstance(target, ObjectTarget):
+        scratch = tempfile.gettempdir()
+        free = shutil.disk_usage(scratch).free
+        if target.kind == "folder" or free >= output_bytes:
+            return None
+        return _shortage(
+            f"{scratch}, where {target} is put together", output_bytes, free, "TMPDIR names another"
+        )
     in_place = target.kind == "folder" and target.format == "parquet"
     needed = output_bytes if in_place else 2 * output_bytes
     free = shutil.disk_usage(_nearest_folder(target.path)).free
     if free >= needed:
         return None
-    return f"{target}: about {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free" + (
-        "" if in_place else " (a folder as output, -o NAME/, needs about half)"
-    )
+    hint = "" if in_place else "a folder as output, -o NAME/, needs about half"
+    return _shortage(str(target), needed, free, hint)
 
 
-def _check_name(target: Target) -> None:
+def _shortage(where: str, needed: int, free: int, hint: str) -> str:
+    text = f"{where}: about {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free"
+    return f"{text} ({hint})" if hint else text
+
+
+def _check_object_target(target: ObjectTarget, inputs: Sequence[str]) -> None:
+    """The same for an object store; `inputs` are public URIs."""
+    output = target.location.uri
+    written = [location.uri for location in target.written()]
+    for text in inputs:
+        if text.rstrip("/") in written:
+            raise SettingsError(f"-o {target}: {text} is an input; an output never replaces its input")
+        if output.startswith(text.rstrip("/") + "/"):
+            raise SettingsError(f"-o {target}: it lies below the input {text} and would become input")
+        if target.kind == "folder" and text.startswith(output + "/"):
+            raise SettingsError(f"-o {target}: the input {text} lies inside this folder")
+        if glob.has_magic(text):
+            _check_match(target, text, output.split("/"), text.split("/"))
+    with translated(output):
+        there = waiting_for(target.location.filesystem.get_file_info, target.location.path)
+    if there.type is pafs.FileType.Directory and target.kind != "folder":
+        raise SettingsError(f"-o {target}: this is a folder; write {target}/ for a folder of parts")
+    if there.type is pafs.FileType.File and target.kind == "folder" and there.size:
+        raise SettingsError(f"-o {target}: a folder is asked for, but this is an object")
+
+
+def _check_name(target: LocalTarget) -> None:
     try:
         target.path.parent.stat()
     except FileNotFoundError:
@@ -130,7 +235,7 @@ def _check_name(target: Target) -> None:
         raise SettingsError(f"-o {target}: the name is too long; at most {longest} bytes are possible here")
 
 
-def _check_kind(target: Target) -> None:
+def _check_kind(target: LocalTarget) -> None:
     try:
         mode = target.path.lstat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -146,7 +251,7 @@ def _check_kind(target: Target) -> None:
         raise SettingsError(f"-o {target}: this is no regular file")
 
 
-def _check_input(target: Target, text: str) -> None:
+def _check_input(target: LocalTarget, text: str) -> None:
     given = Path(text)
     if not given.exists():
         _check_glob(target, text)
@@ -162,14 +267,16 @@ def _check_input(target: Target, text: str) -> None:
         raise SettingsError(f"-o {target}: the input {text!r} lies inside this folder")
 
 
-def _check_glob(target: Target, text: str) -> None:
+def _check_glob(target: LocalTarget, text: str) -> None:
     if not glob.has_magic(text):
         return
-    pattern = _absolute_glob(text).parts
-    path = target.path.parts
+    _check_match(target, text, target.path.parts, _absolute_glob(text).parts)
+
+
+def _check_match(target: Target, text: str, path: Sequence[str], pattern: Sequence[str]) -> None:
     # A folder's parts stand one level below it.
     below = (f"part-00000.{target.format}",) if target.kind == "folder" else ()
-    if _matches(path, pattern) or _matches(path + below, pattern):
+    if _matches(path, pattern) or _matches((*path, *below), pattern):
         raise SettingsError(f"-o {target}: it matches the input {text!r} and would become input")
 
 
@@ -182,7 +289,7 @@ def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:
     return fnmatch.fnmatchcase(path[0], pattern[0]) and _matches(path[1:], pattern[1:])
 
 
-def _check_writable(target: Target) -> None:
+def _check_writable(target: LocalTarget) -> None:
     nearest = target.path.parent
     while not exists(nearest):
         nearest = nearest.parent

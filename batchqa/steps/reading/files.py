@@ -17,18 +17,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal, Self
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from batchqa.errors import InputError, PreconditionError, SettingsError, StorageError
+from batchqa.errors import BatchqaError, InputError, PreconditionError, SettingsError, StorageError
+from batchqa.storage import is_uri, locate, trouble
 
 Format = Literal["parquet", "jsonl", "squad"]
 Compression = Literal["none", "gzip", "zstd"]
 
 MIB = 2**20
-_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _LOCAL = pafs.LocalFileSystem()
 
 
@@ -37,8 +36,9 @@ class InputFile:
     """One input as it was when the job was planned. `rows` is None where only reading would tell.
 
     `path` is how messages name it and `uri` where it is, both without credentials; `size` is in bytes as
-    stored, 0 for a stream. `identity` is what tells this file from a changed one: size, mtime_ns, device,
-    inode (local files), and the sha256 of a Parquet footer or of the first and last MiB.
+    stored, 0 for a stream. `identity` is what tells this file from a changed one: an object's size and ETag;
+    else size, mtime_ns, device and inode (local files), and the sha256 of a Parquet footer or of the first
+    and last MiB.
     """
 
     path: str
@@ -142,10 +142,12 @@ class Place:
                 "device": status.st_dev,
                 "inode": status.st_ino,
             }
-        info = self.filesystem.get_file_info(self.path)
-        if info.type is not pafs.FileType.File:
-            raise FileNotFoundError(self.shown)
-        return {"size": info.size, "mtime_ns": info.mtime_ns}
+        with self.filesystem.open_input_file(self.path) as raw:
+            size, metadata = raw.size(), raw.metadata() or {}
+        etag = next((value for name, value in metadata.items() if name.lower() == "etag"), b"")
+        if etag:
+            return {"size": size, "etag": etag.decode("ascii", "replace").strip('"')}
+        return {"size": size, "mtime_ns": self.filesystem.get_file_info(self.path).mtime_ns}
 
     def digest(self, file_format: Format) -> dict[str, Any]:
         """The sha256 of the Parquet footer, or of the first and last MiB; nothing for a stream."""
@@ -161,7 +163,7 @@ class Place:
         except FileNotFoundError:
             raise PreconditionError(f"{self.shown} was deleted since the job began; put it back") from None
         except OSError as error:
-            raise StorageError(f"{self.shown} cannot be looked at: {reason(error)}") from error
+            raise self.failure(error, f"{self.shown} cannot be looked at") from error
         changed = [name for name, value in stamp.items() if value != identity.get(name)]
         if changed:
             how = "replaced" if "inode" in changed or "device" in changed else "changed"
@@ -169,6 +171,11 @@ class Place:
                 f"{self.shown} was {how} since the job began ({', '.join(changed)} differ); "
                 "begin anew with --restart"
             )
+
+    def failure(self, error: BaseException, what: str) -> BatchqaError:
+        """The error of ours for a library's about this input: damage (`what` says where), or the network."""
+        network = None if self.local else trouble(self.shown, error)
+        return network or StorageError(f"{what}: {reason(error)}")
 
 
 class TextStream:
@@ -198,9 +205,9 @@ class TextStream:
         except (OSError, pa.ArrowException) as error:
             where = f"{self._place.shown}, byte {self._raw.tell()}"
             if self._compression == "none":
-                raise StorageError(f"{where}: cannot be read: {reason(error)}") from error
-            raise StorageError(
-                f"{where} of the {self._compression} file: truncated or damaged: {reason(error)}"
+                raise self._place.failure(error, f"{where}: cannot be read") from error
+            raise self._place.failure(
+                error, f"{where} of the {self._compression} file: truncated or damaged"
             ) from error
         return data
 
@@ -234,7 +241,7 @@ def translated(shown: str) -> Iterator[None]:
     except PermissionError as error:
         raise InputError(f"{shown} cannot be read: permission denied") from error
     except OSError as error:
-        raise StorageError(f"{shown} cannot be read: {reason(error)}") from error
+        raise trouble(shown, error) or StorageError(f"{shown} cannot be read: {reason(error)}") from error
 
 
 def find(inputs: Sequence[str], stdin: BinaryIO) -> tuple[list[Place], tuple[str, ...]]:
@@ -261,7 +268,7 @@ def find(inputs: Sequence[str], stdin: BinaryIO) -> tuple[list[Place], tuple[str
 
 
 def _named_by(argument: str) -> list[Place]:
-    if _URI.match(argument) and not argument.startswith("file://"):
+    if is_uri(argument) and not argument.startswith("file://"):
         return _remote(argument)
     local = argument.removeprefix("file://")
     with translated(argument):
@@ -359,19 +366,10 @@ def _has_key_folders(place: Place, argument: str) -> bool:
 
 def _remote(uri: str) -> list[Place]:
     """The objects that a URI of an object store names: one, or all below a prefix, or those of a glob."""
-    split = urlsplit(uri)
-    public = f"{split.scheme}://{split.hostname or ''}{split.path}"  # without user, password and query
-    try:
-        filesystem, path = pafs.FileSystem.from_uri(uri)
-    except (pa.ArrowException, ValueError, TypeError):
-        # the library's message repeats the URI with its credentials
-        raise SettingsError(f"{public} is no URI of a known storage (s3, gs, abfs, hdfs, file)") from None
-    root = f"{split.scheme}://{split.hostname or ''}/"
-    with translated(public):
-        return [
-            Place(shown := root + name.partition("/")[2], shown, filesystem, name)
-            for name in _remote_paths(filesystem, path, public)
-        ]
+    start = locate(uri)
+    with translated(start.uri):
+        found = [start.at(path) for path in _remote_paths(start.filesystem, start.path, start.uri)]
+    return [Place(place.uri, place.uri, place.filesystem, place.path) for place in found]
 
 
 def _remote_paths(filesystem: pafs.FileSystem, path: str, public: str) -> list[str]:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from batchqa.errors import InputError, StorageError
 from batchqa.records import Cursor, Rows
 from batchqa.settings import ReadingSettings
+from batchqa.storage import read_at, trouble
 
 from .columns import BATCH_BYTES, MAX_ROWS, ColumnPlan, decoded_bytes, pieces
 from .files import MIB, Place, reason
@@ -105,8 +106,8 @@ class ParquetReader:
                     f"{place.shown}, row group {group}: it does not hold as many rows as its footer says"
                 )
         except (OSError, pa.ArrowException) as error:
-            raise StorageError(
-                f"{place.shown}, row group {group}: the data is damaged or cannot be read: {reason(error)}"
+            raise place.failure(
+                error, f"{place.shown}, row group {group}: the data is damaged or cannot be read"
             ) from error
 
     def _iterate(self, file: pq.ParquetFile, group: int, batch_rows: int) -> Iterator[pa.RecordBatch]:
@@ -160,14 +161,18 @@ def _opened(place: Place) -> Iterator[tuple[pa.NativeFile, pq.ParquetFile]]:
                 raw, memory_map=False, pre_buffer=False, buffer_size=MIB, page_checksum_verification=True
             )
             file.schema_arrow.to_string()  # decodes the names of all columns
+            encrypted = _has_encrypted_columns(raw, file.metadata)
         except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+            network = None if place.local else trouble(place.shown, error)
+            if network:
+                raise network from error
             if _ends_encrypted(raw):
                 raise _encrypted(place) from error
             raise InputError(
                 f"{place.shown} is no whole Parquet file (its footer cannot be read): {reason(error)}"
             ) from error
         with file:
-            if _has_encrypted_columns(raw, file.metadata):
+            if encrypted:
                 raise _encrypted(place)
             yield raw, file
 
@@ -177,8 +182,7 @@ def _encrypted(place: Place) -> InputError:
 
 
 def _ends_encrypted(raw: pa.NativeFile) -> bool:
-    raw.seek(max(raw.size() - 4, 0))
-    return bool(raw.read(4) == b"PARE")
+    return read_at(raw, max(raw.size() - 4, 0), 4) == b"PARE"
 
 
 def _has_encrypted_columns(raw: pa.NativeFile, metadata: pq.FileMetaData) -> bool:
@@ -187,8 +191,7 @@ def _has_encrypted_columns(raw: pa.NativeFile, metadata: pq.FileMetaData) -> boo
     Asking such a column for its metadata aborts the process (pyarrow 26), so the 28 bytes of nonce and tag
     that follow the footer's content are looked for instead (Parquet encryption specification, 4.2).
     """
-    raw.seek(raw.size() - 8)
-    length = int.from_bytes(raw.read(4), "little")
+    length = int.from_bytes(read_at(raw, raw.size() - 8, 4), "little")
     return bool(length - metadata.serialized_size == 28)
 
 
@@ -220,8 +223,7 @@ def _page_bytes(raw: pa.NativeFile, offset: int) -> int | None:
     A header is Thrift's compact protocol: field 1 (type), field 2 (uncompressed_page_size), each an i32
     marked 0x15 and written as a zigzag varint (parquet.thrift, PageHeader).
     """
-    raw.seek(offset)
-    header = raw.read(16)
+    header = read_at(raw, offset, 16)
     if len(header) < 16 or header[0] != 0x15 or header[1] > 0x7F or header[2] != 0x15:
         return None
     value = 0

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 import pyarrow as pa
 
@@ -13,11 +14,16 @@ from batchqa.errors import InputError
 from batchqa.records import Cursor, Rows
 from batchqa.settings import ReadingSettings
 
-from .files import Compression, Format, InputFile, Place, find
+from .files import Compression, Format, InputFile, Place, find, translated
 from .jsonl import JsonlReader
 from .parquet import ParquetReader
 from .recognise import recognise
 from .squad import SquadReader
+
+Result = TypeVar("Result")
+
+_AT_ONCE = 16
+"""Remote files that are looked at at the same time."""
 
 
 class Reader(Protocol):
@@ -63,8 +69,8 @@ class Source:
 
     def check_unchanged(self) -> None:
         """Look at every file again. Raises PreconditionError where one was changed, replaced or deleted."""
-        for place, file in zip(self._places, self.files, strict=True):
-            place.check(file.identity)
+        identities = {file.uri: file.identity for file in self.files}
+        _of_each(self._places, lambda place: place.check(identities[place.uri]))
 
 
 def open_source(
@@ -80,8 +86,8 @@ def open_source(
     SettingsError and InputError for what cannot be read, StorageError for what is damaged.
     """
     places, notes = find(inputs, sys.stdin.buffer if stdin is None else stdin)
-    stamps = [place.stamp() for place in places]
-    kinds = [recognise(place) for place in places]
+    stamps = _of_each(places, _stamp)
+    kinds = _of_each(places, recognise)
     for place, (kind, _) in zip(places, kinds, strict=True):
         if kind != kinds[0][0]:
             raise InputError(
@@ -92,7 +98,13 @@ def open_source(
     reader = _reader(kinds[0][0], places, compressions, settings, keep_raw=keep_raw)
     files = tuple(
         InputFile(
-            place.shown, place.uri, kind, compression, stamp.get("size", 0), rows, stamp | place.digest(kind)
+            place.shown,
+            place.uri,
+            kind,
+            compression,
+            stamp.get("size", 0),
+            rows,
+            _identity(place, kind, stamp),
         )
         for place, (kind, compression), stamp, rows in zip(places, kinds, stamps, reader.rows, strict=True)
     )
@@ -104,6 +116,24 @@ def open_source(
     notes += tuple(f"{shown} can be read only once: this job cannot be resumed" for shown in streams)
     rows = None if None in reader.rows else sum(count or 0 for count in reader.rows)
     return Source(files, reader.schema, rows, not streams, notes + reader.notes, reader, tuple(places))
+
+
+def _of_each(places: Sequence[Place], function: Callable[[Place], Result]) -> list[Result]:
+    """What the function says of each place; several at once where each answer is a journey."""
+    if all(place.local or place.tape is not None for place in places):
+        return [function(place) for place in places]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(function, places))
+
+
+def _stamp(place: Place) -> dict[str, Any]:
+    with translated(place.shown):
+        return place.stamp()
+
+
+def _identity(place: Place, kind: Format, stamp: dict[str, Any]) -> dict[str, Any]:
+    """An ETag says it all; without it, part of the content is hashed."""
+    return stamp if "etag" in stamp else stamp | place.digest(kind)
 
 
 def _reader(

@@ -8,6 +8,7 @@ from pathlib import PurePath
 import orjson
 
 from batchqa.errors import InputError
+from batchqa.storage import read_at
 
 from .files import MIB, Compression, Format, Place, TextStream, translated
 
@@ -18,7 +19,7 @@ _SQUAD = re.compile(rb'"data"\s*:\s*\[')
 def recognise(place: Place) -> tuple[Format, Compression]:
     """The format and the compression of an input. Raises InputError where it is none that can be read."""
     with translated(place.shown), place.open() as raw:
-        magic: bytes = raw.read(8)
+        magic = raw.read(8) if place.tape is not None else read_at(raw, 0, 8)
     if magic.startswith((b"PAR1", b"PARE")):
         if place.tape is not None:
             raise InputError(
