@@ -2,7 +2,7 @@
 
 import sys
 
-from batchqa.cli import main
+from batchqa.cli import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

@@ -59,6 +59,19 @@ EXIT_CODES = (
 )
 
 
+def program() -> int:
+    """The command `batchqa`, as a process of its own."""
+    code = main()
+    storage = sys.modules.get("batchqa.storage")  # not imported for it: `--help` is quick
+    if storage and storage.is_waiting():
+        # A silent store was given up by a signal. The library would wait for it at the process's end.
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(code)
+    return code
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is returned. `arguments` None means the process's own."""
     _hold_standard_streams()

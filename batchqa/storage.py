@@ -35,6 +35,8 @@ CONNECT_SECONDS = 10
 SILENT_SECONDS = 20
 """How long S3 may say nothing before a request counts as failed; the SDK's own 3 s is short if it is busy."""
 
+_THREAD = "batchqa-storage"
+
 _PAUSES = (0.2, 0.8, 3.2)
 """Seconds between the attempts of `again`."""
 
@@ -304,5 +306,10 @@ def waiting_for(function: Callable[..., Result], *arguments: Any) -> Result:
         except BaseException as error:  # noqa: BLE001  (raised again, in the thread that waits)
             future.set_exception(error)
 
-    threading.Thread(target=call, name="batchqa-storage", daemon=True).start()
+    threading.Thread(target=call, name=_THREAD, daemon=True).start()
     return future.result()
+
+
+def is_waiting() -> bool:
+    """Whether a call is still going on that nobody waits for any more, as a signal came."""
+    return any(thread.name == _THREAD for thread in threading.enumerate())

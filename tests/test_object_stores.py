@@ -123,6 +123,15 @@ def at(operation: str, number: int, fault: str, *, times: int = 1) -> Callable[[
 FOREVER = 10**9
 
 
+def program(model: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """`batchqa run INPUT OUTPUT` as a process of its own."""
+    source, output = arguments
+    command = [sys.executable, "-m", "batchqa", "run", source, "-o", output, "--model", str(model)]
+    command += ["--device", "cpu", "--threads", "1", "--part-rows", "8", "--batch-tokens", "512"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
 # ----------------------------------------------------------------------------------------- all is well
 
 
@@ -387,6 +396,24 @@ def test_a_signal_is_answered_while_a_silent_store_is_waited_for_and_nothing_is_
     bucket.proxy.released.set()  # the upload fails in its thread, instead of waiting for its time-out
 
 
+def test_a_run_that_waits_for_a_silent_store_ends_when_it_is_told_to(
+    bucket: Bucket, source: str, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "8")  # more patience than this test has
+    bucket.proxy.fault = at("PutObject", 3, "wait", times=FOREVER)
+    with program(tiny_bundle, source, bucket.uri("x/out.parquet")) as process:
+        while not any(r.operation == "PutObject" and r.number == 3 for r in bucket.proxy.log):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.terminate()
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 143, errors
+    assert b"stopped by SIGTERM" in errors
+    assert [name for name in bucket.listing("x/") if "part-" in name] == [
+        "x/out.parquet.batchqa/part-00000.parquet"
+    ]
+
+
 def test_a_damaged_part_is_made_again_and_a_foreign_one_refused(bucket: Bucket, tmp_path: Path) -> None:
     uri = bucket.uri("x/out.parquet")
     small(uri, stop_at=3)
@@ -596,7 +623,7 @@ def test_an_input_that_changes_during_the_run_is_exit_4_and_nothing_is_published
 
 @pytest.mark.parametrize("fault", [None, "SlowDown", "InvalidAccessKeyId", "option", "bucket"])
 def test_credentials_in_a_uri_are_nowhere_to_be_found(
-    bucket: Bucket, tiny_bundle: Path, tmp_path: Path, fault: str | None
+    bucket: Bucket, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str | None
 ) -> None:
     bucket.put("in.jsonl", jsonl(ROWS))
 
@@ -610,18 +637,17 @@ def test_credentials_in_a_uri_are_nowhere_to_be_found(
         output = output.replace(bucket.name, "no-such-bucket")
     elif fault:
         bucket.proxy.fault = at("PutObject", 4, fault, times=FOREVER)
-    command = [sys.executable, "-m", "batchqa", "run", secret("in.jsonl"), "-o", output]
-    command += ["--model", str(tiny_bundle), "--device", "cpu", "--part-rows", "8", "--batch-tokens", "512"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
-    done = subprocess.run(command, capture_output=True, env=environment, timeout=120)
-    assert done.returncode == {None: 0, "SlowDown": 75, "option": 2}.get(fault, 74), done.stderr
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with program(tiny_bundle, secret("in.jsonl"), output) as process:
+        out, errors = process.communicate(timeout=120)
+    assert process.returncode == {None: 0, "SlowDown": 75, "option": 2}.get(fault, 74), errors
     bucket.proxy.reset()
-    said = [done.stdout, done.stderr, *bucket.contents().values(), *local(tmp_path).values()]
+    said = [out, errors, *bucket.contents().values(), *local(tmp_path).values()]
     assert len(bucket.listing("x/")) >= (2 if fault in (None, "SlowDown") else 0)
     for text in said:
         for canary in (KEY, SECRET, quote(SECRET, safe=""), SECRET.partition("/")[2]):
             assert canary.encode() not in text
-    assert b"Traceback" not in done.stderr
+    assert b"Traceback" not in errors
 
 
 def test_a_secret_that_is_not_percent_encoded_is_refused_without_repeating_it() -> None:

@@ -21,7 +21,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -133,8 +133,7 @@ class ObjectForm:
 
     def open_staging(self) -> ObjectStaging:
         """Open the staging; nothing is written before a job begins."""
-        root, private = self._root()
-        return ObjectStaging(root, str(self.target), private=private)
+        return self._staging(*self._root())
 
     def leftover(self, fingerprint: str) -> ObjectStaging | None:
         """The staging of this published job that a run left which was stopped before it removed it."""
@@ -142,9 +141,13 @@ class ObjectForm:
         try:
             job = _read_job(root)
             ours = job is not None and job.fingerprint == fingerprint
-            return ObjectStaging(root, str(self.target), private=private) if ours else None
+            return self._staging(root, private) if ours else None
         except (BatchqaError, OSError):
             return None  # in some way not as expected: then it is not for this run to touch
+
+    def _staging(self, root: Location, private: bool) -> ObjectStaging:
+        filled = self.target.location if private and self.target.kind == "folder" else None
+        return ObjectStaging(root, str(self.target), private=private, filled=filled)
 
     def publish(
         self, staging: ObjectStaging, schema: pa.Schema, parts: Sequence[PartRecord], record: JobRecord
@@ -167,11 +170,15 @@ class ObjectForm:
 class ObjectStaging:
     """The committed parts of an unfinished job, and a local folder where the next one is built."""
 
-    def __init__(self, root: Location, what: str, *, private: bool) -> None:
-        """`what` names the output in messages; `private`: the root is not the output folder itself."""
+    def __init__(self, root: Location, what: str, *, private: bool, filled: Location | None) -> None:
+        """`what` names the output in messages; `private`: the root is not the output folder itself.
+
+        `filled` is the output folder where it is filled from a private root: job.json stands there meanwhile.
+        """
         self.root = root
         self.what = what
         self.private = private
+        self.filled = filled
         self.control = root.child(CONTROL)
         self.scratch = Path(tempfile.mkdtemp(prefix="batchqa-"))
 
@@ -310,15 +317,11 @@ class ObjectStaging:
 
     def remove(self) -> bool:
         """Remove what the published output does not need; False if something of others is there and stays."""
-        root, ours = (self.root, _is_ours) if self.private else (self.control, is_control)
-        names = objects.below(root)
-        strangers = [name for name in names if not ours(name)]
-        if names and not strangers:
-            objects.remove_below(root)
-        for name in sorted(set(names) - set(strangers)) if strangers else ():
-            objects.remove(root.child(name))
+        # The private root goes last: an interrupted removal is taken up again because of it.
+        clean = self.filled is None or _remove(self.filled.child(CONTROL), is_control)
+        clean = _remove(*((self.root, _is_ours) if self.private else (self.control, is_control))) and clean
         self.close()
-        return not strangers
+        return clean
 
 
 class ObjectPublisher(Publisher):
@@ -389,8 +392,7 @@ class ObjectPublisher(Publisher):
         for name in sorted(old):
             if is_output(name) and name != SUCCESS and name not in new:
                 objects.remove(folder.child(name))
-        self._complete(listed)
-        objects.remove_below(folder.child(CONTROL))
+        self._complete(listed)  # job.json goes with the staging
 
     def _add(self, part: PartRecord) -> dict[str, Any]:
         """Upload one part in the output's format; returns its entry for `_SUCCESS`."""
@@ -417,6 +419,18 @@ class ObjectPublisher(Publisher):
         objects.put_bytes(success, self.target.location.child(SUCCESS))
 
 
+def _remove(root: Location, ours: Callable[[str], bool]) -> bool:
+    """Remove what is ours below a prefix; False if something of others is there and stays."""
+    names = objects.below(root)
+    strangers = [name for name in names if not ours(name)]
+    if names and not strangers:
+        objects.remove_below(root)
+    elif strangers:
+        for name in sorted(set(names) - set(strangers)):
+            objects.remove(root.child(name))
+    return not strangers
+
+
 def _move(file: Path, to: Location) -> None:
     objects.put(file, to)
     file.unlink()
@@ -435,7 +449,7 @@ def _sha256(file: pa.NativeFile) -> str:
     return digest.hexdigest()
 
 
-def _stranger(names: Iterator[str] | dict[str, int]) -> str | None:
+def _stranger(names: Iterable[str]) -> str | None:
     """The first name below a staging or output prefix that is not batchqa's; hidden ones are passed over."""
     return next((name for name in sorted(names) if not (_is_ours(name) or _is_hidden(name))), None)
 
