@@ -16,7 +16,6 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
-from urllib.parse import urlencode, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -124,11 +123,9 @@ def locate(uri: str) -> Location:
 
     The key is taken as it is written, as `aws s3` does: nothing in it is percent-decoded, so that names with
     spaces, `%` or `[` can be given. The options of pyarrow's URIs (`?endpoint_override=...&scheme=http`) are
-    understood, and for S3 the environment variable AWS_ENDPOINT_URL, which pyarrow does not look at.
+    understood; pyarrow also looks at the environment variable AWS_ENDPOINT_URL.
     """
     scheme, authority, key, query = _split(uri)
-    if scheme == "s3":
-        query = _with_endpoint(query)
     root_uri = f"{scheme}://{_public_authority(scheme, authority)}/"
     try:
         filesystem, root = pafs.FileSystem.from_uri(
@@ -173,16 +170,6 @@ def _public_authority(scheme: str, authority: str) -> str:
     return f"{container}@{host}" if mark and container else host
 
 
-def _with_endpoint(query: str) -> str:
-    """The options with the endpoint that the environment names, unless they name one."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if not endpoint or "endpoint_override=" in query:
-        return query
-    split = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
-    given = urlencode({"endpoint_override": split.netloc, "scheme": split.scheme})
-    return f"{query}&{given}" if query else given
-
-
 def _patient(filesystem: pafs.S3FileSystem) -> pafs.S3FileSystem:
     """The same file system with more retries, longer time-outs, and small objects in one request.
 
@@ -213,7 +200,8 @@ def trouble(shown: str, error: BaseException) -> BatchqaError | None:
     """
     text = str(error)
     if match := _AWS.search(text):
-        return _aws(shown, text, *match.groups(""))
+        code, status, operation = match.groups("")
+        return _aws(shown, code, status, operation, _CURL.search(text))
     if match := _GCS.search(text):
         return _judged(shown, match[1], match[1] in _PASSING)
     if match := _AZURE.search(text):
@@ -221,11 +209,10 @@ def trouble(shown: str, error: BaseException) -> BatchqaError | None:
     return None
 
 
-def _aws(shown: str, text: str, code: str, status: str, operation: str) -> BatchqaError:
-    curl = _CURL.search(text)
+def _aws(shown: str, code: str, status: str, operation: str, curl: re.Match[str] | None) -> BatchqaError:
     what = f"curl {curl[1]}" if curl else f"HTTP status {status}" if status else code
-    # HEAD and GET have no code in their answer: there an expired token is a bare 400
-    if "ExpiredToken" in text or code == "EXPIRED_TOKEN" or (code == "UNKNOWN" and status == "400"):
+    # an expired token: a code that the SDK does not know, and of HEAD and GET it sees no code at all
+    if (code, status) == ("UNKNOWN", "400"):
         return TryAgainError(
             f"{shown}: the storage refuses the credentials ({what} during {operation}), which may have "
             "expired: renew them and run the same command again"

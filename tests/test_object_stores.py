@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import os
@@ -391,6 +392,7 @@ def test_a_signal_is_answered_while_a_silent_store_is_waited_for_and_nothing_is_
             objects.put(big, locate(bucket.uri("big")))
     finally:
         signal.signal(signal.SIGALRM, before)
+    assert storage.is_waiting()
     assert not bucket.listing()
     bucket.proxy.fault = at("UploadPart", 1, "AccessDenied", times=FOREVER)
     bucket.proxy.released.set()  # the upload fails in its thread, instead of waiting for its time-out
@@ -493,6 +495,12 @@ def test_requests_that_fail_once_are_sent_again(bucket: Bucket, tmp_path: Path) 
     assert bucket.contents("x/") == undisturbed(tmp_path / "local", "out.parquet")
 
 
+def test_a_few_bytes_are_read_in_spite_of_an_error_whose_text_is_longer(bucket: Bucket) -> None:
+    bucket.put("small", b"few")
+    bucket.proxy.fault = at("GetObject", 1, "SlowDown", times=2)
+    assert objects.get(locate(bucket.uri("small"))) == b"few"
+
+
 @pytest.mark.parametrize(
     ("operation", "number", "fault"),
     [
@@ -523,7 +531,7 @@ def test_a_store_that_fails_for_good_is_exit_75_and_the_same_command_goes_on_lat
     assert bucket.contents("x/") == undisturbed(tmp_path / "local", "out.parquet")
 
 
-@pytest.mark.parametrize("fault", ["SlowDown", "AccessDenied", "cut within"])
+@pytest.mark.parametrize("fault", ["SlowDown", "cut within"])
 def test_a_part_that_cannot_be_read_for_the_moment_is_not_taken_for_a_damaged_one(
     bucket: Bucket, fault: str
 ) -> None:
@@ -531,8 +539,14 @@ def test_a_part_that_cannot_be_read_for_the_moment_is_not_taken_for_a_damaged_on
     small(uri, stop_at=3)
     before = bucket.listing()
     bucket.proxy.reset()
-    bucket.proxy.fault = lambda request: fault if request.key.endswith("part-00001.parquet") else None
-    with pytest.raises((TryAgainError, StorageError)):
+    # a short trouble, over again when something else of the part is asked for
+    tries = itertools.count(1)
+    bucket.proxy.fault = lambda request: (
+        fault
+        if request.operation == "GetObject" and "part-00001" in request.key and next(tries) <= 2
+        else None
+    )
+    with pytest.raises(TryAgainError):
         small(uri)
     assert bucket.listing() == before
 
@@ -550,6 +564,7 @@ def test_an_upload_in_parts_that_fails_leaves_no_object(
     bucket.proxy.fault = at("UploadPart", 2, fault, times=FOREVER)
     with pytest.raises(StorageError if fault == "AccessDenied" else TryAgainError):
         objects.put(big, locate(bucket.uri("big")))
+    gc.collect()  # a stream that is forgotten completes its upload, unless that has failed
     assert not bucket.listing()
 
 
@@ -602,19 +617,20 @@ def test_what_is_not_there_is_one_clear_line(run: Run, bucket: Bucket, source: s
     assert failed.value.exit_code in (2, 74)
 
 
-@pytest.mark.parametrize("change", ["replaced", "deleted"])
+@pytest.mark.parametrize("change", ["changed", "deleted"])
 def test_an_input_that_changes_during_the_run_is_exit_4_and_nothing_is_published(
-    run: Run, bucket: Bucket, source: str, change: str
+    run: Run, bucket: Bucket, change: str
 ) -> None:
-    def disturb(progress: job.Progress) -> None:
-        if progress.part == 1:
-            if change == "replaced":
-                bucket.put("in.parquet", parquet(ROWS[::-1]))
-            else:
-                bucket.client.delete_object(Bucket=bucket.name, Key="in.parquet")
+    bucket.put("in.jsonl", jsonl(ROWS))
 
-    with pytest.raises(PreconditionError, match=r"in\.parquet was (changed|deleted) since the job began"):
-        run(source, bucket.uri("x/out.parquet"), progress=disturb)
+    def disturb(progress: job.Progress) -> None:
+        if progress.part == 1 and change == "deleted":
+            bucket.client.delete_object(Bucket=bucket.name, Key="in.jsonl")
+        elif progress.part == 1:
+            bucket.put("in.jsonl", jsonl(ROWS).replace(b"row 3.", b"row 4."))
+
+    with pytest.raises(PreconditionError, match=rf"in\.jsonl was {change} since the job began"):
+        run(bucket.uri("in.jsonl"), bucket.uri("x/out.parquet"), progress=disturb)
     assert "x/out.parquet" not in bucket.listing()
 
 
