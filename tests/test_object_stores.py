@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchqa import BatchqaError, InputError, PreconditionError, SettingsError, StorageError, job, storage
-from batchqa.commit import Target, check_target, find_output, objects
+from batchqa.commit import Target, check_target, find_output, objects, open_output
 from batchqa.errors import TryAgainError
 from batchqa.settings import ReadingSettings
 from batchqa.steps.reading import open_source
@@ -334,16 +334,21 @@ def test_a_run_killed_at_any_request_is_finished_by_the_next(
     assert fired > 20
 
 
-def test_a_kill_during_an_upload_in_parts_leaves_no_object(bucket: Bucket, tmp_path: Path) -> None:
-    big = tmp_path / "big"
-    big.write_bytes(os.urandom(25 * 2**20))
-    bucket.proxy.fault = at("UploadPart", 2, "wait", times=FOREVER)
+def uploading(file: Path, uri: str) -> subprocess.Popen[bytes]:
+    """The upload of a file by a process of its own."""
     code = (
         "import sys; from pathlib import Path; from batchqa.commit import objects;"
         "from batchqa.storage import locate; objects.put(Path(sys.argv[1]), locate(sys.argv[2]))"
     )
-    command = [sys.executable, "-c", code, str(big), bucket.uri("big")]
-    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
+    command = [sys.executable, "-c", code, str(file), uri]
+    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE)
+
+
+def test_a_kill_during_an_upload_in_parts_leaves_no_object(bucket: Bucket, tmp_path: Path) -> None:
+    big = tmp_path / "big"
+    big.write_bytes(os.urandom(25 * 2**20))
+    bucket.proxy.fault = at("UploadPart", 2, "wait", times=FOREVER)
+    with uploading(big, bucket.uri("big")) as process:
         while not any(request.operation == "UploadPart" for request in bucket.proxy.log):
             assert process.poll() is None
             time.sleep(0.02)
@@ -478,6 +483,34 @@ def test_two_runs_at_once_end_with_one_right_output(bucket: Bucket, tmp_path: Pa
     assert {name: found[name] for name in expected} == expected
 
 
+def test_of_two_jobs_that_begin_at_once_the_first_goes_on_and_a_twin_takes_its_settings(
+    bucket: Bucket,
+) -> None:
+    def opened(fields: dict[str, Any]) -> Any:
+        target = Target.parse(bucket.uri("x/out.parquet"))
+        return open_output(target, fields=fields, schema=commit_job.SCHEMA, part_rows=3, compression="zstd")
+
+    other = {**commit_job.FIELDS, "model": "xyz"}
+    with opened(commit_job.FIELDS) as first, opened(commit_job.FIELDS) as twin, opened(other) as stranger:
+        assert first.begin({"batch_tokens": 1}) == {"batch_tokens": 1}
+        assert twin.begin({"batch_tokens": 2}) == {"batch_tokens": 1}
+        with pytest.raises(TryAgainError, match="another job has just begun here"):
+            stranger.begin({"batch_tokens": 3})
+        assert "no locks" in first.notes[0]
+
+
+def test_temporary_files_go_with_their_run_and_those_of_a_killed_one_with_the_next(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    assert kill_at(bucket, "x/out.parquet", 12)
+    assert [path.name[:8] for path in tmp_path.iterdir()] == ["batchqa-"]
+    (tmp_path / "batchqa-of-others").mkdir()
+    small(bucket.uri("x/out.parquet"))
+    assert [path.name for path in tmp_path.iterdir()] == ["batchqa-of-others"]
+
+
 # ----------------------------------------------------------------------------------- the network fails
 
 
@@ -552,19 +585,21 @@ def test_a_part_that_cannot_be_read_for_the_moment_is_not_taken_for_a_damaged_on
 
 
 @pytest.mark.parametrize(
-    "fault", ["SlowDown", "AccessDenied", "cut within", pytest.param("wait", marks=pytest.mark.faults)]
+    "fault", ["SlowDown", "AccessDenied", pytest.param("wait", marks=pytest.mark.faults)]
 )
 def test_an_upload_in_parts_that_fails_leaves_no_object(
     bucket: Bucket, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "SILENT_SECONDS", 1)
+    # In a process of its own, because a stream that is forgotten, at the latest at the process's end,
+    # completes its upload, unless that has failed.
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     big = tmp_path / "big"
     big.write_bytes(os.urandom(25 * 2**20))
     bucket.proxy.fault = at("UploadPart", 2, fault, times=FOREVER)
-    with pytest.raises(StorageError if fault == "AccessDenied" else TryAgainError):
-        objects.put(big, locate(bucket.uri("big")))
-    gc.collect()  # a stream that is forgotten completes its upload, unless that has failed
+    with uploading(big, bucket.uri("big")) as process:
+        _, errors = process.communicate(timeout=100)
+    assert process.returncode
+    assert (b"StorageError" if fault == "AccessDenied" else b"TryAgainError") in errors
     assert not bucket.listing()
 
 

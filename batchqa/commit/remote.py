@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ import pyarrow.parquet as pq
 from batchqa.commit import objects
 from batchqa.commit.facts import RECORD_KEY, JobRecord, PartRecord, canonical
 from batchqa.commit.form import Found
+from batchqa.commit.lock import Lock
 from batchqa.commit.merging import DamagedPartError
 from batchqa.commit.outputs import Hashing, Publisher, new_file
 from batchqa.commit.staging import (
@@ -54,6 +56,7 @@ from batchqa.errors import BatchqaError, PreconditionError, TryAgainError
 from batchqa.storage import Location, trouble
 
 _COPY_BYTES = 8 * 2**20
+_SCRATCH = "batchqa-parts-"
 
 
 class ObjectForm:
@@ -180,7 +183,7 @@ class ObjectStaging:
         self.private = private
         self.filled = filled
         self.control = root.child(CONTROL)
-        self.scratch = Path(tempfile.mkdtemp(prefix="batchqa-"))
+        self._scratch, self._lock = _open_scratch()
 
     @property
     def where(self) -> str:
@@ -194,11 +197,12 @@ class ObjectStaging:
 
     def close(self) -> None:
         """Remove the local folder; committed parts stay."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._lock.release()
 
     def tmp(self, name: str) -> Path:
         """A local file of this run."""
-        return self.scratch / f"{name}.tmp"
+        return self._scratch / f"{name}.tmp"
 
     def job(self) -> JobRecord | None:
         """The job that works here, or None where none has begun."""
@@ -417,6 +421,22 @@ class ObjectPublisher(Publisher):
         success = self.success(listed)
         self.publish_rejects()
         objects.put_bytes(success, self.target.location.child(SUCCESS))
+
+
+def _open_scratch() -> tuple[Path, Lock]:
+    """A new local folder for this run's files, and its lock; folders that killed runs left are removed.
+
+    The lock ends with its process, however that ends: a folder whose lock can be had is nobody's any more.
+    """
+    for left in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+        with suppress(OSError, TryAgainError):
+            if left.lstat().st_uid == os.geteuid() and (left / "lock").is_file():
+                lock = Lock(left / "lock", str(left))
+                if lock.note is None:
+                    shutil.rmtree(left, ignore_errors=True)
+                lock.release()
+    folder = Path(tempfile.mkdtemp(prefix=_SCRATCH))
+    return folder, Lock(folder / "lock", str(folder))
 
 
 def _remove(root: Location, ours: Callable[[str], bool]) -> bool:
