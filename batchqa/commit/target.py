@@ -126,11 +126,10 @@ def _parse_uri(text: str) -> ObjectTarget:
     scheme = shown.partition("://")[0]
     if scheme not in OBJECT_STORES:
         raise SettingsError(f"-o {shown}: an output is a local path or in an object store (s3, gs, abfs)")
-    location = locate(text)
-    key = location.key.rstrip("/")
-    name = key.rpartition("/")[2]  # a bucket alone has none
-    kind, form = _kind_and_format(shown, name, Path(name).suffix, folder=location.key.endswith("/"))
-    return ObjectTarget(kind, form, replace(location, key=key))
+    key = shown.split("/", 3)[3]
+    name = key.rstrip("/").rpartition("/")[2]  # a bucket alone has none
+    kind, form = _kind_and_format(shown, name, Path(name).suffix, folder=key.endswith("/"))
+    return ObjectTarget(kind, form, replace(locate(text), key=key.rstrip("/")))
 
 
 def _kind_and_format(
