@@ -11,7 +11,8 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from batchqa.bundle import Bundle, Calibration, Variant, open_bundle
+from batchqa.bundle import Bundle, Calibration, open_bundle
+from batchqa.choosing import Chosen, before_any_row, choose
 from batchqa.errors import DeviceError, ModelError, SettingsError
 from batchqa.machine import cpu_quota
 from batchqa.pipeline import Road
@@ -19,24 +20,13 @@ from batchqa.records import AnsweredChunk, Bool, Chunk, Cursor, Float64, Rows, W
 from batchqa.settings import DEFAULT_MAX_LENGTH, MachineSettings, RunSettings
 from batchqa.steps.chunking import chunks
 from batchqa.steps.decoding import DecodingRules
-from batchqa.steps.inference import (
-    ChildScorer,
-    CrashedError,
-    Recipe,
-    SpanScorer,
-    cuda_is_available,
-    load,
-    measure_budget,
-)
+from batchqa.steps.inference import Arithmetic, ChildScorer, SpanScorer, cuda_is_available
 from batchqa.steps.reading import ColumnPlan, pieces
 from batchqa.steps.windowing import Windower, open_tokenizer
 from batchqa.steps.writing import output_batch, output_schema
 
 BUNDLED = Path(__file__).parent / "bundled"
 """The model that comes with the package: what `--model default` means."""
-
-MEASURED_TOKENS = 160
-"""Length of the windows with which the token budget is measured: that of an ordinary paragraph."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +38,7 @@ class Resolved:
     variant: str
     threads: int
     batch_tokens: int
+    arithmetic: Arithmetic | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in job.json."""
@@ -55,12 +46,17 @@ class Resolved:
 
     def pin(self, machine: MachineSettings) -> MachineSettings:
         """`machine` as it was resolved before; a device, engine or variant that is asked for now is kept."""
+        engine = self.engine if machine.engine == "auto" else machine.engine
+        arithmetic = machine.arithmetic
+        if engine == self.engine and arithmetic == "auto":
+            arithmetic = self.arithmetic or "auto"
         return replace(
             machine,
-            engine=self.engine if machine.engine == "auto" else machine.engine,  # type: ignore[arg-type]
+            engine=engine,  # type: ignore[arg-type]  # it was one of these when it was written
             variant=machine.variant or self.variant,
             threads=self.threads,
             batch_tokens=self.batch_tokens,
+            arithmetic=arithmetic,
         )
 
 
@@ -88,20 +84,22 @@ class Annotator:
             settings = RunSettings.from_options({"device": device, **options})
         self.settings = settings
         self.bundle = model if isinstance(model, Bundle) else open_model(model)
-        self.variant, self.scorer, threads = _load(self.bundle, settings.machine)
         windower = _windower(self.bundle, settings)
-        try:
+        threads = settings.machine.threads or cpu_quota()
+        chosen = _load(self.bundle, settings.machine, threads)
+        self.variant, self.scorer = chosen.candidate.variant, chosen.scorer
+        self.speeds = chosen.speeds
+        with before_any_row(self.scorer.device):
             _check_vocabulary(windower.highest_id, self.scorer, self.bundle)
-            budget = settings.machine.batch_tokens or measure_budget(self.scorer, MEASURED_TOKENS)
-        except CrashedError as error:
-            raise DeviceError(
-                f"{self.scorer.engine} crashed with {error} on {self.scorer.device} before any row; "
-                "run `batchqa doctor`"
-            ) from error
         self.resolved = Resolved(
-            self.scorer.device, self.scorer.engine, self.variant.precision, threads, budget
+            self.scorer.device,
+            self.scorer.engine,
+            self.variant.precision,
+            threads,
+            chosen.batch_tokens,
+            chosen.candidate.arithmetic,
         )
-        self._road = Road(windower, self.scorer, _rules(self.bundle, settings), budget)
+        self._road = Road(windower, self.scorer, _rules(self.bundle, settings), chosen.batch_tokens)
 
     def close(self) -> None:
         """End the child process, if there is one."""
@@ -178,30 +176,17 @@ def open_model(model: str | Path) -> Bundle:
     return open_bundle(path)
 
 
-def _load(bundle: Bundle, machine: MachineSettings) -> tuple[Variant, SpanScorer, int]:
-    """The scorer for the device asked for; `auto` and --allow-cpu-fallback may take the CPU instead."""
-    threads = machine.threads or cpu_quota()
-    engine = "onnxruntime" if machine.engine == "auto" else machine.engine
-    if engine != "onnxruntime":
-        raise DeviceError(f"this version of batchqa cannot run models on {engine}; take --engine onnxruntime")
-    manifest = bundle.manifest
-
-    def scorer_on(device: str) -> tuple[Variant, SpanScorer, int]:
-        variant = bundle.choose(device.partition(":")[0], engine, machine.variant)
-        recipe = Recipe(
-            engine, str(bundle.model(variant)), manifest.inputs, manifest.outputs, device, threads
-        )
-        return variant, load(recipe) if machine.in_process else ChildScorer(recipe), threads
-
+def _load(bundle: Bundle, machine: MachineSettings, threads: int) -> Chosen:
+    """The model on the device asked for; `auto` and --allow-cpu-fallback may take the CPU instead."""
     device = "cuda:0" if machine.device in ("cuda", "all") else machine.device
     if device == "auto":
-        device = "cuda:0" if cuda_is_available() else "cpu"
+        device = "cuda:0" if machine.engine != "openvino" and cuda_is_available() else "cpu"
     if device != "cpu" and (machine.allow_cpu_fallback or machine.device == "auto"):
         try:
-            return scorer_on(device)
+            return choose(bundle, machine, device, threads)
         except DeviceError:
             device = "cpu"
-    return scorer_on(device)
+    return choose(bundle, machine, device, threads)
 
 
 def _check_vocabulary(highest: int, scorer: SpanScorer, bundle: Bundle) -> None:

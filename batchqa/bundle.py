@@ -120,10 +120,13 @@ class Bundle:
     def choose(self, device: str, engine: str, precision: str | None) -> Variant:
         """The best variant verified for a device kind ("cpu", "cuda") and an engine.
 
-        CUDA takes fp16, then fp32; the CPU takes int8, then fp32. `precision` names one explicitly.
-        Raises DeviceError where there is none.
+        CUDA takes fp16, then fp32; the CPU takes int8, then fp32, but openvino fp32 first: it computes in
+        float whatever the weights are stored in. `precision` names one explicitly. Raises DeviceError where
+        there is none.
         """
         order = ("fp16", "fp32") if device == "cuda" else ("int8", "fp32")
+        if engine == "openvino":
+            order = ("fp32", "int8")
         here = {
             variant.precision: variant
             for variant in self.manifest.variants

@@ -259,6 +259,11 @@ def _smoke_test(model: str, device: str) -> Iterator[Finding]:
         f"{manifest.name} (has {variants}): {resolved.variant} on {resolved.device}, {resolved.engine}, "
         f"{resolved.threads} threads, batches of {resolved.batch_tokens} tokens",
     )
+    if len(annotator.speeds) > 1:
+        speeds = ", ".join(f"{name} {speed:,} tokens/s" for name, speed in annotator.speeds.items())
+        yield Finding(
+            "engines", "ok", f"{speeds}: {resolved.engine} is taken (remembered in the cache folder)"
+        )
     given = answer["qa_answer"]
     if given == GOLDEN_ANSWER:
         yield Finding("golden question", "ok", f"{GOLDEN_QUESTION} {given} ({answer['qa_score']:.2f})")

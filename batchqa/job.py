@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from batchqa.annotator import Annotator, Resolved, open_model
 from batchqa.bundle import Bundle
+from batchqa.choosing import engine_versions
 from batchqa.commit import (
     Commit,
     LocalTarget,
@@ -276,7 +277,7 @@ class _Job:
         self._clock = clock
         self._progress = progress
         self._named: list[str] = []
-        self._versions = {"batchqa": VERSION, **_engine_versions()}
+        self._versions = {"batchqa": VERSION, **_versions(annotator.resolved.engine)}
         clock.resumed_rows = sum(part.records_in for part in commit.committed)
         clock.startup = clock.seconds()
 
@@ -456,22 +457,26 @@ def _loaded(annotator: Annotator | None) -> Annotator:
 
 def _fields(source: Source, bundle: Bundle, resolved: Resolved, settings: RunSettings) -> dict[str, Any]:
     """What the fingerprint is made of: all that can change the output, so not device, threads, batch size."""
-    return {
+    asked = settings.machine
+    engine = resolved.engine if asked.engine == "auto" else asked.engine
+    fields = {
         "algorithm": ALGORITHM,
         "inputs": [{"uri": file.uri, **file.identity} for file in source.files],
         "bundle": bundle.digest,
-        "variant": settings.machine.variant or resolved.variant,
-        "engine": resolved.engine if settings.machine.engine == "auto" else settings.machine.engine,
-        "versions": _engine_versions(),
+        "variant": asked.variant or resolved.variant,
+        "engine": engine,
+        "versions": _versions(engine),
         "options": settings.of_the_output(),
     }
+    if engine == "openvino":
+        fields["arithmetic"] = resolved.arithmetic if asked.arithmetic == "auto" else asked.arithmetic
+    return fields
 
 
-def _engine_versions() -> dict[str, str]:
-    import onnxruntime
+def _versions(engine: str) -> dict[str, str]:
     import tokenizers
 
-    return {"onnxruntime": onnxruntime.__version__, "tokenizers": tokenizers.__version__}
+    return {**engine_versions("onnxruntime", engine), "tokenizers": tokenizers.__version__}
 
 
 def _warn_of_space(target: LocalTarget | ObjectTarget, source: Source, note: Callable[[str], None]) -> None:

@@ -1,4 +1,4 @@
-"""What the machine has: how many CPUs this process may use, which CPU it is, how much memory.
+"""What the machine has: how many CPUs this process may use, which CPU it is, how much memory, a cache.
 
 Libraries count the host's cores; a container is often allowed fewer (onnxruntime issues 8313 and 29510).
 All that is read here are small files of Linux; elsewhere the answers fall back to what Python knows.
@@ -56,6 +56,14 @@ def process_seconds() -> float:
     # the second field, the name in parentheses, can hold spaces: counting begins behind it
     start_ticks = int(lines[0].rpartition(")")[2].split()[19])
     return max(time.clock_gettime(time.CLOCK_BOOTTIME) - start_ticks / os.sysconf("SC_CLK_TCK"), 0.0)
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: BATCHQA_CACHE, else batchqa's folder in the user's cache."""
+    from platformdirs import user_cache_path
+
+    given = os.environ.get("BATCHQA_CACHE")
+    return Path(given) if given else user_cache_path("batchqa")
 
 
 def _affinity() -> int:

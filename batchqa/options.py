@@ -211,12 +211,21 @@ answer_options = together(
 
 machine_options = together(
     setting("--device", "auto, cpu, cuda, cuda:0,1 or all.", metavar="DEVICE"),
-    setting("--engine", "What runs the model.", type=click.Choice(["auto", "onnxruntime", "openvino"])),
+    setting(
+        "--engine",
+        "What runs the model; auto: the fastest, measured once.",
+        type=click.Choice(["auto", "onnxruntime", "openvino"]),
+    ),
     setting(
         "--variant",
         "Precision of the bundle's model: int8, fp16, fp32.",
         metavar="PRECISION",
         show_default="the best verified for the device",
+    ),
+    setting(
+        "--arithmetic",
+        "What openvino computes in; auto: bf16 where the processor multiplies it, else f32.",
+        type=click.Choice(["auto", "f32", "bf16"]),
     ),
     setting("--threads", "CPU threads of the engine.", type=int, show_default="the CPU quota"),
     setting("--batch-tokens", "Tokens of a batch, padding included.", type=int, show_default="measured"),

@@ -82,7 +82,8 @@ class MachineSettings:
     """Where the model runs. `None` is measured or read from the machine.
 
     The engine has a process of its own, so that a row with which it crashes costs that row alone; with
-    `in_process` it runs in the caller's.
+    `in_process` it runs in the caller's. `arithmetic` is what openvino computes in; onnxruntime computes in
+    what the variant says.
     """
 
     device: str = "auto"
@@ -92,12 +93,15 @@ class MachineSettings:
     batch_tokens: int | None = None
     allow_cpu_fallback: bool = False
     in_process: bool = False
+    arithmetic: Literal["auto", "f32", "bf16"] = "auto"
 
     def __post_init__(self) -> None:
         _at_least("threads", self.threads, 1)
         _at_least("batch-tokens", self.batch_tokens, 1)
         if not re.fullmatch(r"auto|cpu|all|cuda(:\d+(,\d+)*)?", self.device):
             raise SettingsError(f"--device {self.device!r} is none of auto, cpu, cuda, cuda:0,1, all")
+        if self.engine == "onnxruntime" and self.arithmetic == "bf16":
+            raise SettingsError("--arithmetic bf16 is for --engine openvino; onnxruntime has --variant")
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,14 @@ settings.register_profile("search", _RELAXED, max_examples=2000, print_blob=True
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what batchqa measures out of the user's cache folder, and the user's out of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BATCHQA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`bundles("roberta", abstains=False, ...)`: a tiny bundle, made once per session; do not change it.

@@ -30,7 +30,7 @@ from batchqa.bundle import (
 from batchqa.commit.files import sync_folder, translated
 from batchqa.commit.lock import Lock
 from batchqa.errors import ModelError, PreconditionError, SettingsError, TryAgainError
-from batchqa.machine import cpu_flags
+from batchqa.machine import cache_folder, cpu_flags
 from batchqa.records import Chunk, Cursor
 from batchqa.settings import DEFAULT_MAX_LENGTH, ReadingSettings, WindowSettings
 from batchqa.steps.batching import padded_batches
@@ -123,14 +123,11 @@ def ensure_cached(
     The cache is `cache`, else BATCHQA_CACHE, else the user's cache folder. One process exports, others wait.
     Raises TryAgainError, saying what to do, where the network is needed and not there.
     """
-    from platformdirs import user_cache_path
-
     if not HUB_ID.fullmatch(model):
         raise ModelError(
             f"{model!r} is neither a bundle's folder nor a hub id (org/name or org/name@revision)"
         )
-    given = cache or os.environ.get("BATCHQA_CACHE")
-    root = (Path(given) if given else user_cache_path("batchqa")) / "bundles"
+    root = (Path(cache) if cache else cache_folder()) / "bundles"
     repository, _, revision = model.partition("@")
     name = repository.replace("/", "--")
     if (pinned := root / f"{name}@{revision}").is_dir():

@@ -2,28 +2,35 @@
 
 ::
 
-    scoring.py      the SpanScorer protocol; a batch that goes wrong
-    onnx_scorer.py  the scorer on onnxruntime
-    engines.py      an engine's name -> its scorer
-    child.py        a scorer in a process of its own
-    budget.py       the batch size with which a scorer is fastest
+    scoring.py          the SpanScorer protocol; a batch that goes wrong
+    onnx_scorer.py      the scorer on onnxruntime
+    openvino_scorer.py  the scorer on OpenVINO
+    engines.py          an engine's name -> its scorer
+    child.py            a scorer in a process of its own
+    budget.py           which scorer is fastest, and with which batch size
 """
 
-from .budget import measure_budget
+from .budget import fastest, measure_budget
 from .child import ChildScorer
 from .engines import Recipe, load
 from .onnx_scorer import OnnxScorer, cuda_is_available
+from .openvino_scorer import Arithmetic, OpenVinoScorer, best_arithmetic, openvino_is_installed
 from .scoring import CrashedError, OutOfMemoryError, SpanScorer, score_batch
 
 __all__ = [
+    "Arithmetic",
     "ChildScorer",
     "CrashedError",
     "OnnxScorer",
+    "OpenVinoScorer",
     "OutOfMemoryError",
     "Recipe",
     "SpanScorer",
+    "best_arithmetic",
     "cuda_is_available",
+    "fastest",
     "load",
     "measure_budget",
+    "openvino_is_installed",
     "score_batch",
 ]

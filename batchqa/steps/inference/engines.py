@@ -6,7 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from batchqa.errors import DeviceError
+
 from .onnx_scorer import OnnxScorer
+from .openvino_scorer import Arithmetic, OpenVinoScorer
 from .scoring import SpanScorer
 
 
@@ -15,7 +18,8 @@ class Recipe:
     """All that is needed to load a model, here or in another process.
 
     `inputs` and `outputs` are the names that the model must have, `device` is "cpu" or "cuda:N", `threads`
-    those of the engine's operators on the CPU.
+    those of the engine's operators on the CPU. `longest` is the most tokens that the model takes (None: no
+    limit), `arithmetic` what openvino computes in; onnxruntime computes in what the file says.
     """
 
     engine: str
@@ -24,6 +28,8 @@ class Recipe:
     outputs: tuple[str, ...]
     device: str
     threads: int
+    longest: int | None = None
+    arithmetic: Arithmetic = "f32"
 
     def to_dict(self) -> dict[str, Any]:
         """As it is sent to another process."""
@@ -32,4 +38,14 @@ class Recipe:
 
 def load(recipe: Recipe) -> SpanScorer:
     """Load the model in this process. Raises ModelError or DeviceError."""
-    return OnnxScorer(Path(recipe.model), recipe.inputs, recipe.outputs, recipe.device, recipe.threads)
+    model = Path(recipe.model)
+    if recipe.engine == "openvino":
+        if recipe.device != "cpu":
+            raise DeviceError(
+                f"openvino runs models on the CPU only; take --device cpu, or --engine onnxruntime for "
+                f"{recipe.device}"
+            )
+        return OpenVinoScorer(
+            model, recipe.inputs, recipe.outputs, recipe.threads, recipe.arithmetic, recipe.longest
+        )
+    return OnnxScorer(model, recipe.inputs, recipe.outputs, recipe.device, recipe.threads)

@@ -1,0 +1,231 @@
+"""Which engine runs a bundle's model on this machine, which variant of it, and with which batch size.
+
+What was not asked for is measured, in about two seconds, and remembered in the user's cache folder
+(`BATCHQA_CACHE`): one small file per machine, bundle, threads, versions and question. So `auto` means the
+same engine in every run until one of those changes; a job writes what it took to job.json besides, and its
+resume measures nothing. Deleting the folder `measured` makes batchqa measure anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+import orjson
+
+from batchqa.bundle import Bundle, Variant
+from batchqa.errors import DeviceError, ModelError
+from batchqa.machine import cache_folder, cpu_flags, cpu_model
+from batchqa.settings import MachineSettings
+from batchqa.steps.inference import (
+    Arithmetic,
+    ChildScorer,
+    CrashedError,
+    Recipe,
+    SpanScorer,
+    best_arithmetic,
+    fastest,
+    load,
+    measure_budget,
+    openvino_is_installed,
+)
+from batchqa.version import VERSION
+
+MEASURED_TOKENS = 160
+"""Length of the windows with which engines and budgets are measured: that of an ordinary paragraph."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A way to run the model: the engine, the variant, and what the engine computes in if it can choose."""
+
+    engine: str
+    variant: Variant
+    arithmetic: Arithmetic | None
+
+    @property
+    def name(self) -> str:
+        """For people and for the cache: `openvino fp32 bf16`."""
+        return " ".join(filter(None, (self.engine, self.variant.precision, self.arithmetic)))
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The candidate taken, loaded. `speeds` are of all that were compared, in tokens per second, by name."""
+
+    candidate: Candidate
+    scorer: SpanScorer
+    batch_tokens: int
+    speeds: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What is remembered. `batch_tokens` None: it was given when the engines were compared."""
+
+    name: str
+    batch_tokens: int | None
+    speeds: dict[str, float] = field(default_factory=dict)
+
+
+def choose(bundle: Bundle, machine: MachineSettings, device: str, threads: int) -> Chosen:
+    """Load the bundle's model for `device` ("cpu", "cuda:0") as `machine` asks; the rest is measured.
+
+    Raises DeviceError where an engine or a variant that was asked for cannot be had, ModelError where the
+    model cannot be loaded.
+    """
+    found = candidates(bundle, machine, device)
+    memory = _Memory(bundle, machine, device, threads, found)
+    known = memory.recall()
+    if known is not None:
+        found = [candidate for candidate in found if candidate.name == known.name]
+    scorers = _loaded(bundle, machine, device, threads, found)
+    first, speeds = 0, dict(known.speeds) if known else {}
+    if len(scorers) > 1:
+        with before_any_row(device):
+            first, measured = fastest([scorer for _, scorer in scorers], MEASURED_TOKENS)
+        speeds = {
+            candidate.name: round(speed) for (candidate, _), speed in zip(scorers, measured, strict=True)
+        }
+    candidate, scorer = scorers[first]
+    for _, other in scorers:
+        if other is not scorer and isinstance(other, ChildScorer):
+            other.close()
+    remembered = known.batch_tokens if known else None
+    with before_any_row(device):
+        budget = machine.batch_tokens or remembered or measure_budget(scorer, MEASURED_TOKENS)
+    new = _Measured(candidate.name, remembered if machine.batch_tokens else budget, speeds)
+    if new != known:
+        memory.keep(new)
+    return Chosen(candidate, scorer, budget, speeds)
+
+
+@contextmanager
+def before_any_row(device: str) -> Iterator[None]:
+    """An engine that crashes in the block cannot be had: there is no row that it could be due to."""
+    try:
+        yield
+    except CrashedError as error:
+        raise DeviceError(
+            f"the engine crashed with {error} on {device} before any row; run `batchqa doctor`"
+        ) from error
+
+
+def candidates(bundle: Bundle, machine: MachineSettings, device: str) -> list[Candidate]:
+    """The engines that come into question, the preferred one first, each with its best variant.
+
+    Raises DeviceError where there is none.
+    """
+    engines = ["onnxruntime", "openvino"] if machine.engine == "auto" else [machine.engine]
+    if machine.engine == "auto" and (device != "cpu" or not openvino_is_installed()):
+        engines = ["onnxruntime"]
+    found = [candidate for engine in engines if (candidate := _candidate(bundle, machine, device, engine))]
+    if not found:
+        bundle.choose(device.partition(":")[0], engines[0], machine.variant)  # says what the bundle has
+    return found
+
+
+def _candidate(bundle: Bundle, machine: MachineSettings, device: str, engine: str) -> Candidate | None:
+    try:
+        variant = bundle.choose(device.partition(":")[0], engine, machine.variant)
+    except DeviceError:
+        return None
+    arithmetic: Arithmetic | None = None
+    if engine == "openvino":
+        arithmetic = best_arithmetic() if machine.arithmetic == "auto" else machine.arithmetic
+    return Candidate(engine, variant, arithmetic)
+
+
+def _loaded(
+    bundle: Bundle, machine: MachineSettings, device: str, threads: int, found: list[Candidate]
+) -> list[tuple[Candidate, SpanScorer]]:
+    """The candidates that can be loaded, with their scorers; the last one's error where none can."""
+    scorers = []
+    for candidate in found:
+        try:
+            scorers.append((candidate, _scorer(bundle, machine, device, threads, candidate)))
+        except ModelError:
+            if not scorers and candidate is found[-1]:
+                raise
+    return scorers
+
+
+def _scorer(
+    bundle: Bundle, machine: MachineSettings, device: str, threads: int, candidate: Candidate
+) -> SpanScorer:
+    recipe = Recipe(
+        candidate.engine,
+        str(bundle.model(candidate.variant)),
+        bundle.manifest.inputs,
+        bundle.manifest.outputs,
+        device,
+        threads,
+        bundle.manifest.max_length,
+        candidate.arithmetic or "f32",
+    )
+    return load(recipe) if machine.in_process else ChildScorer(recipe)
+
+
+class _Memory:
+    """The file in the cache folder that holds what was measured for one question."""
+
+    def __init__(
+        self, bundle: Bundle, machine: MachineSettings, device: str, threads: int, found: list[Candidate]
+    ) -> None:
+        # GPUs are many and jobs on them long: there it is measured every time
+        settled = len(found) == 1 and machine.batch_tokens is not None
+        self._used = device == "cpu" and not settled
+        self._question = {
+            "machine": [cpu_model(), sorted(cpu_flags())],
+            "threads": threads,
+            "in_process": machine.in_process,
+            "bundle": bundle.digest,
+            "candidates": [candidate.name for candidate in found],
+            "versions": {"batchqa": VERSION, **engine_versions(*(candidate.engine for candidate in found))},
+        }
+        self._names = [candidate.name for candidate in found]
+
+    @property
+    def _file(self) -> Path:
+        digest = hashlib.sha256(orjson.dumps(self._question, option=orjson.OPT_SORT_KEYS)).hexdigest()
+        return cache_folder() / "measured" / f"{digest[:32]}.json"
+
+    def recall(self) -> _Measured | None:
+        """What was measured before; None where nothing was, or the file says nothing that can be used."""
+        if not self._used:
+            return None
+        try:
+            answer = orjson.loads(self._file.read_bytes())["answer"]
+            tokens = answer["batch_tokens"]
+            known = _Measured(str(answer["name"]), tokens and int(tokens), dict(answer["speeds"]))
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        return known if known.name in self._names else None
+
+    def keep(self, measured: _Measured) -> None:
+        """Remember it; a cache that cannot be written costs two seconds at the next start, no more."""
+        if not self._used:
+            return
+        with suppress(OSError):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            record = {"question": self._question, "answer": asdict(measured)}
+            with NamedTemporaryFile(dir=self._file.parent, suffix=".tmp", delete=False) as file:
+                file.write(orjson.dumps(record, option=orjson.OPT_INDENT_2))
+            Path(file.name).replace(self._file)  # whole or not at all, whoever else writes it
+
+
+def engine_versions(*engines: str) -> dict[str, str]:
+    """The versions of these engines, as far as they are installed."""
+    versions: dict[str, str] = {}
+    if "onnxruntime" in engines:
+        import onnxruntime
+
+        versions["onnxruntime"] = onnxruntime.__version__
+    if "openvino" in engines and openvino_is_installed():
+        versions["openvino"] = importlib.metadata.version("openvino")
+    return versions

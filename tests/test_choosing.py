@@ -1,0 +1,218 @@
+"""`--engine auto`: measured once, remembered per machine and bundle, and never another in the same job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pytest
+
+import batchqa
+from batchqa import choosing
+from batchqa.annotator import Annotator, Resolved
+from batchqa.bundle import open_bundle
+from batchqa.errors import DeviceError, PreconditionError, SettingsError
+from batchqa.settings import MachineSettings
+from batchqa.steps.inference import best_arithmetic, fastest, openvino_is_installed
+from tests.models import SENTENCES
+
+needs_openvino = pytest.mark.skipif(not openvino_is_installed(), reason="needs the extra `openvino`")
+BOTH = ("onnxruntime", "openvino")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of this test's own, empty."""
+    monkeypatch.setenv("BATCHQA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "measured"
+
+
+@pytest.fixture
+def both(bundles: Callable[..., Path]) -> Path:
+    """A tiny bundle that both engines run."""
+    return bundles(engines=BOTH)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """An input file."""
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "in.parquet"
+    table = pa.table({"context": list(SENTENCES), "question": ["who?"] * len(SENTENCES)})
+    pq.write_table(table, path)
+    return path
+
+
+def only(cache: Path) -> Path:
+    """The one file that is remembered."""
+    (file,) = cache.iterdir()
+    return file
+
+
+def change_answer(file: Path, **answer: Any) -> None:
+    """Have the cache remember something else."""
+    record = orjson.loads(file.read_bytes())
+    record["answer"] |= answer
+    file.write_bytes(orjson.dumps(record))
+
+
+def resolved(model: Path, **options: Any) -> Resolved:
+    return Annotator(model, device="cpu", in_process=True, **options).resolved
+
+
+class Paced:
+    """A scorer that says how long it takes: the clock of the test goes on by that much."""
+
+    engine, device = "none", "cpu"
+
+    def __init__(self, seconds: float, clock: list[float]) -> None:
+        self.seconds, self.clock = seconds, clock
+
+    def score(self, ids: Any, *_: Any) -> tuple[Any, Any]:
+        self.clock[0] += self.seconds
+        return ids, ids
+
+
+@pytest.mark.parametrize(
+    ("seconds", "winner"), [((1.0, 0.9), 1), ((1.0, 0.98), 0), ((0.5, 1.0), 0), ((1.0, 0.9, 0.5), 2)]
+)
+def test_the_fastest_is_taken_and_the_first_where_none_is_clearly_faster(
+    seconds: tuple[float, ...], winner: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("batchqa.steps.inference.budget.time.monotonic", lambda: clock[0])
+    first, speeds = fastest([Paced(each, clock) for each in seconds], tokens=100, seconds=3.0)
+    assert first == winner
+    assert speeds == pytest.approx([1000 / each for each in seconds])
+
+
+@needs_openvino
+def test_what_was_measured_is_remembered_and_used_without_measuring(
+    both: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = resolved(both)
+    assert orjson.loads(only(cache).read_bytes())["answer"]["batch_tokens"] == first.batch_tokens
+
+    def never(*_: Any) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(choosing, "fastest", never)
+    monkeypatch.setattr(choosing, "measure_budget", never)
+    assert resolved(both) == first
+    for name, engine in (
+        (f"openvino fp32 {best_arithmetic()}", "openvino"),
+        ("onnxruntime fp32", "onnxruntime"),
+    ):
+        change_answer(only(cache), name=name, batch_tokens=640)
+        again = resolved(both)
+        assert (again.engine, again.batch_tokens) == (engine, 640)
+
+
+@needs_openvino
+def test_other_threads_another_bundle_and_another_question_are_measured_by_themselves(
+    both: Path, bundles: Callable[..., Path], cache: Path
+) -> None:
+    resolved(both, threads=1)
+    resolved(both, threads=2)
+    resolved(bundles("roberta", engines=BOTH), threads=1)
+    resolved(both, threads=1, engine="onnxruntime")
+    assert len(list(cache.iterdir())) == 4
+    resolved(both, threads=1, engine="onnxruntime", batch_tokens=512)  # nothing is left to be measured
+    assert len(list(cache.iterdir())) == 4
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"answer": {}}', b'{"answer": {"name": 3}}'])
+def test_a_damaged_memory_is_measured_anew(tiny_bundle: Path, cache: Path, content: bytes) -> None:
+    first = resolved(tiny_bundle)
+    file = only(cache)
+    whole = orjson.loads(file.read_bytes())["question"]
+    file.write_bytes(content)
+    assert resolved(tiny_bundle).engine == first.engine
+    assert orjson.loads(file.read_bytes())["question"] == whole
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("not a folder", encoding="utf-8")
+    monkeypatch.setenv("BATCHQA_CACHE", str(tmp_path / "file"))
+    assert resolved(tiny_bundle).engine == "onnxruntime"
+
+
+def test_without_openvino_auto_is_onnxruntime_and_asking_for_openvino_says_what_to_install(
+    both: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choosing, "openvino_is_installed", lambda: False)
+    names = [found.name for found in choosing.candidates(open_bundle(both), MachineSettings(), "cpu")]
+    assert names == ["onnxruntime fp32"]
+    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    with pytest.raises(DeviceError, match=r"pip install 'batchqa\[openvino\]', or take --engine onnx"):
+        resolved(both, engine="openvino")
+
+
+@needs_openvino
+def test_auto_takes_onnxruntime_where_openvino_cannot_load_the_model(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, both: Path
+) -> None:
+    def refuse(recipe: Any) -> Any:
+        if recipe.engine == "openvino":
+            raise DeviceError("not here")
+        return load(recipe)
+
+    load = choosing.load
+    monkeypatch.setattr(choosing, "load", refuse)
+    assert resolved(both).engine == "onnxruntime"
+
+
+@needs_openvino
+def test_a_job_goes_on_with_the_engine_that_it_began_with_whatever_is_remembered_since(
+    both: Path, rows: Path, tmp_path: Path, cache: Path
+) -> None:
+    def stop(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    output = tmp_path / "out.parquet"
+    options: dict[str, Any] = {"model": both, "device": "cpu", "in_process": True, "part_rows": 5}
+    with pytest.raises(KeyboardInterrupt):
+        batchqa.run(rows, output, progress=stop, **options)
+    names = {"onnxruntime": "onnxruntime fp32", "openvino": f"openvino fp32 {best_arithmetic()}"}
+    began = orjson.loads(only(cache).read_bytes())["answer"]["name"].partition(" ")[0]
+    (other,) = set(names) - {began}
+    change_answer(only(cache), name=names[other])
+    resumed = batchqa.run(rows, output, **options)
+    assert resumed.engine == began
+    assert resumed.resumed_rows == 5
+    done = batchqa.run(rows, output, **options)
+    assert (done.engine, done.fingerprint) == (began, resumed.fingerprint)
+    assert batchqa.run(rows, tmp_path / "new.parquet", **options).engine == other
+
+
+@needs_openvino
+def test_another_engine_or_arithmetic_is_another_job(
+    both: Path, rows: Path, tmp_path: Path, cache: Path
+) -> None:
+    output = tmp_path / "out.parquet"
+    options: dict[str, Any] = {"model": both, "device": "cpu", "in_process": True, "batch_tokens": 512}
+    batchqa.run(rows, output, engine="openvino", arithmetic="f32", **options)
+    batchqa.run(rows, output, engine="openvino", arithmetic="f32", **options)
+    with pytest.raises(PreconditionError, match="arithmetic"):
+        batchqa.run(rows, output, engine="openvino", arithmetic="bf16", **options)
+    with pytest.raises(PreconditionError, match="engine"):
+        batchqa.run(rows, output, engine="onnxruntime", **options)
+
+
+def test_bfloat16_on_onnxruntime_is_a_usage_error() -> None:
+    with pytest.raises(SettingsError, match="--arithmetic bf16 is for --engine openvino"):
+        MachineSettings(engine="onnxruntime", arithmetic="bf16")
+
+
+def test_what_was_resolved_is_pinned_unless_another_engine_is_asked_for() -> None:
+    before = Resolved("cpu", "openvino", "fp32", 2, 768, "bf16")
+    pinned = before.pin(MachineSettings())
+    assert (pinned.engine, pinned.arithmetic, pinned.batch_tokens) == ("openvino", "bf16", 768)
+    assert before.pin(MachineSettings(engine="onnxruntime")).arithmetic == "auto"
+    assert before.pin(MachineSettings(arithmetic="f32")).arithmetic == "f32"
