@@ -170,8 +170,14 @@ def test_auto_takes_onnxruntime_where_openvino_cannot_load_the_model(
 
 @needs_openvino
 def test_a_job_goes_on_with_the_engine_that_it_began_with_whatever_is_remembered_since(
-    both: Path, rows: Path, tmp_path: Path, cache: Path
+    both: Path, rows: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    load, loaded = choosing.load, []
+
+    def noted(recipe: Any) -> Any:
+        loaded.append(recipe.engine)
+        return load(recipe)
+
     def stop(_: Any) -> None:
         raise KeyboardInterrupt
 
@@ -183,8 +189,9 @@ def test_a_job_goes_on_with_the_engine_that_it_began_with_whatever_is_remembered
     began = orjson.loads(only(cache).read_bytes())["answer"]["name"].partition(" ")[0]
     (other,) = set(names) - {began}
     change_answer(only(cache), name=names[other])
+    monkeypatch.setattr(choosing, "load", noted)
     resumed = batchqa.run(rows, output, **options)
-    assert resumed.engine == began
+    assert (resumed.engine, loaded) == (began, [began])
     assert resumed.resumed_rows == 5
     done = batchqa.run(rows, output, **options)
     assert (done.engine, done.fingerprint) == (began, resumed.fingerprint)

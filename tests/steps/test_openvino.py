@@ -86,17 +86,15 @@ def test_a_window_has_the_same_logits_alone_in_any_batch_and_with_any_threads(
             np.testing.assert_allclose(one, other[at], atol=1e-4)
 
 
-def test_a_model_whose_limit_is_no_multiple_takes_its_longest_window(bundles: Callable[..., Path]) -> None:
-    # the graph's own check: it adds position embeddings of exactly 50 rows
-    path = bundles(engines=BOTH, positions=50)
-    scorer = scorer_of(path)
-    ids, mask, types = windows([50, 49, 20])
+def test_a_model_whose_limit_is_no_multiple_takes_its_longest_window(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(_with_positions(50), path)
+    scorer = OpenVinoScorer(path, NAMES[:2], LOGITS, 1, "f32", longest=50)
+    ids, mask, types = windows([50, 49, 20], vocabulary=40)
     start, _ = scorer.score(ids, mask, types)
     alone, _ = scorer.score(ids[2:, :20], mask[2:, :20], types[2:, :20])
     np.testing.assert_allclose(alone[0], start[2, :20], atol=1e-4)
-    bundle = open_bundle(path)
-    model = bundle.model(bundle.manifest.variants[0])
-    expected, _ = OnnxScorer(model, NAMES, LOGITS, "cpu", 1).score(ids, mask, types)
+    expected, _ = OnnxScorer(path, NAMES[:2], LOGITS, "cpu", 1).score(ids, mask, types)
     np.testing.assert_allclose(start[mask > 0], expected[mask > 0], atol=1e-4)
 
 
@@ -246,6 +244,29 @@ def _scaled_per_token() -> onnx.ModelProto:
         "one": np.float32(1),
         "weights": np.arange(16, dtype=np.int8).reshape(8, 2),
         "weight_scale": np.ones(2, dtype=np.float32),
+    }
+    return _model(nodes, constants)
+
+
+def _with_positions(count: int) -> onnx.ModelProto:
+    """Logits from embeddings of tokens and of `count` positions, cut to the length as BERT's graph does."""
+    node = helper.make_node
+    nodes = [
+        node("Mul", ["input_ids", "attention_mask"], ["seen"]),
+        node("Gather", ["table", "seen"], ["values"]),
+        node("Shape", ["input_ids"], ["tokens"], start=1),
+        node("Slice", ["positions", "zero", "tokens", "zero"], ["places"]),
+        node("Add", ["values", "places"], ["placed"]),
+        node("Split", ["placed"], ["start", "end"], axis=2, num_outputs=2),
+        node("Squeeze", ["start", "last"], ["start_logits"]),
+        node("Squeeze", ["end", "last"], ["end_logits"]),
+    ]
+    random = np.random.default_rng(0)
+    constants = {
+        "table": random.normal(size=(40, 2)).astype(np.float32),
+        "positions": random.normal(size=(count, 2)).astype(np.float32),
+        "zero": np.array([0]),
+        "last": np.array([2]),
     }
     return _model(nodes, constants)
 

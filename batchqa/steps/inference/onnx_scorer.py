@@ -89,8 +89,8 @@ def _open_session(model: Path, device: str, threads: int) -> Any:
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # between two operators threads wait by spinning, which is right for a moment only: on cores that are shared
-    # (with the thread that tokenizes, or with other jobs) they would spin while the one they wait for has no core
+    # between two operators threads wait by spinning, which is right for a moment only: on cores that are
+    # shared, with tokenizing or with other jobs, they would spin while the one they wait for has no core
     options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_MICROSECONDS)
     # shapes change from batch to batch: a plan of memory for each shape would only pile up
     options.enable_mem_pattern = False

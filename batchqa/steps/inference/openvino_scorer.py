@@ -101,7 +101,7 @@ class OpenVinoScorer:
         }
         feed = {name: self._padded(given[name]) for name in self._inputs}
         try:
-            results = self._request.infer(feed, share_inputs=True)
+            results = self._request.infer(feed, share_inputs=True, share_outputs=True)
         except Exception as error:  # OpenVINO raises RuntimeError for everything
             raise _translated(error) from error
         # copies: the next batch is written over what the request holds
