@@ -2,15 +2,16 @@
 
 ::
 
-    extras.py      the extra `export`: what is imported, and what to install where it is missing
-    checkpoint.py  MODEL -> a checkpoint that is what it should be; hub ids; pickles in a child process
-    graphs.py      checkpoint -> ONNX graph; fused attention; float16
-    quantize.py    ONNX graph -> int8 graphs
-    passages.py    the package's own texts: plainly answerable and plainly unanswerable pairs
-    verify.py      each variant beside the PyTorch original, on the road itself
-    abstention.py  whether a model was trained to say "no answer"
-    card.py        the model card
-    export.py      all of it in order: `export`, and `ensure_cached` for `run --model org/name`
-    threshold.py   the no-answer threshold, fitted on training data
-    bundled.py     the model in the package, made anew by one command
+    extras.py         the extra `export`: what is imported, and what to install where it is missing
+    architectures.py  which architectures can be exported
+    checkpoint.py     MODEL -> a checkpoint that is what it should be; hub ids; pickles in a child process
+    graphs.py         checkpoint -> ONNX graph; fused attention; float16
+    quantize.py       ONNX graph -> int8 graphs
+    passages.py       the package's own texts: plainly answerable and plainly unanswerable pairs
+    verify.py         each variant beside the PyTorch original, on the road itself
+    abstention.py     whether a model was trained to say "no answer"
+    card.py           the model card
+    export.py         all of it in order: `export`, and `ensure_cached` for `run --model org/name`
+    threshold.py      the no-answer threshold, fitted on training data
+    bundled.py        the model in the package, made anew by one command
 """

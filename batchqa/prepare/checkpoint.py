@@ -23,6 +23,7 @@ from batchqa.bundle import disguise
 from batchqa.errors import ModelError, SettingsError, TryAgainError
 from batchqa.steps.windowing import open_tokenizer
 
+from . import architectures
 from .extras import load, quiet
 
 WEIGHTS = "model.safetensors"
@@ -217,8 +218,7 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
         raise ModelError(
             f"{name} brings code of its own (auto_map in config.json); batchqa runs no code of a model"
         )
-    if architecture not in load("transformers").CONFIG_MAPPING:
-        raise ModelError(f"{name}: architecture {architecture!r} is unknown to this version of transformers")
+    architectures.check(architecture, name)
     heads = config.get("architectures") or []
     if heads and not any("QuestionAnswering" in head for head in heads):
         raise ModelError(

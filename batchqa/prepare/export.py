@@ -36,7 +36,7 @@ from batchqa.settings import DEFAULT_MAX_LENGTH, ReadingSettings, WindowSettings
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.chunking import chunks
 from batchqa.steps.reading import ColumnPlan, pieces
-from batchqa.steps.windowing import Windower, learn_layout
+from batchqa.steps.windowing import Windower, learn_layout, open_tokenizer
 
 from . import graphs, quantize
 from .abstention import Abstains, decide
@@ -258,7 +258,7 @@ class _Making:
         )
         self.scorer = TorchScorer(model, inputs)
         self.manifest = replace(self.manifest, abstains=decide(abstains, self.bundle, self.scorer))
-        self.feeds = _feeds(self.bundle, self.checkpoint, self.calibration)
+        self.feeds = batches_of(self.bundle, self.calibration)
 
     def fit_threshold(self, labelled: str | Path, note: str | None) -> None:
         """Take the threshold that is best for the original on a labelled file."""
@@ -341,8 +341,8 @@ def _int8_instructions() -> str:
     return ", ".join(found) or "none"
 
 
-def _feeds(bundle: Bundle, checkpoint: Checkpoint, table: pa.Table) -> list[quantize.Feed]:
-    """The calibration's rows as padded batches of the model's inputs."""
+def batches_of(bundle: Bundle, table: pa.Table) -> list[quantize.Feed]:
+    """Rows of (context, question) as padded batches of the model's inputs."""
     plan = ColumnPlan.of(table.schema, ReadingSettings(keep=()), "the calibration's rows")
     rows = [
         plan.rows(piece, str, 0, Cursor())
@@ -350,7 +350,7 @@ def _feeds(bundle: Bundle, checkpoint: Checkpoint, table: pa.Table) -> list[quan
         for piece in pieces(batch)
     ]
     longest = min(DEFAULT_MAX_LENGTH, bundle.manifest.max_length)
-    windower = Windower(checkpoint.tokenizer, bundle.manifest.layout, WindowSettings(), longest)
+    windower = Windower(open_tokenizer(bundle.tokenizer), bundle.manifest.layout, WindowSettings(), longest)
 
     def batches(chunk: Chunk) -> Iterator[quantize.Feed]:
         for batch in padded_batches(windower.windows(chunk), BUDGET):

@@ -13,6 +13,7 @@ import numpy as np
 
 from batchqa.errors import ModelError
 
+from .architectures import TASK
 from .checkpoint import Checkpoint
 from .extras import load, quiet
 from .quantize import Feed
@@ -28,7 +29,10 @@ _ATTENTION = ("Attention", "MultiHeadAttention")
 
 @dataclass(frozen=True, slots=True)
 class Fused:
-    """A graph after fusion. `attentions` of `layers` were fused; not `kept`: the plain graph stays."""
+    """A graph after fusion. `attentions` of `layers` were fused; not `kept`: the plain graph stays.
+
+    A graph in which only some could be fused is kept too: its logits were compared all the same.
+    """
 
     model: Any
     attentions: int
@@ -38,7 +42,7 @@ class Fused:
     @property
     def said(self) -> str:
         """For bundle.json and the model card."""
-        used = "" if self.kept else "; the plain graph is used"
+        used = "" if self.kept else " (the plain graph is used)"
         return f"{self.attentions} of {self.layers} attention layers fused{used}"
 
 
@@ -52,9 +56,7 @@ def export_graph(checkpoint: Checkpoint, folder: Path) -> Any:
     model = checkpoint.load_model()
     try:
         with quiet(), torch.no_grad():
-            exporter.onnx_export_from_model(
-                model=model, output=folder, task="question-answering", do_validation=False
-            )
+            exporter.onnx_export_from_model(model=model, output=folder, task=TASK, do_validation=False)
         graph = onnx.load(str(folder / "model.onnx"))
     except (OSError, MemoryError):
         raise
@@ -103,7 +105,7 @@ def fuse(graph: Any, checkpoint: Checkpoint, feeds: Sequence[Feed], *, for_int8:
         return Fused(graph, 0, layers, kept=False)
     counted = Counter(node.op_type for node in optimized.graph.node)
     attentions = sum(counted[kind] for kind in _ATTENTION)
-    good = attentions == layers and difference <= FUSION_TOLERANCE
+    good = attentions > 0 and difference <= FUSION_TOLERANCE
     return Fused(optimized if good else graph, attentions, layers, kept=good)
 
 
@@ -112,8 +114,37 @@ def half(graph: Any) -> Any:
     convert = load("onnxruntime.transformers.float16").convert_float_to_float16
     copy = type(graph)()
     copy.CopyFrom(graph)
+    _constants_to_initializers(copy)
+    kept = _position_buckets(copy)
     with quiet():
-        return convert(copy, keep_io_types=True, disable_shape_infer=True)
+        # the converter needs the types around nodes that it must leave alone, and only those
+        return convert(copy, keep_io_types=True, disable_shape_infer=not kept, node_block_list=kept)
+
+
+def _position_buckets(graph: Any) -> list[str]:
+    """Names of the nodes that sort relative positions into logarithmic buckets (MPNet, DeBERTa).
+
+    From a logarithm to the integer that it becomes they stay in float32: in float16 a position would fall
+    into the neighbouring bucket, and MPNet's logits would be off by 0.5 instead of 0.01.
+    """
+    changed: set[str] = set()
+    kept = []
+    for node in graph.graph.node:  # in topological order
+        if node.op_type == "Log" or changed.intersection(node.input):
+            kept.append(node)
+            if node.op_type != "Cast":
+                changed.update(node.output)
+    return [node.name for node in kept]
+
+
+def _constants_to_initializers(graph: Any) -> None:
+    """Hold constants as initializers: onnxruntime's converter (1.31) would make float16 of the others."""
+    constants = [node for node in graph.graph.node if node.op_type == "Constant"]
+    for node in constants:
+        (value,) = (attribute.t for attribute in node.attribute if attribute.name == "value")
+        value.name = node.output[0]
+        graph.graph.initializer.append(value)
+        graph.graph.node.remove(node)
 
 
 def save(graph: Any, target: Path) -> None:

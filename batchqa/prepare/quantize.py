@@ -40,6 +40,11 @@ LEAST_TABLE = 65_536
 """Embedding tables with fewer elements stay in float32."""
 
 LARGEST_CODE = 127
+
+LARGEST_SAFE_CODE = 64
+"""x86 processors without VNNI and AMX add two neighbouring products of an unsigned and a signed byte in 16
+bits (`vpmaddubsw`), which saturates: 2 * 255 * 127 is too much, 2 * 255 * 64 = 32,640 fits."""
+
 DAMPING = 0.01
 """Share of the mean input power that is added to every input's own (GPTQ's percdamp)."""
 
@@ -114,7 +119,7 @@ def weights_only(model: Any, observed: Mapping[str, Observed]) -> Any:
     fold DequantizeLinear) and OpenVINO recognises as compressed weights.
     """
     graph = _Editor(model)
-    codes = _WeightCodes(graph, observed, smoothing={})
+    codes = _WeightCodes(graph, observed, smoothing={}, largest=LARGEST_CODE)
     for weight in dict.fromkeys(product.weight for product in _products(graph.graph)):
         code, scale = codes.of(weight)
         graph.add("Cast", [code], [f"{weight}_wide"], to=graph.FLOAT)
@@ -127,11 +132,17 @@ def weights_only(model: Any, observed: Mapping[str, Observed]) -> Any:
     return graph.finish()
 
 
-def per_token(model: Any, observed: Mapping[str, Observed], stay_float: Select = lambda _: False) -> Any:
+def per_token(
+    model: Any,
+    observed: Mapping[str, Observed],
+    stay_float: Select = lambda _: False,
+    *,
+    reduce_range: bool = False,
+) -> Any:
     """A copy of `model` whose matrix products are int8, each token scaled by itself.
 
     Only activations in `observed` are quantized. Matrices chosen by `stay_float` keep float32 inputs; their
-    weights are int8 all the same.
+    weights are int8 all the same. `reduce_range` gives weights 7 bits, for processors without VNNI and AMX.
     """
     graph = _Editor(model)
     products = {
@@ -139,7 +150,8 @@ def per_token(model: Any, observed: Mapping[str, Observed], stay_float: Select =
         for product in _products(graph.graph)
         if product.activation in observed
     }
-    codes = _WeightCodes(graph, observed, _smoothing(graph, list(products.values()), observed))
+    largest = LARGEST_SAFE_CODE if reduce_range else LARGEST_CODE
+    codes = _WeightCodes(graph, observed, _smoothing(graph, list(products.values()), observed), largest)
     kinds = {output: node.op_type for node in graph.graph.node for output in node.output}
     rows = _TokenRows(graph, codes)
     for node in graph.graph.node:
@@ -282,11 +294,13 @@ class _WeightCodes:
     """Matrices as int8 codes and scales, made once each.
 
     smoothing: per activation, float32, (width,): what its channels are divided by and the weights multiplied.
+    largest: the largest code of a weight.
     """
 
     graph: _Editor
     observed: Mapping[str, Observed]
     smoothing: Mapping[str, Float32]
+    largest: int
     _made: dict[str, tuple[str, str]] = field(default_factory=dict)
     _spread: dict[str, tuple[Int64, Float32]] = field(default_factory=dict)
 
@@ -299,7 +313,7 @@ class _WeightCodes:
             factors = self.smoothing.get(known[0]) if known else None
             if factors is not None:
                 values = values * factors[:, None]
-            scale = _scale(np.abs(values).max(axis=0))
+            scale = _scale(np.abs(values).max(axis=0), self.largest)
             code = self._rounded(values, scale, known, factors)
             self._made[weight] = (
                 self.graph.constant(f"{weight}_code", code),
@@ -317,12 +331,12 @@ class _WeightCodes:
         if key not in self._spread:
             gram = np.sum([self.observed[name].gram for name in known], axis=0)
             self._spread[key] = _error_spread(gram if factors is None else gram / np.outer(factors, factors))
-        return _round_with_feedback(values, scale, *self._spread[key])
+        return _round_with_feedback(values, scale, self.largest, *self._spread[key])
 
 
-def _scale(largest: npt.NDArray[Any]) -> Float32:
-    """The step of a symmetric int8 code that reaches `largest`; 1 where all is zero."""
-    return np.where(largest > 0, largest / LARGEST_CODE, 1.0).astype(np.float32)
+def _scale(largest: npt.NDArray[Any], largest_code: int = LARGEST_CODE) -> Float32:
+    """The step of a symmetric code that reaches `largest` with `largest_code`; 1 where all is zero."""
+    return np.where(largest > 0, largest / largest_code, 1.0).astype(np.float32)
 
 
 def _error_spread(gram: Float64) -> tuple[Int64, Float32]:
@@ -340,7 +354,7 @@ def _error_spread(gram: Float64) -> tuple[Int64, Float32]:
 
 
 def _round_with_feedback(
-    values: Float32, scale: Float32, order: Int64, spread: Float32
+    values: Float32, scale: Float32, largest: int, order: Int64, spread: Float32
 ) -> npt.NDArray[np.int8]:
     """Codes of `values`, (inputs, outputs), where later inputs make up for the errors of earlier ones."""
     left = values[order].astype(np.float32)
@@ -349,7 +363,7 @@ def _round_with_feedback(
         end = min(begin + BLOCK, len(left))
         errors = np.empty((end - begin, left.shape[1]), dtype=np.float32)
         for at in range(begin, end):
-            codes[at] = np.clip(np.rint(left[at] / scale), -LARGEST_CODE, LARGEST_CODE)
+            codes[at] = np.clip(np.rint(left[at] / scale), -largest, largest)
             errors[at - begin] = (left[at] - codes[at] * scale) / spread[at, at]
             left[at + 1 : end] -= spread[at, at + 1 : end, None] * errors[at - begin]
         left[end:] -= spread[begin:end, end:].T @ errors

@@ -184,11 +184,11 @@ def compare(
     threads = cpu_quota()
     here = answer(bundle, onnx_scorer(bundle, precision, threads), table)
     again = answer(bundle, onnx_scorer(bundle, precision, max(1, threads - 1)), table, budget=OTHER_BUDGET)
-    agreement = _agreement(original, here)
+    equal = agreement(original, here)
     figures: dict[str, Any] = {
         "verified_on": verified_on,
         "rows": len(table),
-        "span_agreement": agreement,
+        "span_agreement": equal,
         "changed_by_batching": _changed(here, again),
         "largest_logit_difference": logit_difference,
         "windows_per_second": here.windows / here.seconds if here.seconds else 0.0,
@@ -205,7 +205,7 @@ def compare(
             "exact_of_original": exact_before,
             "f1_of_original": f1_before,
         }
-    return Comparison(precision, agreement, drop, figures)
+    return Comparison(precision, equal, drop, figures)
 
 
 def logit_difference(
@@ -237,7 +237,8 @@ def require(comparison: Comparison, name: str, min_agreement: float, max_f1_drop
         )
 
 
-def _agreement(one: Answers, other: Answers) -> float:
+def agreement(one: Answers, other: Answers) -> float:
+    """Share of rows with the same span, or with none in both."""
     (a, b), (c, d) = one.spans(), other.spans()
     return float(((a == c) & (b == d)).mean()) if len(a) else 1.0
 

@@ -71,6 +71,14 @@ BAD: dict[str, tuple[Spoil, str]] = {
     "no tokenizer": (_no_tokenizer, "no tokenizer"),
     "a tokenizer of another vocabulary": (lambda f: _set_config(f, vocab_size=20), "do not belong together"),
     "unknown architecture": (lambda f: _set_config(f, model_type="abacus"), "unknown"),
+    "an architecture that cannot be exported": (
+        lambda f: _set_config(f, model_type="canine"),
+        "cannot be exported to ONNX",
+    ),
+    "an architecture that batchqa cannot run": (
+        lambda f: _set_config(f, model_type="bart"),
+        "an encoder with a decoder",
+    ),
     "code of its own": (lambda f: _set_config(f, auto_map={"AutoModel": "x.Y"}), "code of its own"),
 }
 

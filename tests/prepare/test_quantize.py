@@ -85,7 +85,10 @@ def test_errors_of_rounding_are_made_up_for_by_later_inputs() -> None:
 
     plain = np.rint(weights / scale) * scale
     fed_back = (
-        quantize._round_with_feedback(weights, scale, *quantize._error_spread(inputs.T @ inputs)) * scale
+        quantize._round_with_feedback(
+            weights, scale, quantize.LARGEST_CODE, *quantize._error_spread(inputs.T @ inputs)
+        )
+        * scale
     )
 
     def error(rounded: np.ndarray) -> float:
