@@ -8,6 +8,7 @@ not used. Nothing in it is code.
 from __future__ import annotations
 
 import hashlib
+import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import orjson
 
 from batchqa.errors import DeviceError, ModelError
+from batchqa.machine import cpu_flags
 from batchqa.records import Layout
 
 FORMAT = 1
@@ -24,6 +26,14 @@ TOKENIZER = "tokenizer.json"
 CARD = "README.md"
 ALLOWED_SUFFIXES = (".json", ".onnx", ".onnx_data", ".md", ".txt")
 """A bundle with any other file is refused: no code, no pickles, no archives, no engine's own format."""
+
+EXACT_INT8 = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+"""Features of x86 processors, as the kernel names them, that add products of bytes in 32 bits (VNNI, AMX)."""
+
+NO_INT8_ON_CUDA = (
+    "int8 does not run on CUDA: onnxruntime has no CUDA kernels for its integer products, which would all "
+    "run on the CPU with copies between"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +81,29 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One precision of the model and what it was verified on; `verification` holds the figures."""
+    """One precision of the model and what it was verified on; `verification` holds the figures.
+
+    `weight_bits`: bits of the weights in products of bytes. With 8 such a product can overflow on an x86
+    processor without VNNI and AMX, with 7 it cannot; 0 where everything is computed in floats. None where an
+    int8 bundle of an earlier version does not say; it is taken for 8.
+    """
 
     precision: str
     file: str
     devices: tuple[str, ...]
     engines: tuple[str, ...]
     verification: Mapping[str, Any] = field(default_factory=dict)
+    weight_bits: int | None = None
+
+    def warning(self, flags: frozenset[str] | None = None) -> str | None:
+        """What to know before this variant runs on a CPU with these features (None: this machine's)."""
+        flags = cpu_flags() if flags is None else flags
+        if self.precision != "int8" or self.weight_bits in (0, 7) or not products_overflow(flags):
+            return None
+        return (
+            "this CPU has neither VNNI nor AMX: products of the int8 variant can overflow on it and change "
+            "answers; take --variant fp32 if the bundle has it, or export again with --target avx2"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +147,8 @@ class Bundle:
         """The best variant verified for a device kind ("cpu", "cuda") and an engine.
 
         CUDA takes fp16, then fp32; the CPU takes int8, then fp32, but openvino fp32 first: it computes in
-        float whatever the weights are stored in. `precision` names one explicitly. Raises DeviceError where
-        there is none.
+        float whatever the weights are stored in. `precision` names one explicitly. Raises DeviceError,
+        saying why, where there is none.
         """
         order = ("fp16", "fp32") if device == "cuda" else ("int8", "fp32")
         if engine == "openvino":
@@ -139,10 +165,22 @@ class Bundle:
         have = ", ".join(
             f"{v.precision} ({'/'.join(v.devices)}; {'/'.join(v.engines)})" for v in self.manifest.variants
         )
+        int8_here = any(variant.precision == "int8" for variant in self.manifest.variants)
+        why = f". {NO_INT8_ON_CUDA}" if device == "cuda" and int8_here and precision in (None, "int8") else ""
+        advice = "fp16" if device == "cuda" else precision or order[0]
         raise DeviceError(
             f"bundle {self.manifest.name!r} has no {precision or ' or '.join(order)} variant verified for "
-            f"{device} with {engine}; it has: {have}. Export one with `batchqa export --precision`"
+            f"{device} with {engine}; it has: {have}{why}. Export one with `batchqa export --precision "
+            f"{advice}`"
         )
+
+
+def products_overflow(flags: frozenset[str]) -> bool:
+    """Whether a CPU with these features adds neighbouring products of bytes in 16 bits, which saturates.
+
+    x86 without VNNI and AMX does (`vpmaddubsw`), Arm does not. Where the features are not known: as without.
+    """
+    return platform.machine().lower() in ("x86_64", "amd64") and not flags & EXACT_INT8
 
 
 def open_bundle(path: Path) -> Bundle:

@@ -183,6 +183,12 @@ def run_command(
     default="auto",
     help="Whether the model was trained to say no answer; auto asks it unanswerable questions.",
 )
+@click.option(
+    "--target",
+    type=click.Choice(["auto", "vnni", "avx2"]),
+    default="auto",
+    help="CPUs that int8 is for: with VNNI or AMX, or also those without; auto: like this machine's.",
+)
 @click.option("--threshold", type=float, help="No-answer threshold to record.", show_default="0, not fitted")
 @click.option("--name", metavar="NAME", help="Name of the bundle.", show_default="the checkpoint's")
 @click.option("--licence", metavar="ID", help="Licence of the weights.", show_default="the checkpoint's")

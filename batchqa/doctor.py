@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from batchqa.bundle import EXACT_INT8, products_overflow
 from batchqa.errors import BatchqaError
 from batchqa.machine import cpu_flags, cpu_model, cpu_quota, memory_limit
 from batchqa.version import VERSION
@@ -28,8 +29,8 @@ GOLDEN_CONTEXT = (
 GOLDEN_QUESTION = "Who rebuilt the old mill?"
 GOLDEN_ANSWER = "Clara Hoffmann"
 
-VNNI = frozenset({"avx512_vnni", "avx_vnni", "asimddp", "i8mm"})
-"""CPU features, as the kernel names them, that multiply int8 without overflow (x86 and Arm)."""
+NOTABLE = EXACT_INT8 | {"asimddp", "i8mm", "avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile"}
+"""CPU features that say which precisions run well."""
 
 ONNXRUNTIMES = frozenset(
     {
@@ -100,19 +101,16 @@ def _processor() -> Iterator[Finding]:
     if not flags:
         yield Finding("CPU features", "ok", "not known on this system")
         return
-    notable = sorted(
-        flag for flag in flags if flag in VNNI or flag.startswith(("avx2", "avx512_bf16", "amx_"))
-    )
-    found = ", ".join(notable) or "none of AVX2, VNNI, AVX-512 BF16, AMX"
-    if flags & VNNI:
-        yield Finding("CPU features", "ok", f"{found}: int8 runs exactly")
-    else:
+    found = ", ".join(sorted(flags & NOTABLE)) or "none of AVX2, VNNI, AVX-512 BF16, AMX"
+    if products_overflow(flags):
         yield Finding(
             "CPU features",
             "warn",
-            f"{found}: no VNNI, where products of 8-bit activations and weights can overflow",
-            "take the fp32 variant, or an int8 one whose weights alone are int8, as the default model's are",
+            f"{found}; neither VNNI nor AMX: int8 with weights of 8 bits can overflow",
+            "take fp32, or an int8 bundle made with `batchqa export --target avx2`",
         )
+    else:
+        yield Finding("CPU features", "ok", f"{found}: int8 runs exactly")
     if "amx_bf16" in flags or "avx512_bf16" in flags:
         yield Finding(
             "bfloat16", "ok", "this CPU multiplies bfloat16: OpenVINO can use it (batchqa[openvino])"
@@ -264,6 +262,8 @@ def _smoke_test(model: str, device: str) -> Iterator[Finding]:
         yield Finding(
             "engines", "ok", f"{speeds}: {resolved.engine} is taken (remembered in the cache folder)"
         )
+    if resolved.device == "cpu" and (warning := annotator.variant.warning()):
+        yield Finding("int8", "warn", warning)
     given = answer["qa_answer"]
     if given == GOLDEN_ANSWER:
         yield Finding("golden question", "ok", f"{GOLDEN_QUESTION} {given} ({answer['qa_score']:.2f})")

@@ -149,6 +149,10 @@ def run(
         # what a job resolved when it began is used again: no model is needed to see that it is done
         annotator = None if earlier else load()
         resolved = earlier or _loaded(annotator).resolved
+        if resolved.device == "cpu":
+            variant = bundle.choose("cpu", resolved.engine, resolved.variant)
+            if warning := variant.warning():
+                note(warning)
         commit = open_output(
             target,
             fields=_fields(source, bundle, resolved, settings),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from batchqa.bundle import Manifest
+from batchqa.bundle import Manifest, Variant
 
 _ROWS = (
     ("span_agreement", "same answer as the original", "{:.2%}"),
@@ -18,6 +18,11 @@ _ROWS = (
     ("speed_up_over_torch", "windows/s, as a multiple of PyTorch's", "{:.2f}"),
     ("megabytes", "size in MB", "{:.1f}"),
 )
+
+_PRODUCTS = {
+    8: "Weights of 8 bits: exact on x86 CPUs with VNNI or AMX and on Arm; on others products can overflow.",
+    7: "Weights of 7 bits: no product overflows on any CPU.",
+}
 
 
 def model_card(manifest: Manifest, notes: str = "") -> str:
@@ -34,7 +39,7 @@ def model_card(manifest: Manifest, notes: str = "") -> str:
         "## How it decides",
         _decision(manifest),
         "## Variants",
-        *(_variant(v.precision, v.devices, v.engines, v.verification) for v in manifest.variants),
+        *(_variant(variant) for variant in manifest.variants),
         "## Made with",
         "\n".join(f"- {library} {version}" for library, version in manifest.versions.items()),
     ]
@@ -51,16 +56,23 @@ def _decision(manifest: Manifest) -> str:
     )
 
 
-def _variant(
-    precision: str, devices: tuple[str, ...], engines: tuple[str, ...], figures: Mapping[str, Any]
-) -> str:
+def _variant(variant: Variant) -> str:
+    figures = variant.verification
     lines = [
-        f"### {precision}",
-        f"For {', '.join(devices)} with {', '.join(engines)}: {figures['scheme']}.",
+        f"### {variant.precision}",
+        f"For {', '.join(variant.devices)} with {', '.join(variant.engines)}: {figures['scheme']}.",
+        _PRODUCTS.get(variant.weight_bits or 0, ""),
         f"Verified on {figures['rows']} rows of {figures['verified_on']}, beside the original in PyTorch:",
-        "| figure | value |\n|---|---|\n"
-        + "\n".join(
-            f"| {label} | {form.format(figures[key])} |" for key, label, form in _ROWS if key in figures
-        ),
+        _figures(figures),
     ]
-    return "\n\n".join(lines)
+    if refused := figures.get("refused"):
+        lines += [
+            f"Tried before, and not taken because it {refused['why']}: {refused['scheme']}.",
+            _figures(refused),
+        ]
+    return "\n\n".join(line for line in lines if line)
+
+
+def _figures(figures: Mapping[str, Any]) -> str:
+    rows = [f"| {label} | {form.format(figures[key])} |" for key, label, form in _ROWS if key in figures]
+    return "| figure | value |\n|---|---|\n" + "\n".join(rows)

@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 
 from batchqa.bundle import (
     CARD,
     MANIFEST,
+    NO_INT8_ON_CUDA,
     TOKENIZER,
     Abstention,
     Bundle,
@@ -25,6 +26,7 @@ from batchqa.bundle import (
     Threshold,
     Variant,
     open_bundle,
+    products_overflow,
     write_manifest,
 )
 from batchqa.commit.files import sync_folder, translated
@@ -57,9 +59,14 @@ from .verify import (
     onnx_scorer,
     read_examples,
     require,
+    shortfall,
 )
 
 PRECISIONS = ("fp32", "fp16", "int8")
+
+Target = Literal["auto", "vnni", "avx2"]
+"""The CPUs that int8 is made for: with VNNI or AMX (and Arm), or also those without; auto: this machine's."""
+
 NOT_FITTED = "not fitted: the usual default of models trained on SQuAD 2.0"
 PACKAGED = "the passages in batchqa"
 CALIBRATION_ROWS = 160
@@ -83,6 +90,7 @@ def export(
     licence: str | None = None,
     calibrate_on: str | Path | None = None,
     fit_threshold_on: str | Path | None = None,
+    target: Target = "auto",
     notes: str = "",
     on_progress: Progress = lambda _: None,
 ) -> Manifest:
@@ -91,20 +99,25 @@ def export(
     Each variant is verified on the file `verify_on` (default: the package's passages) beside the PyTorch
     original; int8 is calibrated on `calibrate_on` (default: the same passages). The threshold is
     `threshold`, or the best for F1 on the labelled file `fit_threshold_on`, or 0; `threshold_note` says what
-    it was fitted on. Nothing is left in `output` where anything fails. Returns what bundle.json says.
+    it was fitted on. For the `target` avx2 the weights of int8 have 7 bits, so that no product overflows on a
+    CPU without VNNI and AMX. Nothing is left in `output` where anything fails. Returns what bundle.json says.
 
     Raises SettingsError for options that cannot be, PreconditionError where `output` exists, ModelError for
     a checkpoint that cannot be exported or a variant below the limits, TryAgainError without a network.
     """
-    target = Path(output)
-    _check_options(precisions, min_agreement, max_f1_drop)
-    if target.exists() or target.is_symlink():
-        raise PreconditionError(f"{target} exists; remove it, or give another -o")
+    folder = Path(output)
+    _check_options(precisions, min_agreement, max_f1_drop, target)
+    if folder.exists() or folder.is_symlink():
+        raise PreconditionError(f"{folder} exists; remove it, or give another -o")
     table = everything() if verify_on is None else read_examples(verify_on)
     calibration = everything() if calibrate_on is None else read_examples(calibrate_on, CALIBRATION_ROWS)
-    with open_checkpoint(model, revision, allow_pickle=allow_pickle) as checkpoint, _staged(target) as folder:
+    with (
+        open_checkpoint(model, revision, allow_pickle=allow_pickle) as checkpoint,
+        _staged(folder) as staging,
+    ):
         source = Source(checkpoint.id, checkpoint.revision, licence or checkpoint.licence)
-        making = _Making(checkpoint, folder, table, calibration, min_agreement, max_f1_drop, on_progress)
+        making = _Making(checkpoint, staging, table, calibration, min_agreement, max_f1_drop, on_progress)
+        making.reduce_range = target == "avx2" or (target == "auto" and products_overflow(cpu_flags()))
         making.verified_on = PACKAGED if verify_on is None else Path(verify_on).name
         making.begin(name or checkpoint.name, source, threshold, threshold_note, abstains)
         if fit_threshold_on is not None:
@@ -168,19 +181,20 @@ def _wait_for(path: Path, model: str, seconds: float = 3600.0) -> Lock:
             time.sleep(1.0)
 
 
-def _check_options(precisions: Sequence[str], min_agreement: float, max_f1_drop: float) -> None:
+def _check_options(
+    precisions: Sequence[str], min_agreement: float, max_f1_drop: float, target: Target
+) -> None:
     if not precisions:
         raise SettingsError(f"--precision names none of {', '.join(PRECISIONS)}")
     for precision in precisions:
         if precision.startswith("int8") and "cuda" in precision:
-            raise SettingsError(
-                "int8 for CUDA is refused: onnxruntime has no CUDA kernels for these operators, so they "
-                "would run on the CPU with copies between; take --precision fp16 for CUDA"
-            )
+            raise SettingsError(f"{NO_INT8_ON_CUDA}; take --precision fp16 for CUDA")
         if precision not in PRECISIONS:
             raise SettingsError(f"--precision {precision!r} is none of {', '.join(PRECISIONS)}")
     if not 0 <= min_agreement <= 1:
         raise SettingsError(f"--min-agreement must be between 0 and 1, not {min_agreement}")
+    if target not in get_args(Target):
+        raise SettingsError(f"--target {target!r} is none of {', '.join(get_args(Target))}")
     if not max_f1_drop >= 0:
         raise SettingsError(f"--max-f1-drop must be at least 0, not {max_f1_drop}")
 
@@ -208,6 +222,17 @@ def _staged(target: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What a variant is, before it is measured; the fields are those of Variant."""
+
+    precision: str
+    scheme: str
+    devices: tuple[str, ...]
+    engines: tuple[str, ...]
+    weight_bits: int | None = None
+
+
 @dataclass(slots=True)
 class _Making:
     """An export under way: what every variant is made from and measured against."""
@@ -220,6 +245,7 @@ class _Making:
     max_f1_drop: float
     say: Progress
     verified_on: str = PACKAGED
+    reduce_range: bool = False
     manifest: Manifest = None  # type: ignore[assignment]  # set by begin()
     graph: Any = None
     scorer: TorchScorer = None  # type: ignore[assignment]
@@ -278,53 +304,61 @@ class _Making:
             self._add_int8()
             return
         fused = graphs.fuse(self.graph, self.checkpoint, self.feeds[:2], for_int8=False)
-        graph = graphs.half(fused.model) if precision == "fp16" else fused.model
-        engines = ("onnxruntime",) if precision == "fp16" else ("onnxruntime", "openvino")
-        devices = ("cuda",) if precision == "fp16" else ("cpu", "cuda")
-        scheme = f"{'float16' if precision == 'fp16' else 'float32'}, {fused.said}"
-        comparison = self._measure(precision, graph, scheme, devices, engines)
-        require(comparison, self.checkpoint.name, self.min_agreement, self.max_f1_drop)
+        if precision == "fp16":
+            form = _Form(precision, f"float16, {fused.said}", ("cuda",), ("onnxruntime",))
+            self._keep(*self._measure(form, graphs.half(fused.model)))
+        else:
+            form = _Form(precision, f"float32, {fused.said}", ("cpu", "cuda"), ("onnxruntime", "openvino"))
+            self._keep(*self._measure(form, fused.model))
 
     def _add_int8(self) -> None:
+        """With a scale per token if that keeps the limits; else int8 weights, and the figures of both."""
+        name = self.checkpoint.name
         fused = graphs.fuse(self.graph, self.checkpoint, self.feeds[:2], for_int8=True)
-        self.say(f"{self.checkpoint.name}: calibrating int8 on {len(self.calibration)} rows")
+        self.say(f"{name}: calibrating int8 on {len(self.calibration)} rows")
         observed = quantize.observe(fused.model, self.feeds)
+        bits = 7 if self.reduce_range else 8
         said = f"{fused.said}; int8 instructions of the exporting machine: {_int8_instructions()}"
-        graph = quantize.per_token(fused.model, observed)
-        scheme = f"int8 weights and int8 activations with a scale per token, {said}"
-        comparison = self._measure("int8", graph, scheme, ("cpu",), ("onnxruntime",))
-        if self._holds(comparison):
+        scheme = f"int8 weights of {bits} bits and int8 activations with a scale per token, {said}"
+        form = _Form("int8", scheme, ("cpu",), ("onnxruntime",), bits)
+        graph = quantize.per_token(fused.model, observed, reduce_range=self.reduce_range)
+        variant, fast = self._measure(form, graph)
+        short = shortfall(fast, self.min_agreement, self.max_f1_drop, independent=True)
+        if short is None:
+            self._keep(variant, fast)
             return
-        self.manifest = replace(self.manifest, variants=self.manifest.variants[:-1])
-        self.say(
-            f"{self.checkpoint.name}: int8 with a scale per token agrees on {comparison.agreement:.2%} of "
-            "the rows; taking int8 weights computed in float32"
-        )
-        graph = quantize.weights_only(fused.model, observed)
         scheme = f"int8 weights, computed in float32, {said}"
-        comparison = self._measure("int8", graph, scheme, ("cpu",), ("onnxruntime", "openvino"))
-        require(comparison, self.checkpoint.name, self.min_agreement, self.max_f1_drop)
+        form = _Form("int8", scheme, ("cpu",), ("onnxruntime", "openvino"), 0)
+        kept, exact = self._measure(form, quantize.weights_only(fused.model, observed))
+        self._keep(
+            replace(
+                kept,
+                verification={**kept.verification, "refused": {"why": short.why, **variant.verification}},
+            ),
+            exact,
+        )
+        self.say(
+            f"{name}: int8 with a scale per token {short.why}; took int8 weights computed in float32, with "
+            f"{exact.agreement:.2%} of the answers at "
+            f"{exact.windows_per_second / fast.windows_per_second:.2f} times its speed{short.advice}"
+        )
 
-    def _holds(self, comparison: Comparison) -> bool:
-        drop = comparison.f1_drop if comparison.f1_drop is not None else 0.0
-        independent = comparison.figures["changed_by_batching"] == 0
-        return independent and comparison.agreement >= self.min_agreement and drop <= self.max_f1_drop
-
-    def _measure(
-        self, precision: str, graph: Any, scheme: str, devices: tuple[str, ...], engines: tuple[str, ...]
-    ) -> Comparison:
-        """Write the variant's file, add it to the manifest, and compare it with the original."""
-        file = self.folder / f"model.{precision}.onnx"
+    def _measure(self, form: _Form, graph: Any) -> tuple[Variant, Comparison]:
+        """Write the variant's file, and compare it with the original on the road."""
+        file = self.folder / f"model.{form.precision}.onnx"
         graphs.save(graph, file)
-        variant = Variant(precision, file.name, devices, engines)
+        variant = Variant(form.precision, file.name, form.devices, form.engines, weight_bits=form.weight_bits)
+        bundle = replace(self.bundle, manifest=replace(self.manifest, variants=(variant,)))
+        self.say(f"{self.checkpoint.name}: verifying {form.precision}")
+        difference = logit_difference(self.scorer, onnx_scorer(bundle, form.precision), self.feeds[:8])
+        comparison = compare(bundle, form.precision, self.table, self.original, self.verified_on, difference)
+        figures = {"scheme": form.scheme, **comparison.figures, "megabytes": file.stat().st_size / 1e6}
+        return replace(variant, verification=figures), comparison
+
+    def _keep(self, variant: Variant, comparison: Comparison) -> None:
+        """Add a variant to the manifest. Raises ModelError where it is below the limits."""
+        require(comparison, self.checkpoint.name, self.min_agreement, self.max_f1_drop)
         self.manifest = replace(self.manifest, variants=(*self.manifest.variants, variant))
-        self.say(f"{self.checkpoint.name}: verifying {precision}")
-        difference = logit_difference(self.scorer, onnx_scorer(self.bundle, precision), self.feeds[:8])
-        comparison = compare(self.bundle, precision, self.table, self.original, self.verified_on, difference)
-        figures = {"scheme": scheme, **comparison.figures, "megabytes": file.stat().st_size / 1e6}
-        described = replace(variant, verification=figures)
-        self.manifest = replace(self.manifest, variants=(*self.manifest.variants[:-1], described))
-        return comparison
 
     def finish(self, notes: str) -> Manifest:
         """Write the card and bundle.json, and open the bundle as a run would."""

@@ -110,7 +110,7 @@ def test_an_existing_output_is_kept(checkpoints: Callable[..., Path], tmp_path: 
 
 @pytest.mark.parametrize(
     ("precision", "reason"),
-    [("int8-cuda", "refused"), ("int4", "none of fp32, fp16, int8")],
+    [("int8-cuda", "does not run on CUDA"), ("int4", "none of fp32, fp16, int8")],
 )
 def test_a_precision_that_cannot_be_is_refused_with_the_reason(
     precision: str, reason: str, checkpoints: Callable[..., Path], tmp_path: Path

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from batchqa.prepare import graphs, quantize
@@ -95,3 +96,44 @@ def test_errors_of_rounding_are_made_up_for_by_later_inputs() -> None:
         return float(np.square(inputs @ (rounded - weights)).mean())
 
     assert error(fed_back) < 0.5 * error(plain)
+
+
+def _in_sixteen_bits(codes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Products as x86 without VNNI adds them: two neighbours at a time, saturated to 16 bits (vpmaddubsw)."""
+    pairs = codes.astype(np.int32)[:, :, None] * weights.astype(np.int32)[None]
+    saturated = np.clip(pairs[:, 0::2] + pairs[:, 1::2], -(2**15), 2**15 - 1)
+    return np.asarray(saturated.sum(axis=1))
+
+
+def test_weights_of_seven_bits_cannot_overflow_on_any_processor(prepared: Prepared) -> None:
+    overflows = {}
+    for reduce_range in (True, False):
+        graph = quantize.per_token(prepared.graph, prepared.observed, reduce_range=reduce_range)
+        weights = [
+            onnx.numpy_helper.to_array(tensor)
+            for tensor in graph.graph.initializer
+            if any(
+                n.op_type == "MatMulIntegerToFloat" and n.input[1] == tensor.name for n in graph.graph.node
+            )
+        ]
+        assert weights
+        codes = [_worst_codes(each) for each in weights]
+        exact = [code.astype(np.int64) @ each for code, each in zip(codes, weights, strict=True)]
+        got = [_in_sixteen_bits(code, each) for code, each in zip(codes, weights, strict=True)]
+        overflows[reduce_range] = any((a != b).any() for a, b in zip(exact, got, strict=True))
+
+    assert overflows == {True: False, False: True}
+
+
+def _worst_codes(weights: np.ndarray) -> np.ndarray:
+    """For each output, the codes that make its sum the largest: 255 where the weight is positive."""
+    return np.where(weights.T > 0, 255, 0).astype(np.uint8)
+
+
+def test_weights_of_seven_bits_stay_near_the_float_graph(prepared: Prepared) -> None:
+    expected = _logits(prepared.graph, prepared.feed)[:, prepared.feed["attention_mask"] > 0]
+    got = _logits(quantize.per_token(prepared.graph, prepared.observed, reduce_range=True), prepared.feed)[
+        :, prepared.feed["attention_mask"] > 0
+    ]
+
+    assert 0 < np.abs(got - expected).max() < 0.1 * np.ptp(expected)
