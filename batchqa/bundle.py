@@ -20,8 +20,11 @@ from batchqa.errors import DeviceError, ModelError
 from batchqa.machine import cpu_flags
 from batchqa.records import Layout
 
-FORMAT = 1
+FORMAT = 2
+"""Format 1 had no seal; it is still read."""
+
 MANIFEST = "bundle.json"
+_UNSEALED = "0" * 64
 TOKENIZER = "tokenizer.json"
 CARD = "README.md"
 ALLOWED_SUFFIXES = (".json", ".onnx", ".onnx_data", ".md", ".txt")
@@ -195,12 +198,18 @@ def open_bundle(path: Path) -> Bundle:
         )
     raw = manifest_path.read_bytes()
     try:
-        manifest = _manifest_from(orjson.loads(raw))
+        record = orjson.loads(raw)
+        manifest = _manifest_from(record)
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"{manifest_path} cannot be read{disguise(raw)}: {type(error).__name__}: {error}; "
             "export the bundle again"
         ) from error
+    if not _seal_holds(raw, record):
+        raise ModelError(
+            f"{manifest_path} is damaged or was changed by hand: its seal does not fit; copy or export the "
+            "bundle again (`batchqa evaluate --tune` sets another threshold)"
+        )
     _verify(path, manifest)
     return Bundle(path, manifest, hashlib.sha256(raw).hexdigest())
 
@@ -208,15 +217,27 @@ def open_bundle(path: Path) -> Bundle:
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write `bundle.json` into folder `path`, with the sha256 of every other file: an export's last step."""
     digests = {file.name: _sha256(file) for file in sorted(path.iterdir()) if file.name != MANIFEST}
-    record = asdict(manifest) | {"files": digests}
-    (path / MANIFEST).write_bytes(
-        orjson.dumps(record, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-    )
+    record = asdict(manifest) | {"files": digests, "format": max(manifest.format, FORMAT)}
+    (path / MANIFEST).write_bytes(sealed(record))
+
+
+def sealed(record: Mapping[str, Any]) -> bytes:
+    """The bytes of a bundle.json with its seal: the sha256 of these very bytes with zeros for the seal."""
+    raw = orjson.dumps({**record, "seal": _UNSEALED}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    return raw.replace(_UNSEALED.encode(), hashlib.sha256(raw).hexdigest().encode())
+
+
+def _seal_holds(raw: bytes, record: Mapping[str, Any]) -> bool:
+    """Whether no byte of bundle.json has changed since it was written; a file of format 1 has no seal."""
+    if "seal" not in record:
+        return bool(record["format"] == 1)
+    seal = str(record["seal"]).encode()
+    return hashlib.sha256(raw.replace(seal, _UNSEALED.encode())).hexdigest().encode() == seal
 
 
 def _manifest_from(record: dict[str, Any]) -> Manifest:
-    if record["format"] != FORMAT:
-        raise ValueError(f"format {record['format']}, this batchqa reads format {FORMAT}")
+    if record["format"] not in (1, FORMAT):
+        raise ValueError(f"format {record['format']}, this batchqa reads formats 1 and {FORMAT}")
     layout = record["layout"] | {
         part: tuple(record["layout"][part]) for part in ("before", "between", "after")
     }

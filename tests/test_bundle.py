@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 
 from batchqa.annotator import Annotator
-from batchqa.bundle import MANIFEST, TOKENIZER, Manifest, open_bundle, write_manifest
+from batchqa.bundle import MANIFEST, TOKENIZER, Manifest, open_bundle, sealed, write_manifest
 from batchqa.errors import DeviceError, ModelError
 from tests.models import tiny_tokenizer, write_tiny_bundle
 
@@ -119,11 +119,8 @@ def test_an_archive_is_no_bundle(bundle: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../secret.json", "/etc/hostname.txt", "sub/file.json"])
 def test_a_manifest_cannot_name_what_is_outside_the_bundle(bundle: Path, name: str) -> None:
     manifest = open_bundle_unverified(bundle)
-    record = (bundle / MANIFEST).read_text(encoding="utf-8")
-    digest = manifest.files[TOKENIZER]
-    (bundle / MANIFEST).write_text(
-        record.replace('"files": {', f'"files": {{\n"{name}": "{digest}",'), "utf-8"
-    )
+    files = {name: manifest.files[TOKENIZER], **manifest.files}
+    (bundle / MANIFEST).write_bytes(sealed(asdict(manifest) | {"files": files}))
     with pytest.raises(ModelError, match="outside the bundle"):
         use(bundle)
 
