@@ -317,13 +317,18 @@ def _tokenizer(folder: Path, name: str, work: Path) -> tuple[Tokenizer, dict[str
             f"{name}: its tokenizer cannot be loaded: {type(error).__name__}: {str(error)[:200]}"
         ) from error
     file = work / "tokenizer.json"
-    fast.backend_tokenizer.save(str(file))
+    write_tokenizer(fast.backend_tokenizer, file)
     settings = {
         "max_length": fast.model_max_length,
         "pad_id": fast.pad_token_id,
         "pad_type": fast.pad_token_type_id,
     }
     return open_tokenizer(file), settings
+
+
+def write_tokenizer(tokenizer: Tokenizer, file: Path) -> None:
+    """Write tokenizer.json. Raises OSError on a full disk, where the tokenizers library raises Exception."""
+    file.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
 
 
 def _check_conversion(name: str, slow: Any, fast: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
@@ -31,7 +32,14 @@ from batchqa.bundle import (
 )
 from batchqa.commit.files import sync_folder, translated
 from batchqa.commit.lock import Lock
-from batchqa.errors import ModelError, PreconditionError, SettingsError, TryAgainError
+from batchqa.errors import (
+    BatchqaError,
+    ModelError,
+    PreconditionError,
+    SettingsError,
+    StorageError,
+    TryAgainError,
+)
 from batchqa.machine import cache_folder, cpu_flags
 from batchqa.records import Chunk, Cursor
 from batchqa.settings import DEFAULT_MAX_LENGTH, ReadingSettings, WindowSettings
@@ -43,7 +51,7 @@ from batchqa.steps.windowing import Windower, learn_layout, open_tokenizer
 from . import graphs, quantize
 from .abstention import Abstains, decide
 from .card import model_card
-from .checkpoint import HUB_ID, Checkpoint, fetch, open_checkpoint
+from .checkpoint import HUB_ID, Checkpoint, fetch, open_checkpoint, write_tokenizer
 from .extras import versions
 from .passages import everything
 from .threshold import best_for_f1
@@ -112,6 +120,7 @@ def export(
     table = everything() if verify_on is None else read_examples(verify_on)
     calibration = everything() if calibrate_on is None else read_examples(calibrate_on, CALIBRATION_ROWS)
     with (
+        _storage_errors(folder),
         open_checkpoint(model, revision, allow_pickle=allow_pickle) as checkpoint,
         _staged(folder) as staging,
     ):
@@ -200,26 +209,42 @@ def _check_options(
 
 
 @contextmanager
+def _storage_errors(target: Path) -> Iterator[None]:
+    """An `OSError` of the block becomes a StorageError; what was written is gone by then."""
+    try:
+        yield
+    except BatchqaError:
+        raise
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise StorageError(
+            f"exporting to {target}: {error.strerror or error}{where}; nothing was left; mend it (free space "
+            "there and in the folder for temporary files) and run the same command again"
+        ) from error
+
+
+@contextmanager
 def _staged(target: Path) -> Iterator[Path]:
     """A folder beside `target` that becomes `target` when the block ends well, and else vanishes."""
-    with translated(f"exporting to {target}"):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(mkdtemp(prefix=f".{target.name}.export-", dir=target.parent))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(mkdtemp(prefix=f".{target.name}.export-", dir=target.parent))
+    try:
+        yield folder
+        for file in folder.iterdir():
+            file.chmod(0o644)
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+        folder.chmod(0o755)
+        sync_folder(folder)
         try:
-            yield folder
-            for file in folder.iterdir():
-                file.chmod(0o644)
-                with file.open("rb") as stream:
-                    os.fsync(stream.fileno())
-            folder.chmod(0o755)
-            sync_folder(folder)
-            try:
-                folder.rename(target)
-            except FileExistsError as error:
-                raise PreconditionError(f"{target} was made by another command meanwhile") from error
-            sync_folder(target.parent)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            folder.rename(target)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise
+            raise PreconditionError(f"{target} was made by another command meanwhile") from error
+        sync_folder(target.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +287,7 @@ class _Making:
     ) -> None:
         """Export the graph and describe the model."""
         checkpoint = self.checkpoint
-        checkpoint.tokenizer.save(str(self.folder / TOKENIZER))
+        write_tokenizer(checkpoint.tokenizer, self.folder / TOKENIZER)
         self.say(f"{checkpoint.name}: exporting {checkpoint.architecture} to ONNX")
         model = checkpoint.load_model()
         with TemporaryDirectory(prefix="batchqa-graph-") as work:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
+from batchqa.cli import main
 from batchqa.errors import ModelError
 from batchqa.prepare.export import export
+from tests.models import SENTENCES
 
 torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
-Spoil = Callable[[Path], None]
+Spoil = Callable[[Path], object]
 
 
 def _drop_head(folder: Path) -> None:
@@ -40,14 +46,12 @@ def _truncate(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1000])
 
 
-def _pointer(folder: Path) -> None:
-    (folder / "model.safetensors").write_bytes(
-        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 45144116\n"
-    )
+def _replace(file: str, content: bytes) -> Spoil:
+    return lambda folder: (folder / file).write_bytes(content)
 
 
-def _page(folder: Path) -> None:
-    (folder / "config.json").write_bytes(b"<!DOCTYPE html><html><body>404</body></html>")
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 45144116\n"
+PAGE = b"<!DOCTYPE html><html><body>404</body></html>"
 
 
 def _no_tokenizer(folder: Path) -> None:
@@ -65,8 +69,13 @@ BAD: dict[str, tuple[Spoil, str]] = {
     ),
     "pickle only": (_pickle_only, "--allow-pickle"),
     "truncated safetensors": (_truncate, "damaged"),
-    "LFS pointer": (_pointer, "Git LFS pointer"),
-    "HTML page": (_page, "HTML page"),
+    "empty safetensors": (_replace("model.safetensors", b""), "it is empty"),
+    **{
+        f"{kind} for {file}": (_replace(file, content), kind)
+        for kind, content in (("Git LFS pointer", POINTER), ("HTML page", PAGE))
+        for file in ("config.json", "model.safetensors", "tokenizer.json")
+    },
+    "a tokenizer that is no tokenizer": (_replace("tokenizer.json", b"{}"), "cannot be loaded"),
     "no config": (lambda f: (f / "config.json").unlink(), "no config.json"),
     "no tokenizer": (_no_tokenizer, "no tokenizer"),
     "a tokenizer of another vocabulary": (lambda f: _set_config(f, vocab_size=20), "do not belong together"),
@@ -85,18 +94,21 @@ BAD: dict[str, tuple[Spoil, str]] = {
 
 @pytest.mark.parametrize("case", sorted(BAD))
 def test_a_bad_checkpoint_is_refused_in_one_line_and_nothing_is_written(
-    case: str, checkpoints: Callable[..., Path], tmp_path: Path
+    case: str, checkpoints: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     spoil, reason = BAD[case]
     folder = tmp_path / "checkpoint"
     shutil.copytree(checkpoints("bert-uncased"), folder)
     spoil(folder)
 
-    with pytest.raises(ModelError, match=reason) as caught:
-        export(str(folder), tmp_path / "out" / "bundle")
+    code = main(["export", str(folder), "-o", str(tmp_path / "out" / "bundle"), "--quiet"])
 
-    assert caught.value.exit_code == 5
-    assert "\n" not in str(caught.value)
+    said = capfd.readouterr()
+    assert code == 5, said.err
+    assert said.out == ""
+    (line,) = said.err.splitlines()
+    assert line.startswith("batchqa: error: ")
+    assert reason in line
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
@@ -132,6 +144,74 @@ class _Trap:
 
     def __reduce__(self) -> tuple[object, ...]:
         return Path.touch, (self._mark,)
+
+
+def test_a_slow_tokenizer_is_converted_and_gives_the_same_tokens(
+    checkpoints: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = _with_vocabulary_alone(checkpoints("bert-uncased"), tmp_path / "checkpoint")
+
+    export(str(folder), tmp_path / "bundle", precisions=("fp32",))
+
+    slow = transformers.BertTokenizer.from_pretrained(folder)
+    converted = Tokenizer.from_file(str(tmp_path / "bundle" / "tokenizer.json"))
+    for text in SENTENCES:
+        assert converted.encode(text, add_special_tokens=False).tokens == slow.tokenize(text)
+
+
+def test_a_slow_tokenizer_whose_conversion_gives_other_tokens_is_refused(
+    checkpoints: Callable[..., Path], tmp_path: Path
+) -> None:
+    """transformers' conversion loses this setting: the slow tokenizer does not split at punctuation."""
+    folder = _with_vocabulary_alone(checkpoints("bert-uncased"), tmp_path / "checkpoint")
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    changed = settings | {"do_basic_tokenize": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps(changed), encoding="utf-8")
+
+    with pytest.raises(ModelError, match="gives other tokens") as caught:
+        export(str(folder), tmp_path / "bundle", precisions=("fp32",))
+
+    assert caught.value.exit_code == 5
+    assert not (tmp_path / "bundle").exists()
+
+
+def _with_vocabulary_alone(checkpoint: Path, folder: Path) -> Path:
+    """A copy with vocab.txt and no tokenizer.json, as the uploads of 2019 have it."""
+    shutil.copytree(checkpoint, folder)
+    vocabulary = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
+    for file in ("tokenizer.json", "special_tokens_map.json", "added_tokens.json"):
+        (folder / file).unlink(missing_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.get)), encoding="utf-8")
+    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
+_FULL_DISK = """
+import resource, sys
+from batchqa.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+sys.exit(main(["export", sys.argv[2], "-o", sys.argv[3], "--precision", "fp32", "--quiet"]))
+"""
+
+
+@pytest.mark.parametrize("size", [1_000, 40_000, 150_000], ids=["tokenizer", "graph", "model"])
+def test_a_full_disk_is_an_input_output_error_and_leaves_nothing(
+    size: int, checkpoints: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The kernel refuses to let a file grow beyond `size` bytes: a real failing write, wherever it comes."""
+    place = tmp_path / "out"
+    arguments = [str(size), str(checkpoints("bert-uncased")), str(place / "bundle")]
+
+    done = subprocess.run(
+        [sys.executable, "-c", _FULL_DISK, *arguments], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 74, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("batchqa: error: ")
+    assert "nothing was left" in line
+    assert not list(tmp_path.glob("out/*"))
 
 
 def test_a_model_that_is_neither_folder_nor_hub_id_is_refused(tmp_path: Path) -> None:

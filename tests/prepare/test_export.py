@@ -108,6 +108,22 @@ def test_an_existing_output_is_kept(checkpoints: Callable[..., Path], tmp_path: 
     assert (kept / "mine.txt").read_text(encoding="utf-8") == "mine"
 
 
+def test_an_output_that_another_command_makes_meanwhile_is_kept(
+    checkpoints: Callable[..., Path], tmp_path: Path
+) -> None:
+    target = tmp_path / "bundle"
+
+    def other_command(_: str) -> None:
+        target.mkdir(exist_ok=True)
+        (target / "theirs.txt").write_text("theirs", encoding="utf-8")
+
+    with pytest.raises(PreconditionError, match="another command"):
+        export(str(checkpoints("bert-uncased")), target, precisions=("fp32",), on_progress=other_command)
+
+    assert [file.name for file in tmp_path.iterdir()] == ["bundle"]
+    assert (target / "theirs.txt").read_text(encoding="utf-8") == "theirs"
+
+
 @pytest.mark.parametrize(
     ("precision", "reason"),
     [("int8-cuda", "does not run on CUDA"), ("int4", "none of fp32, fp16, int8")],

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,6 +84,90 @@ def test_a_hub_id_is_exported_once_and_used_from_then_on(
 
     assert first == second == pinned
     assert len(calls) == 1
+
+
+_CACHED = """
+import sys
+from batchqa.prepare.export import ensure_cached
+print(ensure_cached(sys.argv[1], on_progress=lambda text: print(text, file=sys.stderr)))
+"""
+
+
+def _processes(count: int, environment: dict[str, str]) -> list[tuple[int, str, str]]:
+    """Several processes that ask for the same hub id at the same time: exit codes, outputs, errors."""
+    command = [sys.executable, "-c", _CACHED, "someone/tiny"]
+    started = [
+        subprocess.Popen(
+            command,
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(count)
+    ]
+    said = [process.communicate(timeout=500) for process in started]
+    return [(process.returncode, *texts) for process, texts in zip(started, said, strict=True)]
+
+
+def test_two_processes_that_need_the_same_hub_id_at_once_export_it_once(
+    checkpoints: Callable[..., Path], tmp_path: Path
+) -> None:
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    _put(hub, checkpoints("bert-uncased"))
+    environment = {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_CACHE": str(hub),
+        "BATCHQA_CACHE": str(tmp_path / "cache"),
+    }
+
+    done = _processes(2, environment)
+
+    assert [code for code, _, _ in done] == [0, 0], done
+    paths = {out.splitlines()[-1] for _, out, _ in done}
+    assert paths == {str(tmp_path / "cache" / "bundles" / f"someone--tiny@{COMMIT}")}
+    assert sum("is exported to" in err for _, _, err in done) == 1
+    assert open_bundle(Path(paths.pop())).manifest.source.revision == COMMIT
+    left = sorted(path.name for path in (tmp_path / "cache" / "bundles").iterdir())
+    assert [name for name in left if not name.endswith(".lock")] == [f"someone--tiny@{COMMIT}"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("export", "someone/tiny", "-o"), ("run", "ROWS", "--model", "someone/tiny", "-o")],
+    ids=["export", "run"],
+)
+def test_a_hub_that_does_not_answer_is_a_matter_of_trying_again(
+    arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    """A port on which nobody listens: what a machine without a network sees, without anything replaced."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"context": "Ada wrote it.", "question": "Who?"}\n', encoding="utf-8")
+    environment = {
+        "HF_ENDPOINT": f"http://127.0.0.1:{port}",
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_CACHE": str(tmp_path / "hub"),
+        "BATCHQA_CACHE": str(tmp_path / "cache"),
+    }
+    command = [str(rows) if each == "ROWS" else each for each in arguments]
+
+    done = subprocess.run(
+        [sys.executable, "-m", "batchqa", *command, str(tmp_path / "out" / "result.parquet"), "--quiet"],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 75, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert "someone/tiny is not in the hub's cache and the hub cannot be reached" in line
+    assert "batchqa export FOLDER" in line
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
 def test_a_name_that_leaves_the_cache_is_no_hub_id(tmp_path: Path) -> None:
