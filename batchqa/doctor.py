@@ -11,9 +11,10 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,12 +51,16 @@ ONNXRUNTIMES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at: what it is, what was found, and what to do where something should be done."""
+    """One thing looked at: what it is, what was found, and what to do where something should be done.
+
+    `facts` are what was found for a program, where there is more to it than the text.
+    """
 
     name: str
     level: Literal["ok", "warn", "fail"]
     found: str
     advice: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -70,6 +75,7 @@ def examine(model: str = "default", device: str = "auto") -> list[Finding]:
         *_memory(),
         *_onnxruntime(),
         *_cuda(),
+        _precisions(),
         _openvino(),
         *_smoke_test(model, device),
     ]
@@ -97,21 +103,33 @@ def _processor() -> Iterator[Finding]:
     quota, host = cpu_quota(), os.cpu_count() or 1
     yield Finding("CPU", "ok", cpu_model())
     limited = f"{quota} of the machine's {host}" if quota < host else str(quota)
-    yield Finding("CPUs to use", "ok", f"{limited} (affinity and cgroup quota); --threads overrides it")
+    yield Finding(
+        "CPUs to use",
+        "ok",
+        f"{limited} (affinity and cgroup quota); --threads overrides it",
+        facts={"quota": quota, "host": host},
+    )
     if not flags:
         yield Finding("CPU features", "ok", "not known on this system")
         return
+    facts = {
+        "vnni": bool(flags & {"avx512_vnni", "avx_vnni"}),
+        "amx_int8": "amx_int8" in flags,
+        "bfloat16": bool(flags & {"amx_bf16", "avx512_bf16"}),
+        "int8_exact": not products_overflow(flags),
+    }
     found = ", ".join(sorted(flags & NOTABLE)) or "none of AVX2, VNNI, AVX-512 BF16, AMX"
-    if products_overflow(flags):
+    if facts["int8_exact"]:
+        yield Finding("CPU features", "ok", f"{found}: int8 runs exactly", facts=facts)
+    else:
         yield Finding(
             "CPU features",
             "warn",
             f"{found}; neither VNNI nor AMX: int8 with weights of 8 bits can overflow",
             "take fp32, or an int8 bundle made with `batchqa export --target avx2`",
+            facts,
         )
-    else:
-        yield Finding("CPU features", "ok", f"{found}: int8 runs exactly")
-    if "amx_bf16" in flags or "avx512_bf16" in flags:
+    if facts["bfloat16"]:
         yield Finding(
             "bfloat16", "ok", "this CPU multiplies bfloat16: OpenVINO can use it (batchqa[openvino])"
         )
@@ -161,28 +179,84 @@ def _cuda() -> Iterator[Finding]:
         has_provider = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     except ImportError:
         return
+    release = _driver_release() or "unknown"
     found = (
-        f"driver for CUDA {version[0]}.{version[1]}, {len(devices)} device(s): {', '.join(devices) or '-'}"
+        f"driver {release} for CUDA {version[0]}.{version[1]}, {len(devices)} device(s): "
+        f"{', '.join(devices) or '-'}"
     )
+    facts = {"driver": release, "driver_cuda": list(version), "built_for": built, "devices": devices}
     if not has_provider:
-        yield Finding("CUDA", "warn", f"{found}; this onnxruntime has no CUDA", "install onnxruntime-gpu")
+        advice = "install onnxruntime-gpu"
+        yield Finding("CUDA", "warn", f"{found}; this onnxruntime has no CUDA", advice, facts)
     elif built and int(built.partition(".")[0]) > version[0]:
         yield Finding(
             "CUDA",
             "warn",
             f"{found}; this onnxruntime is built for CUDA {built}, which is newer than the driver",
             "update the driver, or pip install 'onnxruntime-gpu<1.27' (built for CUDA 12)",
+            facts,
         )
     else:
-        yield Finding("CUDA", "ok", f"{found}; onnxruntime is built for CUDA {built or 'unknown'}")
-    missing = [] if not built else list(_missing_cuda_libraries(built.partition(".")[0]))
-    if missing:
-        yield Finding(
-            "CUDA libraries",
-            "warn",
-            f"not found: {', '.join(missing)}",
-            "pip install 'batchqa[cuda]' brings them",
+        text = f"{found}; onnxruntime is built for CUDA {built or 'unknown'}"
+        yield Finding("CUDA", "ok", text, facts=facts)
+    yield from _cuda_libraries(built.partition(".")[0])
+    if has_provider:
+        yield _cuda_provider()
+
+
+def _cuda_libraries(cuda_major: str) -> Iterator[Finding]:
+    """NVIDIA's libraries from pip with their versions, and those that onnxruntime needs and nobody has."""
+    versions = {
+        name: distribution.version
+        for distribution in importlib.metadata.distributions()
+        if re.match(
+            r"nvidia-(cuda-runtime|cublas|cudnn|cufft|curand)", name := distribution.metadata["Name"] or ""
         )
+    }
+    found = ", ".join(f"{name} {version}" for name, version in sorted(versions.items())) or "none from pip"
+    missing = list(_missing_cuda_libraries(cuda_major)) if cuda_major else []
+    facts = {"versions": versions, "missing": missing}
+    if missing:
+        text = f"not found: {', '.join(missing)} (there are: {found})"
+        yield Finding("CUDA libraries", "warn", text, "pip install 'batchqa[cuda]' brings them", facts)
+    else:
+        yield Finding("CUDA libraries", "ok", found, facts=facts)
+
+
+def _cuda_provider() -> Finding:
+    """Whether onnxruntime's CUDA provider really loads: it would only warn and run on the CPU."""
+    from batchqa.annotator import open_model
+    from batchqa.steps.inference import OnnxScorer
+
+    try:
+        bundle = open_model("default")
+        manifest = bundle.manifest
+        OnnxScorer(bundle.model(manifest.variants[0]), manifest.inputs, manifest.outputs, "cuda:0", 1)
+    except BatchqaError as error:
+        return Finding("CUDA provider", "warn", str(error), "mend what is said of CUDA above")
+    return Finding(
+        "CUDA provider", "ok", "loads: a bundle with an fp16 or fp32 variant runs on --device cuda"
+    )
+
+
+def _driver_release() -> str | None:
+    """The NVIDIA driver's own version (not CUDA's), as its kernel module tells it."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", text)
+    return found[0] if found else None
+
+
+def _precisions() -> Finding:
+    """Which variants of a bundle are worth having here."""
+    from batchqa.steps.inference import cuda_is_available
+
+    on_cpu = ["int8", "fp32"] if not products_overflow(cpu_flags()) else ["int8 (--target avx2)", "fp32"]
+    on_cuda = ["fp16", "fp32"] if cuda_is_available() else []
+    found = f"CPU: {', '.join(on_cpu)}; CUDA: {', '.join(on_cuda) or 'none'}"
+    return Finding("precisions", "ok", f"{found} (the fastest first)", facts={"cpu": on_cpu, "cuda": on_cuda})
 
 
 def _cuda_driver() -> tuple[tuple[int, int], list[str]] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,36 @@ def test_a_cuda_newer_than_the_driver_is_explained(monkeypatch: pytest.MonkeyPat
     assert found(findings, "CUDA").level == "warn"
     assert "built for CUDA 13.0, which is newer" in found(findings, "CUDA").found
     assert "libcudnn.so.9" in found(findings, "CUDA libraries").found
+
+
+def test_a_cuda_provider_that_does_not_load_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from batchqa.steps.inference import cuda_is_available
+
+    if cuda_is_available():
+        pytest.skip("there is a CUDA device: its provider loads")
+    monkeypatch.setattr(doctor, "_cuda_driver", lambda: ((13, 0), ["A card"]))
+    finding = found(list(doctor._cuda()), "CUDA provider")
+    assert finding.level == "warn"
+    assert "cuda:0" in finding.found
+
+
+def test_the_findings_hold_facts_for_programs(tiny_bundle: Path) -> None:
+    findings = {finding.name: finding.to_dict() for finding in doctor.examine(str(tiny_bundle), "cpu")}
+    assert findings["CPUs to use"]["facts"]["quota"] >= 1
+    assert set(findings["CPU features"]["facts"]) == {"vnni", "amx_int8", "bfloat16", "int8_exact"}
+    assert "fp32" in findings["precisions"]["facts"]["cpu"]
+
+
+def test_a_variant_that_can_overflow_on_this_cpu_is_warned_about(
+    bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from batchqa import bundle
+
+    monkeypatch.setattr(bundle, "cpu_flags", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr(bundle.platform, "machine", lambda: "x86_64")
+    finding = found(doctor.examine(str(bundles(precision="int8")), "cpu"), "int8")
+    assert finding.level == "warn"
+    assert "--target avx2" in finding.found
 
 
 def test_a_machine_without_a_driver_runs_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

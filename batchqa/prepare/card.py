@@ -58,11 +58,15 @@ def _decision(manifest: Manifest) -> str:
 
 def _variant(variant: Variant) -> str:
     figures = variant.verification
+    verified = (
+        f"Verified beside the original in PyTorch, on {figures['rows']} rows of {figures['verified_on']}, "
+        f"with {figures['verified_with']}:"
+    )
     lines = [
         f"### {variant.precision}",
         f"For {', '.join(variant.devices)} with {', '.join(variant.engines)}: {figures['scheme']}.",
         _PRODUCTS.get(variant.weight_bits or 0, ""),
-        f"Verified on {figures['rows']} rows of {figures['verified_on']}, beside the original in PyTorch:",
+        verified,
         _figures(figures),
     ]
     if refused := figures.get("refused"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchqa.bundle import Bundle
-from batchqa.errors import InputError, ModelError
+from batchqa.errors import DeviceError, InputError, ModelError
 from batchqa.machine import cpu_quota
 from batchqa.pipeline import Road
 from batchqa.records import Cursor, Float32, Int64
@@ -26,7 +27,7 @@ from batchqa.settings import DEFAULT_MAX_LENGTH, DecodingSettings, ReadingSettin
 from batchqa.squad import RowScores, score_rows
 from batchqa.steps.chunking import chunks
 from batchqa.steps.decoding import DecodingRules
-from batchqa.steps.inference import OnnxScorer, SpanScorer
+from batchqa.steps.inference import OnnxScorer, SpanScorer, cuda_is_available
 from batchqa.steps.reading import ColumnPlan, open_source, pieces
 from batchqa.steps.windowing import Windower, open_tokenizer
 
@@ -172,10 +173,17 @@ def answer(
 
 
 def onnx_scorer(bundle: Bundle, precision: str, threads: int | None = None) -> OnnxScorer:
-    """A variant of the bundle in onnxruntime on the CPU."""
+    """A variant of the bundle in onnxruntime, on the CPU; one for CUDA alone there, if it can be had.
+
+    A float16 graph runs on the CPU too: in float32, rounded to float16 between operators.
+    """
     manifest = bundle.manifest
     (variant,) = (variant for variant in manifest.variants if variant.precision == precision)
-    return OnnxScorer(bundle.model(variant), manifest.inputs, manifest.outputs, "cpu", threads or cpu_quota())
+    model, threads = bundle.model(variant), threads or cpu_quota()
+    if "cpu" not in variant.devices and cuda_is_available():
+        with suppress(DeviceError):
+            return OnnxScorer(model, manifest.inputs, manifest.outputs, "cuda:0", threads)
+    return OnnxScorer(model, manifest.inputs, manifest.outputs, "cpu", threads)
 
 
 def compare(
@@ -188,11 +196,13 @@ def compare(
 ) -> Comparison:
     """Run one variant on the table and set it beside the original's answers."""
     threads = cpu_quota()
-    here = answer(bundle, onnx_scorer(bundle, precision, threads), table)
+    scorer = onnx_scorer(bundle, precision, threads)
+    here = answer(bundle, scorer, table)
     again = answer(bundle, onnx_scorer(bundle, precision, max(1, threads - 1)), table, budget=OTHER_BUDGET)
     equal = agreement(original, here)
     figures: dict[str, Any] = {
         "verified_on": verified_on,
+        "verified_with": f"{scorer.engine} on {scorer.device}",
         "rows": len(table),
         "span_agreement": equal,
         "changed_by_batching": _changed(here, again),

@@ -17,6 +17,7 @@ import pytest
 
 from batchqa.annotator import Annotator
 from batchqa.bundle import Manifest, open_bundle
+from batchqa.cli import export_command
 from batchqa.prepare.export import export
 from batchqa.prepare.verify import Answers, agreement, answer, onnx_scorer
 from tests.reference import reference_answers
@@ -126,6 +127,17 @@ def _assert_half_near(folder: Path, table: pa.Table) -> None:
 
 def _answers(bundle: Any, precision: str, table: pa.Table) -> Answers:
     return answer(bundle, onnx_scorer(bundle, precision), table)
+
+
+def test_the_commands_of_the_readmes_model_table_parse_and_name_tested_architectures() -> None:
+    readme = (DOCUMENT.parents[1] / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| [^|]+ \| `batchqa (export [^`|]+)` \| ([^|]+) \|$", readme, re.MULTILINE)
+    names = {each.name for each in ARCHITECTURES}
+    assert len(rows) == 7
+    for command, tested in rows:
+        _, *arguments = command.split()
+        export_command.make_context("export", list(arguments))
+        assert tested.partition(";")[0] in names or "docs/models.md" in tested
 
 
 def test_the_document_lists_the_tested_architectures_and_no_others() -> None:
