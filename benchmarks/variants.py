@@ -11,9 +11,7 @@ made anew when the code that makes them changes. All rows take about half an hou
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import hashlib
-import json
 import os
 import statistics
 import sys
@@ -37,11 +35,11 @@ sys.path.insert(0, str(ROOT))  # run from a checkout that need not be installed
 from batchqa.bundle import Bundle, open_bundle  # noqa: E402
 from batchqa.machine import cpu_quota  # noqa: E402
 from batchqa.prepare import export as exporting  # noqa: E402
-from batchqa.prepare import graphs, quantize, verify  # noqa: E402
+from batchqa.prepare import extras, graphs, quantize, verify  # noqa: E402
 from batchqa.prepare.checkpoint import open_checkpoint  # noqa: E402
 from batchqa.prepare.threshold import labelled_sample  # noqa: E402
 from batchqa.steps.inference import OnnxScorer  # noqa: E402
-from benchmarks.compare import commit, installed, machine, spread  # noqa: E402
+from benchmarks.measuring import WORK, keep, spread  # noqa: E402
 
 BASE = "fp32, plain graph"
 BUDGET, OTHER_BUDGET = 768, 3072
@@ -52,8 +50,6 @@ EVERY = 8
 
 TOLERANCE = 1e-4
 """By how much null odds may differ between two batchings (the contract's equality)."""
-
-VERSIONS = ("onnxruntime-gpu", "onnxruntime", "onnx", "torch", "transformers", "optimum", "optimum-onnx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +208,7 @@ def main() -> int:
             print(f"this needs {needed}; set BATCHQA_MODELS and BATCHQA_DATA. No figures were made.")
             return 0
     names = [name for name in VARIANTS if name == BASE or not options.only or name in options.only]
-    materials = Materials(checkpoint, train, ROOT / ".bench" / "variants" / _recipe())
+    materials = Materials(checkpoint, train, WORK / "variants" / _recipe())
     table = _questions(dev, options.rows)
     files = {name: _made(name, materials) for name in names}
     scorers = {name: _scorer(materials, file, options.threads) for name, file in files.items()}
@@ -244,7 +240,7 @@ def _recipe() -> str:
     """A name for what the models depend on: the code that makes them, and the libraries."""
     code = [Path(__file__), *(Path(module.__file__ or "") for module in (graphs, quantize, exporting))]
     digest = hashlib.sha256(b"\0".join(file.read_bytes() for file in code))
-    digest.update(repr([installed(name) for name in VERSIONS]).encode())
+    digest.update(repr(extras.versions()).encode())
     return digest.hexdigest()[:12]
 
 
@@ -375,14 +371,15 @@ def _write(
     qualities: Mapping[str, Quality],
     speeds: Mapping[str, Speed],
 ) -> None:
-    options.results.mkdir(parents=True, exist_ok=True)
-    today, at = dt.datetime.now(dt.UTC).date().isoformat(), commit()
     again = len(range(0, rows, EVERY))
-    record = {
-        "date": today,
-        "commit": at,
-        "machine": machine(options.threads),
-        "versions": {name: found for name in VERSIONS if (found := installed(name))},
+    head = (
+        f"{options.threads} threads; {rows} questions of SQuAD 2.0 dev, threshold 0; {again} of them again, "
+        f"shuffled; speed over {options.speed_rows} rows in {options.rounds} interleaved rounds, median "
+        "(smallest to largest), as a ratio to the first line's. *equal*: the same span as the first line's; "
+        f"*changed*: by another batching; *moved*: changed, or null odds off by more than {TOLERANCE:g}."
+    )
+    facts = {
+        "threads": options.threads,
         "rows": rows,
         "rows_answered_again": again,
         "speed_rows": options.speed_rows,
@@ -392,17 +389,7 @@ def _write(
             for name, quality in qualities.items()
         },
     }
-    text = (
-        f"{record['machine']['cpu']}, {options.threads} threads; {rows} questions of SQuAD 2.0 dev, "
-        f"threshold 0; {again} of them again, shuffled; speed over {options.speed_rows} rows in "
-        f"{options.rounds} interleaved rounds, median (smallest to largest), as a ratio to the first line's; "
-        "equal: same span as the first line's; changed by batching; moved: changed, or null odds off by more "
-        f"than {TOLERANCE:g}; commit {at[:8]}\n\n{_table(qualities, speeds)}\n"
-    )
-    name = f"{today}-variants-{at[:8]}"
-    (options.results / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    (options.results / f"{name}.md").write_text(text, encoding="utf-8")
-    print(f"\n{text}\nwritten: {options.results / name}.json and .md")
+    keep("variants", options.results, f"{head}\n\n{_table(qualities, speeds)}", facts)
 
 
 def _table(qualities: Mapping[str, Quality], speeds: Mapping[str, Speed]) -> str:
