@@ -20,11 +20,27 @@ Abstains = Literal["auto", "yes", "no"]
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """How often "no answer" won over the best span: `null_wins` of `pairs`, asked in `language`."""
+    """How often "no answer" won over the best span: `null_wins` of `pairs`, asked in `language`.
+
+    `right` of `asked` plainly answerable questions in that language were answered right.
+    """
 
     language: str
+    right: int
+    asked: int
     null_wins: int
     pairs: int
+
+    @property
+    def doubt(self) -> str | None:
+        """What to check in a checkpoint that answers next to nothing of what is plain."""
+        if self.right * 5 >= self.asked:
+            return None
+        return (
+            f"it answers only {self.right} of {self.asked} plain questions in the best of English, Spanish, "
+            "Chinese and Arabic: right for a model of another language; else its tokenizer may be another "
+            "model's"
+        )
 
 
 def probe(bundle: Bundle, scorer: SpanScorer) -> Probed:
@@ -33,16 +49,16 @@ def probe(bundle: Bundle, scorer: SpanScorer) -> Probed:
     Its language is the one in which it answers most of the answerable pairs: in the others it guesses, and
     what it says there shows nothing.
     """
-    language = _language_of(bundle, scorer)
+    language, right, asked = _language_of(bundle, scorer)
     table = unanswerable()
     table = table.filter(pc.equal(table["language"], language))
     odds = answer(bundle, scorer, table, abstains=True).columns["null_odds"]
-    return Probed(
-        language, int((np.nan_to_num(odds.to_numpy().astype(np.float64), nan=-1.0) > 0).sum()), len(table)
-    )
+    wins = int((np.nan_to_num(odds.to_numpy().astype(np.float64), nan=-1.0) > 0).sum())
+    return Probed(language, right, asked, wins, len(table))
 
 
-def _language_of(bundle: Bundle, scorer: SpanScorer) -> str:
+def _language_of(bundle: Bundle, scorer: SpanScorer) -> tuple[str, int, int]:
+    """The language with the most right answers, how many they are, and of how many questions."""
     table = answerable()
     given = answer(bundle, scorer, table, abstains=False).columns["answer"].to_pylist()
     asked, right = (
@@ -54,12 +70,11 @@ def _language_of(bundle: Bundle, scorer: SpanScorer) -> str:
     ):
         right[language] += text in answers["text"]
     best: str = max(right, key=lambda language: right[language] / asked[language])
-    return best
+    return best, right[best], asked[best]
 
 
-def decide(wanted: Abstains, bundle: Bundle, scorer: SpanScorer) -> Abstention:
+def decide(wanted: Abstains, seen: Probed) -> Abstention:
     """`auto`: the model abstains if null wins on at least half of the pairs."""
-    seen = probe(bundle, scorer)
     if wanted == "auto":
         how = (
             f"null wins on {seen.null_wins} of {seen.pairs} plainly unanswerable pairs ({seen.language}); "

@@ -49,7 +49,7 @@ from batchqa.steps.reading import ColumnPlan, pieces
 from batchqa.steps.windowing import Windower, learn_layout, open_tokenizer
 
 from . import graphs, quantize
-from .abstention import Abstains, decide
+from .abstention import Abstains, decide, probe
 from .card import model_card
 from .checkpoint import HUB_ID, Checkpoint, fetch, open_checkpoint, write_tokenizer
 from .extras import versions
@@ -308,7 +308,10 @@ class _Making:
             versions=versions(),
         )
         self.scorer = TorchScorer(model, inputs)
-        self.manifest = replace(self.manifest, abstains=decide(abstains, self.bundle, self.scorer))
+        seen = probe(self.bundle, self.scorer)
+        if seen.doubt:
+            self.say(f"{checkpoint.name}: {seen.doubt}")
+        self.manifest = replace(self.manifest, abstains=decide(abstains, seen))
         self.feeds = batches_of(self.bundle, self.calibration)
 
     def fit_threshold(self, labelled: str | Path, note: str | None) -> None:

@@ -75,6 +75,19 @@ def test_a_bundle_says_how_it_was_made_and_what_it_was_verified_on(
     assert figures["scheme"] in card
 
 
+def test_a_model_that_answers_nothing_of_what_is_plain_is_doubted(
+    checkpoints: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A tokenizer of another model, no larger than the right one, cannot be told by its vocabulary."""
+    said: list[str] = []
+
+    export(str(checkpoints("bert-uncased")), tmp_path / "b", precisions=("fp32",), on_progress=said.append)
+
+    (line,) = [line for line in said if "plain questions" in line]
+    assert "its tokenizer may be another model's" in line
+    assert open_bundle(tmp_path / "b").manifest.abstains.pairs
+
+
 def test_an_export_below_its_limits_leaves_nothing(checkpoints: Callable[..., Path], tmp_path: Path) -> None:
     file = tmp_path / "rows.parquet"
     pq.write_table(everything().select(["context", "question"]), file)
