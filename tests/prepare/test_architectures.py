@@ -96,7 +96,9 @@ def test_an_architecture_answers_real_text_as_pytorch_with_transformers_does(
     assert manifest.max_length == 512
     assert ("token_type_ids" in manifest.inputs) == architecture.token_types
     for variant in manifest.variants:
-        if variant.precision != "fp16":  # float16 rounds at the tolerance itself
+        if variant.precision == "fp16":  # it rounds at the tolerance of `changed_by_batching` itself
+            assert variant.verification["largest_logit_difference"] < architecture.half_differs
+        else:
             assert variant.verification["changed_by_batching"] == 0
     assert _table_row(architecture, manifest) in DOCUMENT.read_text(encoding="utf-8").splitlines()
 
