@@ -137,8 +137,14 @@ def _candidate(bundle: Bundle, machine: MachineSettings, device: str, engine: st
         return None
     arithmetic: Arithmetic | None = None
     if engine == "openvino":
-        arithmetic = best_arithmetic() if machine.arithmetic == "auto" else machine.arithmetic
+        arithmetic = _arithmetic(variant, machine) if machine.arithmetic == "auto" else machine.arithmetic
     return Candidate(engine, variant, arithmetic)
+
+
+def _arithmetic(variant: Variant, machine: MachineSettings) -> Arithmetic:
+    """bf16 where the processor has it and the export found it good; who names a variant means its own."""
+    verified = variant.verification.get("openvino", {}).get("arithmetic", "f32")
+    return best_arithmetic() if verified == "bf16" and machine.variant is None else "f32"
 
 
 def _loaded(

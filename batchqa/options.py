@@ -224,7 +224,7 @@ machine_options = together(
     ),
     setting(
         "--arithmetic",
-        "What openvino computes in; auto: bf16 where the processor multiplies it, else f32.",
+        "What openvino computes in; auto: bf16 where the processor has it and the bundle is good for it.",
         type=click.Choice(["auto", "f32", "bf16"]),
     ),
     setting("--threads", "CPU threads of the engine.", type=int, show_default="the CPU quota"),

@@ -252,6 +252,7 @@ def write_tiny_bundle(
     (path / CARD).write_text(
         f"# A tiny {family} for tests\n\nRandom weights, seed {seed}.\n", encoding="utf-8"
     )
+    verified = {"openvino": {"arithmetic": "bf16"}} if "openvino" in engines else {}
     write_manifest(
         path,
         Manifest(
@@ -265,7 +266,7 @@ def write_tiny_bundle(
             abstains=Abstention(abstains, "chosen by the test"),
             threshold=Threshold(threshold, "chosen by the test"),
             calibration=calibration,
-            variants=(Variant(precision, file, devices, engines),),
+            variants=(Variant(precision, file, devices, engines, verified),),
             versions={"onnx": onnx.__version__},
         ),
     )

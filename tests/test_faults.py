@@ -237,7 +237,7 @@ def test_a_run_needs_no_network(tiny_bundle: Path, source: Path, tmp_path: Path)
 
 def _words(number: int, characters: int) -> str:
     """A text of many short words, other for each number."""
-    words = " ".join(SENTENCES).split()
+    words = [word for word in " ".join(SENTENCES).split() if word.isascii()]
     chance = random.Random(number)
     text = " ".join(chance.choices(words, k=5000)) + f" {number}. "
     return (text * (characters // len(text) + 1))[:characters]

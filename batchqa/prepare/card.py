@@ -69,6 +69,9 @@ def _variant(variant: Variant) -> str:
         verified,
         _figures(figures),
     ]
+    if beside := figures.get("openvino"):
+        taken = "" if "openvino" in variant.engines else ", and not taken"
+        lines += [f"The same file with OpenVINO in {beside['arithmetic']}{taken}:", _figures(beside)]
     if refused := figures.get("refused"):
         lines += [
             f"Tried before, and not taken because it {refused['why']}: {refused['scheme']}.",

@@ -45,6 +45,7 @@ from batchqa.records import Chunk, Cursor
 from batchqa.settings import DEFAULT_MAX_LENGTH, ReadingSettings, WindowSettings
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.chunking import chunks
+from batchqa.steps.inference import openvino_is_installed
 from batchqa.steps.reading import ColumnPlan, pieces
 from batchqa.steps.windowing import Windower, learn_layout, open_tokenizer
 
@@ -63,6 +64,7 @@ from .verify import (
     TorchScorer,
     answer,
     compare,
+    compare_openvino,
     logit_difference,
     onnx_scorer,
     read_examples,
@@ -336,8 +338,8 @@ class _Making:
             form = _Form(precision, f"float16, {fused.said}", ("cuda",), ("onnxruntime",))
             self._keep(*self._measure(form, graphs.half(fused.model)))
         else:
-            form = _Form(precision, f"float32, {fused.said}", ("cpu", "cuda"), ("onnxruntime", "openvino"))
-            self._keep(*self._measure(form, fused.model))
+            form = _Form(precision, f"float32, {fused.said}", ("cpu", "cuda"), ("onnxruntime",))
+            self._keep(*self._also_with_openvino(*self._measure(form, fused.model)))
 
     def _add_int8(self) -> None:
         """With a scale per token if that keeps the limits; else int8 weights, and the figures of both."""
@@ -356,8 +358,10 @@ class _Making:
             self._keep(variant, fast)
             return
         scheme = f"int8 weights, computed in float32, {said}"
-        form = _Form("int8", scheme, ("cpu",), ("onnxruntime", "openvino"), 0)
-        kept, exact = self._measure(form, quantize.weights_only(fused.model, observed))
+        form = _Form("int8", scheme, ("cpu",), ("onnxruntime",), 0)
+        kept, exact = self._also_with_openvino(
+            *self._measure(form, quantize.weights_only(fused.model, observed))
+        )
         self._keep(
             replace(
                 kept,
@@ -382,6 +386,23 @@ class _Making:
         comparison = compare(bundle, form.precision, self.table, self.original, self.verified_on, difference)
         figures = {"scheme": form.scheme, **comparison.figures, "megabytes": file.stat().st_size / 1e6}
         return replace(variant, verification=figures), comparison
+
+    def _also_with_openvino(self, variant: Variant, here: Comparison) -> tuple[Variant, Comparison]:
+        """The variant, verified for OpenVINO too where that is installed and keeps the limits."""
+        if not openvino_is_installed():
+            return variant, here
+        bundle = replace(self.bundle, manifest=replace(self.manifest, variants=(variant,)))
+        try:
+            there = compare_openvino(bundle, variant, self.table, self.original, self.verified_on)
+        except ModelError as error:
+            self.say(f"{self.checkpoint.name}: {variant.precision} is not for OpenVINO: {error}")
+            return variant, here
+        figures = dict(variant.verification) | {"openvino": there.figures}
+        short = shortfall(there, self.min_agreement, self.max_f1_drop, independent=True)
+        if short:
+            self.say(f"{self.checkpoint.name}: {variant.precision} is not for OpenVINO: it {short.why}")
+            return replace(variant, verification=figures), here
+        return replace(variant, engines=(*variant.engines, "openvino"), verification=figures), here
 
     def _keep(self, variant: Variant, comparison: Comparison) -> None:
         """Add a variant to the manifest. Raises ModelError where it is below the limits."""

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchqa.bundle import Bundle
+from batchqa.bundle import Bundle, Variant
 from batchqa.errors import DeviceError, InputError, ModelError
 from batchqa.machine import cpu_quota
 from batchqa.pipeline import Road
@@ -27,7 +27,7 @@ from batchqa.settings import DEFAULT_MAX_LENGTH, DecodingSettings, ReadingSettin
 from batchqa.squad import RowScores, score_rows
 from batchqa.steps.chunking import chunks
 from batchqa.steps.decoding import DecodingRules
-from batchqa.steps.inference import OnnxScorer, SpanScorer, cuda_is_available
+from batchqa.steps.inference import OnnxScorer, OpenVinoScorer, SpanScorer, best_arithmetic, cuda_is_available
 from batchqa.steps.reading import ColumnPlan, open_source, pieces
 from batchqa.steps.windowing import Windower, open_tokenizer
 
@@ -196,9 +196,41 @@ def compare(
 ) -> Comparison:
     """Run one variant on the table and set it beside the original's answers."""
     threads = cpu_quota()
-    scorer = onnx_scorer(bundle, precision, threads)
+    scorers = [onnx_scorer(bundle, precision, count) for count in (threads, max(1, threads - 1))]
+    return _compared(bundle, scorers, precision, table, original, verified_on, logit_difference)
+
+
+def compare_openvino(
+    bundle: Bundle, variant: Variant, table: pa.Table, original: Answers, verified_on: str
+) -> Comparison:
+    """The same with OpenVINO, in the arithmetic that it takes by itself on this processor.
+
+    Raises ModelError where it cannot run the file.
+    """
+    threads, manifest, arithmetic = cpu_quota(), bundle.manifest, best_arithmetic()
+    scorers = [
+        OpenVinoScorer(
+            bundle.model(variant), manifest.inputs, manifest.outputs, count, arithmetic, manifest.max_length
+        )
+        for count in (threads, max(1, threads - 1))
+    ]
+    found = _compared(bundle, scorers, variant.precision, table, original, verified_on, None)
+    return replace(found, figures={**found.figures, "arithmetic": arithmetic})
+
+
+def _compared(
+    bundle: Bundle,
+    scorers: Sequence[SpanScorer],
+    precision: str,
+    table: pa.Table,
+    original: Answers,
+    verified_on: str,
+    logit_difference: float | None,
+) -> Comparison:
+    """The first scorer's answers beside the original's; the second's, batched otherwise, beside these."""
+    scorer, other = scorers
     here = answer(bundle, scorer, table)
-    again = answer(bundle, onnx_scorer(bundle, precision, max(1, threads - 1)), table, budget=OTHER_BUDGET)
+    again = answer(bundle, other, table, budget=OTHER_BUDGET)
     equal = agreement(original, here)
     figures: dict[str, Any] = {
         "verified_on": verified_on,
@@ -206,7 +238,7 @@ def compare(
         "rows": len(table),
         "span_agreement": equal,
         "changed_by_batching": _changed(here, again),
-        "largest_logit_difference": logit_difference,
+        **({} if logit_difference is None else {"largest_logit_difference": logit_difference}),
         "windows_per_second": here.windows / here.seconds if here.seconds else 0.0,
         "speed_up_over_torch": original.seconds / here.seconds if here.seconds else 0.0,
     }

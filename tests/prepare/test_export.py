@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchqa.annotator import Annotator
-from batchqa.bundle import open_bundle
+from batchqa.bundle import CARD, Variant, open_bundle
 from batchqa.errors import ModelError, PreconditionError, SettingsError
 from batchqa.prepare.export import export
 from batchqa.prepare.passages import everything
@@ -148,3 +148,24 @@ def test_a_precision_that_cannot_be_is_refused_with_the_reason(
         export(str(checkpoints("bert-uncased")), tmp_path / "bundle", precisions=(precision,))
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_engine_stands_in_a_bundle_only_if_it_was_verified_here(
+    checkpoints: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino", reason="needs the extra `openvino`")
+    checkpoint = str(checkpoints("bert-uncased"))
+
+    def variant(name: str, least: float) -> Variant:
+        return export(checkpoint, tmp_path / name, precisions=("fp32",), min_agreement=least).variants[0]
+
+    good = variant("good", 0.0)
+    figures = good.verification["openvino"]
+    assert good.engines == ("onnxruntime", "openvino")
+    assert figures["changed_by_batching"] == 0
+    assert f"with OpenVINO in {figures['arithmetic']}:" in (tmp_path / "good" / CARD).read_text("utf-8")
+    if figures["span_agreement"] < 1:  # bfloat16, and random weights
+        assert variant("bad", 1.0).engines == ("onnxruntime",)
+        assert "and not taken" in (tmp_path / "bad" / CARD).read_text("utf-8")
+    monkeypatch.setattr("batchqa.prepare.export.openvino_is_installed", lambda: False)
+    assert variant("without", 0.0).engines == ("onnxruntime",)
