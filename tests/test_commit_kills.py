@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -169,6 +169,7 @@ def test_a_kill_at_any_call_leaves_nothing_partial_and_the_same_command_finishes
     sweep: Sweep,
 ) -> None:
     chosen = spread(sweep.all_places(CALLS), SHORT_KILLS)
+    record_testsuite_property(f"errors injected into {sweep.name}", len(chosen))
     assert {place: bad for place in chosen if (bad := sweep.kill(*place))} == {}
     assert sweep.fired == len(chosen) == SHORT_KILLS
 
@@ -178,6 +179,7 @@ def test_a_full_or_failing_disk_ends_with_74_and_the_same_command_finishes_the_j
     chosen = [(*place, "ENOSPC") for place in spread(sweep.all_places(["write"]), 2)]
     chosen += [(*place, "EIO") for place in spread(sweep.all_places(["fsync"]), 2)]
     chosen += [(*place, "EIO") for place in spread(sweep.all_places(["rename"]), 1)]
+    record_testsuite_property(f"errors injected into {sweep.name}", len(chosen))
     assert {place: bad for place in chosen if (bad := sweep.fail(*place))} == {}
     assert sweep.fired == len(chosen)
 
@@ -214,9 +216,10 @@ def test_a_file_is_durable_before_it_is_renamed_and_its_folder_after(tmp_path: P
 @pytest.mark.faults
 @pytest.mark.timeout(3600)
 def test_a_kill_at_every_call_leaves_nothing_partial_and_the_same_command_finishes_the_job(
-    sweep: Sweep,
+    sweep: Sweep, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     every = sweep.all_places(CALLS)
+    record_testsuite_property(f"kills of {sweep.name}", len(every))
     assert {place: bad for place in every if (bad := sweep.kill(*place))} == {}
     assert sweep.fired == len(every) > 100
 
@@ -224,10 +227,11 @@ def test_a_kill_at_every_call_leaves_nothing_partial_and_the_same_command_finish
 @pytest.mark.faults
 @pytest.mark.timeout(3600)
 def test_an_error_of_the_storage_at_every_call_ends_with_74_and_the_same_command_finishes(
-    sweep: Sweep,
+    sweep: Sweep, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     chosen = [(*place, "ENOSPC") for place in sweep.all_places(["write", "openat", "mkdir"])]
     chosen += [(*place, "EIO") for place in sweep.all_places(["write", "fsync", "rename", "unlink", "rmdir"])]
+    record_testsuite_property(f"errors injected into {sweep.name}", len(chosen))
     assert {place: bad for place in chosen if (bad := sweep.fail(*place))} == {}
     assert sweep.fired == len(chosen) > 100
 

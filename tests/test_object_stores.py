@@ -323,7 +323,10 @@ def test_a_run_that_was_killed_shows_nothing_partial_and_is_finished_by_the_next
 @pytest.mark.faults
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_a_run_killed_at_any_request_is_finished_by_the_next(
-    bucket: Bucket, tmp_path: Path, output: str
+    bucket: Bucket,
+    tmp_path: Path,
+    output: str,
+    record_testsuite_property: Callable[[str, object], None],
 ) -> None:
     expected = undisturbed(tmp_path / "local", output)
     fired = 0
@@ -331,6 +334,7 @@ def test_a_run_killed_at_any_request_is_finished_by_the_next(
         if not check_kill(bucket, f"x{number}", output, number, expected):
             break
         fired += 1
+    record_testsuite_property(f"kills of {output} in a bucket", fired)
     assert fired > 20
 
 
