@@ -169,7 +169,6 @@ def test_a_kill_at_any_call_leaves_nothing_partial_and_the_same_command_finishes
     sweep: Sweep,
 ) -> None:
     chosen = spread(sweep.all_places(CALLS), SHORT_KILLS)
-    record_testsuite_property(f"errors injected into {sweep.name}", len(chosen))
     assert {place: bad for place in chosen if (bad := sweep.kill(*place))} == {}
     assert sweep.fired == len(chosen) == SHORT_KILLS
 
@@ -179,7 +178,6 @@ def test_a_full_or_failing_disk_ends_with_74_and_the_same_command_finishes_the_j
     chosen = [(*place, "ENOSPC") for place in spread(sweep.all_places(["write"]), 2)]
     chosen += [(*place, "EIO") for place in spread(sweep.all_places(["fsync"]), 2)]
     chosen += [(*place, "EIO") for place in spread(sweep.all_places(["rename"]), 1)]
-    record_testsuite_property(f"errors injected into {sweep.name}", len(chosen))
     assert {place: bad for place in chosen if (bad := sweep.fail(*place))} == {}
     assert sweep.fired == len(chosen)
 
