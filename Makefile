@@ -17,7 +17,7 @@ RUNNABLE := .venv/.installed-run
 DEVELOPER := .venv/.installed-all
 
 .DELETE_ON_ERROR:
-.PHONY: help demo setup check format test test-slow test-faults bench bench-full bench-host bench-scoring docs bundled-model clean
+.PHONY: help demo setup check format test test-slow test-faults bench bench-full bench-gpu bench-host bench-scoring docs bundled-model clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,7 +52,10 @@ bench: $(DEVELOPER)  ## rows per second beside the peers, as ratios
 	$(BIN)/python benchmarks/compare.py
 
 bench-full: $(DEVELOPER)  ## the same with every contender and every mix of rows: about an hour
-	$(BIN)/python benchmarks/compare.py --full
+	$(BIN)/python benchmarks/compare.py --lineup full
+
+bench-gpu: $(DEVELOPER)  ## the table on one CUDA device; needs a driver and the extra `cuda`
+	$(BIN)/python benchmarks/compare.py --lineup gpu
 
 bench-host: $(DEVELOPER)  ## what a row costs besides the model, step by step
 	$(BIN)/python benchmarks/host.py

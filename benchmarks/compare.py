@@ -1,4 +1,4 @@
-"""`make bench` and `make bench-full`: batchqa beside its peers, in interleaved rounds. See README.md."""
+"""`make bench`, `bench-full`, `bench-gpu`: batchqa beside its peers, in interleaved rounds. See README.md."""
 
 from __future__ import annotations
 
@@ -12,34 +12,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # from a checkout that need not be installed
 
-from batchqa.annotator import BUNDLED
 from batchqa.machine import cpu_quota
+from batchqa.steps.inference import cuda_is_available
 from benchmarks.chart import draw
+from benchmarks.lineup import Contender, all_on_cpu, on_cpu, on_gpu
 from benchmarks.measuring import HERE, WORK, keep, measured, spread
 from benchmarks.mixes import MIXES, write_mix
-from benchmarks.models import haystack_python, prepare
 
 PEER_BATCHES = (1, 8, 32)
-ENGINE_TOKENS = 768
-"""Token budget of batchqa and of the bare engines: given, so that all do the same."""
-
 ROWS = {"squad": 600, "scripts": 400, "long": 40, "single": 400}
+GPU_ROWS = 11_873
 FEW = 120
 """Rows on which a peer's best batch size is found."""
-
-
-@dataclass(frozen=True, slots=True)
-class Contender:
-    """A program to be measured. `batch` 0 is to be found: the best of PEER_BATCHES."""
-
-    name: str
-    script: str
-    model: Path
-    batch: int = 0
-    precision: str = "fp32"
-    engine: str = "onnxruntime"
-    python: str = sys.executable
-    kind: str = "peer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +53,18 @@ def main() -> int:
     squad = options.data / "squad-v2.0-dev.json"
     for needed in (checkpoint, squad):
         if not needed.exists():
-            print(f"make bench needs {needed}; set BATCHQA_MODELS and BATCHQA_DATA. No figures were made.")
+            print(f"this needs {needed}; set BATCHQA_MODELS and BATCHQA_DATA. No figures were made.")
             return 0
+    if options.lineup == "gpu" and not cuda_is_available():
+        print("bench-gpu needs a CUDA device, its driver and `batchqa[cuda,export]`. No figures were made.")
+        return 0
     WORK.mkdir(exist_ok=True)
-    contenders = _contenders(checkpoint, full=options.full)
+    lineup = {"cpu": on_cpu, "full": all_on_cpu, "gpu": on_gpu}[options.lineup]
     few = write_mix("squad", options.data, FEW, WORK)
-    contenders = [_at_best_batch(contender, few, options.threads) for contender in contenders]
-    mixes = MIXES if options.full else MIXES[:1]
-    files = {name: write_mix(name, options.data, options.rows or ROWS[name], WORK) for name in mixes}
+    contenders = [_at_best_batch(c, few, options.threads) for c in lineup(checkpoint, WORK)]
+    mixes = MIXES if options.lineup == "full" else MIXES[:1]
+    counts = dict.fromkeys(mixes, GPU_ROWS) if options.lineup == "gpu" else ROWS
+    files = {name: write_mix(name, options.data, options.rows or counts[name], WORK) for name in mixes}
     runs = []
     for number in range(options.rounds):
         for mix, rows in files.items():
@@ -84,12 +72,8 @@ def main() -> int:
                 runs.append(_run(contender, mix, rows, options.threads, number))
                 speed = f"{runs[-1].rows_per_second:.1f} rows/s"
                 print(f"round {number + 1}: {mix}: {contender.name}: {speed}", flush=True)
-    table = "\n\n".join(
-        [
-            f"{options.threads} threads, {options.rounds} rounds",
-            *(f"### {mix}\n\n{_table(contenders, [run for run in runs if run.mix == mix])}" for mix in mixes),
-        ]
-    )
+    tables = [f"### {mix}\n\n{_table(contenders, [run for run in runs if run.mix == mix])}" for mix in mixes]
+    head = f"{options.threads} threads, {options.rounds} rounds"
     facts = {
         "threads": options.threads,
         "contenders": [
@@ -97,18 +81,18 @@ def main() -> int:
         ],
         "runs": [asdict(run) for run in runs],
     }
-    name = keep("full" if options.full else "cpu", options.results, table, facts)
+    name = keep(options.lineup, options.results, "\n\n".join([head, *tables]), facts)
     draw(
         [(c.name, c.kind, _median(runs, c.name, "squad")) for c in contenders],
         name.with_suffix(".svg"),
-        f"SQuAD 2.0 dev, {options.threads} CPU threads",
+        f"SQuAD 2.0 dev, {head}",
     )
     return 0
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", help="all mixes and contenders")
+    parser.add_argument("--lineup", choices=["cpu", "full", "gpu"], default="cpu")
     parser.add_argument("--rows", type=int, help="of each mix")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=cpu_quota())
@@ -116,51 +100,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--models", type=Path, default=os.environ.get("BATCHQA_MODELS", "../shared/models"))
     parser.add_argument("--results", type=Path, default=HERE / "results")
     return parser.parse_args()
-
-
-def _contenders(checkpoint: Path, *, full: bool) -> list[Contender]:
-    """Batchqa first: the others are compared with it."""
-    models = prepare(checkpoint, WORK)
-    found = [
-        Contender(
-            "batchqa int8, onnxruntime", "batchqa_run.py", BUNDLED, ENGINE_TOKENS, "int8", kind="batchqa"
-        ),
-        Contender("bare onnxruntime, same int8", "bare_engine.py", BUNDLED, ENGINE_TOKENS, kind="limit"),
-        Contender("transformers pipeline fp32", "transformers_pipeline.py", checkpoint),
-        Contender("optimum pipeline fp32", "optimum_pipeline.py", models.optimum_fp32),
-        Contender("optimum pipeline int8 (dynamic)", "optimum_pipeline.py", models.optimum_int8),
-    ]
-    if models.openvino:
-        fp32 = models.fp32_bundle
-        found += [
-            Contender(
-                "batchqa fp32, OpenVINO",
-                "batchqa_run.py",
-                fp32,
-                ENGINE_TOKENS,
-                "fp32",
-                "openvino",
-                kind="batchqa",
-            ),
-            Contender(
-                "bare OpenVINO bf16", "bare_engine.py", fp32, ENGINE_TOKENS, "bf16", "openvino", kind="limit"
-            ),
-        ]
-    if full:
-        found += [
-            Contender(
-                "batchqa fp32, onnxruntime",
-                "batchqa_run.py",
-                models.fp32_bundle,
-                ENGINE_TOKENS,
-                kind="batchqa",
-            ),
-            Contender("transformers pipeline bf16", "transformers_pipeline.py", checkpoint, precision="bf16"),
-            Contender("sorted PyTorch loop fp32", "sorted_torch.py", checkpoint),
-            Contender("sorted PyTorch loop bf16", "sorted_torch.py", checkpoint, precision="bf16"),
-            Contender("Haystack reader fp32", "haystack_reader.py", checkpoint, python=haystack_python(WORK)),
-        ]
-    return found
 
 
 def _at_best_batch(contender: Contender, rows: Path, threads: int) -> Contender:
@@ -176,6 +115,7 @@ def _run(contender: Contender, mix: str, rows: Path, threads: int, number: int) 
     command = [contender.python, str(HERE / "contenders" / contender.script), "--rows", str(rows)]
     command += ["--model", str(contender.model), "--batch", str(contender.batch), "--threads", str(threads)]
     command += ["--precision", contender.precision, "--engine", contender.engine]
+    command += ["--device", contender.device]
     environment = {
         "OMP_NUM_THREADS": str(threads),
         "HF_HUB_OFFLINE": "1",

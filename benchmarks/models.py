@@ -44,10 +44,34 @@ def prepare(checkpoint: Path, work: Path) -> Models:
             save_dir=quantized, quantization_config=config
         )
         AutoTokenizer.from_pretrained(checkpoint).save_pretrained(quantized)
-    if not bundle.exists():
-        command = [sys.executable, "-m", "batchqa", "export", str(checkpoint), "-o", str(bundle)]
-        subprocess.run([*command, "--precision", "fp32", "--quiet"], check=True, stdout=subprocess.DEVNULL)
+    _export(checkpoint, bundle, "--precision", "fp32")
     return models
+
+
+def cuda_bundle(checkpoint: Path, bundle: Path) -> Path:
+    """The checkpoint's bundle for CUDA."""
+    _export(checkpoint, bundle, "--precision", "fp16")
+    return bundle
+
+
+def base_sized(checkpoint: Path, work: Path) -> Path:
+    """A bundle of BERT-base's size: random weights, so only its speed means anything."""
+    folder, bundle = work / "base-sized", work / "cuda-base"
+    if not folder.exists():
+        import torch
+        from transformers import AutoTokenizer, BertConfig, BertForQuestionAnswering
+
+        torch.manual_seed(0)
+        BertForQuestionAnswering(BertConfig()).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(checkpoint).save_pretrained(folder)
+    _export(folder, bundle, "--precision", "fp16", "--min-agreement", "0", "--abstains", "yes")
+    return bundle
+
+
+def _export(checkpoint: Path, bundle: Path, *options: str) -> None:
+    if not bundle.exists():
+        command = [sys.executable, "-m", "batchqa", "export", str(checkpoint), "-o", str(bundle), *options]
+        subprocess.run([*command, "--quiet"], check=True, stdout=subprocess.DEVNULL)
 
 
 def haystack_python(work: Path) -> str:

@@ -27,7 +27,13 @@ def load() -> tuple[Any, list[Any]]:
     annotator = Annotator(
         options.model,
         settings=RunSettings.from_options(
-            {"device": "cpu", "threads": options.threads, "batch_tokens": options.batch, "in_process": True}
+            {
+                "device": options.device,
+                "engine": "onnxruntime",
+                "threads": options.threads,
+                "batch_tokens": options.batch,
+                "in_process": True,
+            }
         ),
     )
     context = pa.array([row["context"] for row in rows])

@@ -13,7 +13,7 @@ Row = dict[str, str]
 
 
 def arguments() -> argparse.Namespace:
-    """`--rows FILE.jsonl --model PATH --batch N --threads N [--precision P] [--engine E]`."""
+    """`--rows FILE.jsonl --model PATH --batch N --threads N [--precision P] [--engine E] [--device D]`."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True)
@@ -21,6 +21,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--engine", default="onnxruntime")
+    parser.add_argument("--device", default="cpu")
     return parser.parse_args()
 
 

@@ -16,7 +16,7 @@ measure(
         "question-answering",
         model=str(options.model),
         dtype=PRECISIONS[options.precision],
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device=options.device,
     ),
     lambda pipe: answer_with_pipeline(pipe, rows, options.batch),
 )
