@@ -20,7 +20,7 @@ from batchqa.records import AnsweredChunk, Bool, Chunk, Cursor, Float64, Rows, W
 from batchqa.settings import DEFAULT_MAX_LENGTH, MachineSettings, RunSettings
 from batchqa.steps.chunking import chunks
 from batchqa.steps.decoding import DecodingRules
-from batchqa.steps.inference import Arithmetic, ChildScorer, SpanScorer, cuda_is_available
+from batchqa.steps.inference import Arithmetic, ChildScorer, Crew, SpanScorer, cuda_devices, cuda_is_available
 from batchqa.steps.reading import ColumnPlan, pieces
 from batchqa.steps.windowing import Windower, open_tokenizer
 from batchqa.steps.writing import output_batch, output_schema
@@ -39,6 +39,7 @@ class Resolved:
     threads: int
     batch_tokens: int
     arithmetic: Arithmetic | None = None
+    workers: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in job.json."""
@@ -55,6 +56,7 @@ class Resolved:
             engine=engine,  # type: ignore[arg-type]  # it was one of these when it was written
             variant=machine.variant or self.variant,
             threads=self.threads,
+            workers=self.workers,
             batch_tokens=self.batch_tokens,
             arithmetic=arithmetic,
         )
@@ -64,8 +66,8 @@ class Annotator:
     """A bundle's model, loaded on a device, ready to answer tables and streams.
 
     Options are those of the command line (`top_k=3`, `no_answer="off"`, `batch_tokens=768`). One annotator
-    serves one stream at a time. The model runs in a child process (see `steps/inference/child.py`), which
-    ends with the annotator: by `close`, at the end of a `with` block, or when it is no longer used.
+    serves one stream at a time. The model runs in child processes (see `steps/inference/child.py`), which
+    end with the annotator: by `close`, at the end of a `with` block, or when it is no longer used.
     """
 
     def __init__(
@@ -98,12 +100,14 @@ class Annotator:
             threads,
             chosen.batch_tokens,
             chosen.candidate.arithmetic,
+            chosen.workers,
         )
-        self._road = Road(windower, self.scorer, _rules(self.bundle, settings), chosen.batch_tokens)
+        rules = _rules(self.bundle, settings)
+        self._road = Road(windower, self.scorer, rules, chosen.batch_tokens, chosen.workers)
 
     def close(self) -> None:
-        """End the child process, if there is one."""
-        if isinstance(self.scorer, ChildScorer):
+        """End the child processes, if there are any."""
+        if isinstance(self.scorer, (ChildScorer, Crew)):
             self.scorer.close()
 
     def __enter__(self) -> Self:
@@ -178,15 +182,23 @@ def open_model(model: str | Path) -> Bundle:
 
 def _load(bundle: Bundle, machine: MachineSettings, threads: int) -> Chosen:
     """The model on the device asked for; `auto` and --allow-cpu-fallback may take the CPU instead."""
-    device = "cuda:0" if machine.device in ("cuda", "all") else machine.device
-    if device == "auto":
-        device = "cuda:0" if machine.engine != "openvino" and cuda_is_available() else "cpu"
-    if device != "cpu" and (machine.allow_cpu_fallback or machine.device == "auto"):
+    devices = _devices(machine)
+    if devices != ["cpu"] and (machine.allow_cpu_fallback or machine.device == "auto"):
         try:
-            return choose(bundle, machine, device, threads)
+            return choose(bundle, machine, devices, threads)
         except DeviceError:
-            device = "cpu"
-    return choose(bundle, machine, device, threads)
+            devices = ["cpu"]
+    return choose(bundle, machine, devices, threads)
+
+
+def _devices(machine: MachineSettings) -> list[str]:
+    """The devices that `--device` means, one by one."""
+    kind, _, numbers = machine.device.partition(":")
+    if kind == "auto":
+        return ["cuda:0"] if machine.engine != "openvino" and cuda_is_available() else ["cpu"]
+    if kind == "all":
+        return cuda_devices()
+    return ["cpu"] if kind == "cpu" else [f"cuda:{number}" for number in (numbers or "0").split(",")]
 
 
 def _check_vocabulary(highest: int, scorer: SpanScorer, bundle: Bundle) -> None:

@@ -1,4 +1,4 @@
-"""Which engine runs a bundle's model on this machine, which variant of it, and with which batch size.
+"""Which engine runs a bundle's model on this machine, which variant, how many workers, with which batches.
 
 What was not asked for is measured, in about two seconds, and remembered in the user's cache folder
 (`BATCHQA_CACHE`): one small file per machine, bundle, threads, versions and question. So `auto` means the
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,12 +21,13 @@ import orjson
 
 from batchqa.bundle import Bundle, Variant
 from batchqa.errors import DeviceError, ModelError
-from batchqa.machine import cache_folder, cpu_flags, cpu_model
+from batchqa.machine import cache_folder, cpu_flags, cpu_model, memory_limit
 from batchqa.settings import MachineSettings
 from batchqa.steps.inference import (
     Arithmetic,
     ChildScorer,
     CrashedError,
+    Crew,
     Recipe,
     SpanScorer,
     best_arithmetic,
@@ -38,6 +40,9 @@ from batchqa.version import VERSION
 
 MEASURED_TOKENS = 160
 """Length of the windows with which engines and budgets are measured: that of an ordinary paragraph."""
+
+WORKER_BYTES, WORKER_COPIES = 200 * 2**20, 2
+"""What a worker takes: Python, the engine and its buffers; the model's file, and its form in the engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,7 @@ class Chosen:
 
     candidate: Candidate
     scorer: SpanScorer
+    workers: int
     batch_tokens: int
     speeds: Mapping[str, float]
 
@@ -73,13 +79,17 @@ class _Measured:
     speeds: dict[str, float] = field(default_factory=dict)
 
 
-def choose(bundle: Bundle, machine: MachineSettings, device: str, threads: int) -> Chosen:
-    """Load the bundle's model for `device` ("cpu", "cuda:0") as `machine` asks; the rest is measured.
+def choose(bundle: Bundle, machine: MachineSettings, devices: Sequence[str], threads: int) -> Chosen:
+    """Load the bundle's model for `devices` (["cpu"], ["cuda:0", "cuda:1"]) as `machine` asks.
 
-    Raises DeviceError where an engine or a variant that was asked for cannot be had, ModelError where the
-    model cannot be loaded.
+    The rest is measured, with one worker. Raises DeviceError where an engine or a variant that was asked for
+    cannot be had, ModelError where the model cannot be loaded.
     """
+    device = devices[0]
     found = candidates(bundle, machine, device)
+    if device == "cpu":
+        devices = ["cpu"] * (machine.workers or workers_for(bundle, found, threads))
+        threads = max(threads // len(devices), 1)
     memory = _Memory(bundle, machine, device, threads, found)
     known = memory.recall()
     if known is not None:
@@ -102,7 +112,18 @@ def choose(bundle: Bundle, machine: MachineSettings, device: str, threads: int) 
     new = _Measured(candidate.name, remembered if machine.batch_tokens else budget, speeds)
     if new != known:
         memory.keep(new)
-    return Chosen(candidate, scorer, budget, speeds)
+    if len(devices) > 1:
+        with ThreadPoolExecutor(len(devices)) as pool:  # they load at the same time
+            others = pool.map(lambda d: _scorer(bundle, machine, d, threads, candidate), devices[1:])
+            scorer = Crew([scorer, *others])
+    return Chosen(candidate, scorer, len(devices), budget, speeds)
+
+
+def workers_for(bundle: Bundle, found: Sequence[Candidate], threads: int) -> int:
+    """One worker for each thread, as far as they fit into half of the memory."""
+    largest = max(bundle.model(candidate.variant).stat().st_size for candidate in found)
+    room = (memory_limit() or 2**63) // 2 // (WORKER_BYTES + WORKER_COPIES * largest)
+    return max(1, min(threads, room))
 
 
 @contextmanager

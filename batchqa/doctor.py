@@ -329,7 +329,7 @@ def _smoke_test(model: str, device: str) -> Iterator[Finding]:
         "model",
         "ok",
         f"{manifest.name} (has {variants}): {resolved.variant} on {resolved.device}, {resolved.engine}, "
-        f"{resolved.threads} threads, batches of {resolved.batch_tokens} tokens",
+        f"{resolved.threads} threads, {resolved.workers} workers, batches of {resolved.batch_tokens} tokens",
     )
     if len(annotator.speeds) > 1:
         speeds = ", ".join(f"{name} {speed:,} tokens/s" for name, speed in annotator.speeds.items())

@@ -228,6 +228,12 @@ machine_options = together(
         type=click.Choice(["auto", "f32", "bf16"]),
     ),
     setting("--threads", "CPU threads of the engine.", type=int, show_default="the CPU quota"),
+    setting(
+        "--workers",
+        "Copies of the model that work side by side on the CPU, the threads shared out among them.",
+        type=int,
+        show_default="one for each thread, as far as memory allows",
+    ),
     setting("--batch-tokens", "Tokens of a batch, padding included.", type=int, show_default="measured"),
     setting("--allow-cpu-fallback", "Take the CPU where the device asked for cannot be had.", is_flag=True),
     setting(

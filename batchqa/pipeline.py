@@ -1,15 +1,17 @@
 """The spine: chunks in, answered chunks out, in order, every row counted.
 
-Three threads work at the same time and hand over through short queues: the caller's iterator, the
-tokenizer and the padding run in one, the model in the second, decoding and whatever the caller does with
-the answers in the third (the caller's own). So the device waits for Python only while the queues are empty.
+Threads work at the same time and hand over through short queues: the caller's iterator, the tokenizer and the
+padding run in one, the model in one for each scorer that works side by side, decoding and whatever the caller
+does with the answers in the caller's own. So a device waits for Python only while the queues are empty.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Iterable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -21,6 +23,7 @@ from batchqa.steps.inference import SpanScorer, score_batch
 from batchqa.steps.windowing import Windower
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 BATCHES_AHEAD = 16
 """Batches that wait between two threads at most."""
@@ -34,12 +37,16 @@ STOP_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Road:
-    """A model and everything that decides about a row; `budget` is the batch's size in tokens."""
+    """A model and everything that decides about a row.
+
+    `budget` is the batch's size in tokens, `width` how many batches the scorer takes at the same time.
+    """
 
     windower: Windower
     scorer: SpanScorer
     rules: DecodingRules
     budget: int
+    width: int = 1
 
     def answer(self, chunks: Iterable[Chunk]) -> Iterator[AnsweredChunk]:
         """Answer the chunks, in order; they must come part by part.
@@ -51,8 +58,13 @@ class Road:
         windower = self.windower.fresh()
         stop = threading.Event()
         batches = in_background(self._batches(windower, chunks), BATCHES_AHEAD, "batchqa-host", stop)
-        scored = in_background(
-            (score_batch(self.scorer, batch) for batch in batches), BATCHES_AHEAD, "batchqa-device", stop
+        scored = side_by_side(
+            lambda batch: score_batch(self.scorer, batch),
+            batches,
+            width=self.width,
+            ahead=BATCHES_AHEAD,
+            name="batchqa-device",
+            stop=stop,
         )
         try:
             for logits in scored:
@@ -72,65 +84,97 @@ class Road:
 
 
 class _Handover:
-    """A bounded queue between two threads that both look whether the run was stopped."""
+    """A bounded queue of results to come; those at both ends look whether the run was stopped."""
 
     def __init__(self, size: int, stop: threading.Event) -> None:
-        self._queue: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=size)
+        self._queue: queue.Queue[Future[Any] | None] = queue.Queue(maxsize=size)
         self._stop = stop
 
-    def put(self, kind: str, value: Any) -> bool:
-        """Hand over; False if the run was stopped meanwhile."""
+    def put(self, place: Future[Any] | None) -> bool:
+        """Hand over, None at the end; False if the run was stopped meanwhile."""
         while not self._stop.is_set():
             try:
-                self._queue.put((kind, value), timeout=POLL_SECONDS)
+                self._queue.put(place, timeout=POLL_SECONDS)
             except queue.Full:
                 continue
             return True
         return False
 
-    def get(self) -> tuple[str, Any]:
-        """Take over what was put next; ("end", None) if the run was stopped meanwhile."""
+    def get(self) -> Future[Any] | None:
+        """Take over what was put next; None at the end, or if the run was stopped meanwhile."""
         while not self._stop.is_set():
             try:
                 return self._queue.get(timeout=POLL_SECONDS)
             except queue.Empty:
                 continue
-        return "end", None
+        return None
 
 
 def in_background(
     items: Iterable[T], ahead: int, name: str, stop: threading.Event
 ) -> Generator[T, None, None]:
-    """The same items, produced by a thread that works at most `ahead` items in advance.
+    """The same items, produced by a thread that works at most `ahead` items in advance; see side_by_side."""
+    return side_by_side(lambda item: item, items, width=1, ahead=ahead, name=name, stop=stop)
 
-    An exception of `items` is raised to the consumer in its place. Once `stop` is set (the consumer sets it
-    when it is done, for whatever reason) the thread ends at its next item and nothing more is handed over.
+
+def side_by_side(
+    work: Callable[[T], R], items: Iterable[T], *, width: int, ahead: int, name: str, stop: threading.Event
+) -> Generator[R, None, None]:
+    """`work` of each item, done by `width` threads, handed over in the items' order.
+
+    They work at most `ahead` items in advance (and one more each). An exception of `items` or `work` is
+    raised to the consumer in its place. Once `stop` is set (the consumer sets it when it is done, for
+    whatever reason) the threads end at their next item and nothing more is handed over.
     """
     handover = _Handover(ahead, stop)
+    one_at_a_time = threading.Lock()
+    source = iter(items)
 
-    def work() -> None:
-        try:
-            for item in items:
-                if not handover.put("item", item):
-                    return
-            handover.put("end", None)
-        except BaseException as error:  # noqa: BLE001 - the consumer decides what to do about it
-            handover.put("error", error)
+    def take() -> tuple[T, Future[R]] | None:
+        """The next item and the place of its result, queued in the same breath: that keeps the order."""
+        with one_at_a_time:
+            place: Future[R] = Future()
+            try:
+                item = next(source)
+            except StopIteration:
+                handover.put(None)
+                return None
+            except BaseException as error:  # noqa: BLE001 - the consumer decides what to do about it
+                place.set_exception(error)
+                handover.put(place)
+                return None
+            return (item, place) if handover.put(place) else None
 
-    thread = threading.Thread(target=work, name=name, daemon=True)
-    thread.start()
+    def run() -> None:
+        while taken := take():
+            item, place = taken
+            try:
+                place.set_result(work(item))
+            except BaseException as error:  # noqa: BLE001 - as above
+                place.set_exception(error)
+                return
+
+    threads = [threading.Thread(target=run, name=name, daemon=True) for _ in range(width)]
+    for thread in threads:
+        thread.start()
     try:
-        while True:
-            kind, value = handover.get()
-            if kind == "end":
-                break
-            if kind == "error":
-                raise value
-            yield value
+        while (place := handover.get()) is not None and _is_done(place, stop):
+            yield place.result()
     finally:
         if stop.is_set():
             # a thread that waits for input cannot be stopped: it dies with the process
-            thread.join(STOP_SECONDS)
+            until = time.monotonic() + STOP_SECONDS
+            for thread in threads:
+                thread.join(max(until - time.monotonic(), 0))
+
+
+def _is_done(place: Future[Any], stop: threading.Event) -> bool:
+    """Wait for a result; False if the run was stopped meanwhile."""
+    while not place.done():
+        wait([place], timeout=POLL_SECONDS)
+        if stop.is_set():
+            return False
+    return True
 
 
 def _check_count(answered: AnsweredChunk) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import resource
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from batchqa.annotator import Annotator
+from batchqa.pipeline import side_by_side
 from batchqa.records import ROW_ERRORS, Chunk, PaddedBatch, Windows
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.inference import score_batch
@@ -115,12 +117,24 @@ def _look_at(annotator: Annotator, chunk: Chunk, sample: _Sample) -> None:
 def _tokens_per_second(annotator: Annotator, sample: _Sample) -> float:
     """How fast the model takes the sample's batches, drawn evenly from the longest to the shortest."""
     order = np.random.default_rng(0).permutation(len(sample.batches))
+    workers, stop = annotator.resolved.workers, threading.Event()
     tokens, began = 0, time.monotonic()
-    for at in order.tolist():
-        score_batch(annotator.scorer, sample.batches[at])
-        tokens += sample.batches[at].input_ids.size
-        if time.monotonic() - began > SAMPLE_SECONDS:
-            break
+    scored = side_by_side(
+        lambda batch: score_batch(annotator.scorer, batch),
+        (sample.batches[at] for at in order.tolist()),
+        width=workers,
+        ahead=workers,
+        name="batchqa-device",
+        stop=stop,
+    )
+    try:
+        for logits in scored:
+            tokens += logits.batch.input_ids.size
+            if time.monotonic() - began > SAMPLE_SECONDS:
+                break
+    finally:
+        stop.set()
+        scored.close()
     return max(tokens, 1) / max(time.monotonic() - began, 1e-9)
 
 

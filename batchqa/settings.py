@@ -82,14 +82,16 @@ class MachineSettings:
     """Where the model runs. `None` is measured or read from the machine.
 
     The engine has a process of its own, so that a row with which it crashes costs that row alone; with
-    `in_process` it runs in the caller's. `arithmetic` is what openvino computes in; onnxruntime computes in
-    what the variant says.
+    `in_process` it runs in the caller's. `workers` are copies of the model that work side by side on the CPU
+    and share `threads` out; several GPUs have one each. `arithmetic` is what openvino computes in;
+    onnxruntime computes in what the variant says.
     """
 
     device: str = "auto"
     engine: Literal["auto", "onnxruntime", "openvino"] = "auto"
     variant: str | None = None
     threads: int | None = None
+    workers: int | None = None
     batch_tokens: int | None = None
     allow_cpu_fallback: bool = False
     in_process: bool = False
@@ -97,6 +99,7 @@ class MachineSettings:
 
     def __post_init__(self) -> None:
         _at_least("threads", self.threads, 1)
+        _at_least("workers", self.workers, 1)
         _at_least("batch-tokens", self.batch_tokens, 1)
         if not re.fullmatch(r"auto|cpu|all|cuda(:\d+(,\d+)*)?", self.device):
             raise SettingsError(f"--device {self.device!r} is none of auto, cpu, cuda, cuda:0,1, all")

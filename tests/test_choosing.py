@@ -117,7 +117,7 @@ def test_other_threads_another_bundle_and_another_question_are_measured_by_thems
     both: Path, bundles: Callable[..., Path], cache: Path
 ) -> None:
     resolved(both, threads=1)
-    resolved(both, threads=2)
+    resolved(both, threads=2, workers=1)
     resolved(bundles("roberta", engines=BOTH), threads=1)
     resolved(both, threads=1, engine="onnxruntime")
     assert len(list(cache.iterdir())) == 4
@@ -191,7 +191,7 @@ def test_a_job_goes_on_with_the_engine_that_it_began_with_whatever_is_remembered
     change_answer(only(cache), name=names[other])
     monkeypatch.setattr(choosing, "load", noted)
     resumed = batchqa.run(rows, output, **options)
-    assert (resumed.engine, loaded) == (began, [began])
+    assert (resumed.engine, set(loaded)) == (began, {began})
     assert resumed.resumed_rows == 5
     done = batchqa.run(rows, output, **options)
     assert (done.engine, done.fingerprint) == (began, resumed.fingerprint)

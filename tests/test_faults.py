@@ -51,13 +51,17 @@ def run(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A JSONL file of ROWS good rows and a bad line in each part."""
-    path = tmp_path / "in.jsonl"
+    """A JSONL file of ROWS rows, one in each part bad."""
+    return _rows(tmp_path / "in.jsonl", sentences=1)
+
+
+def _rows(path: Path, sentences: int) -> Path:
     with path.open("w", encoding="utf-8") as out:
         for i in range(ROWS):
+            texts = (SENTENCES[(i + j) % len(SENTENCES)] for j in range(sentences))
             row = {
                 "id": i,
-                "context": f"{SENTENCES[i % len(SENTENCES)]} It was {i}.",
+                "context": f"{' '.join(texts)} It was {i}.",
                 "question": f"Who {i}?",
             }
             out.write("{broken\n" if i % PART_ROWS == 4 else json.dumps(row, ensure_ascii=False) + "\n")
@@ -145,8 +149,10 @@ def test_a_run_that_is_killed_at_any_time_is_finished_by_the_same_command(
 @pytest.mark.faults
 @pytest.mark.timeout(7200)
 def test_two_hundred_kills_of_runs_with_the_package_s_model_lose_and_double_nothing(
-    source: Path, tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
+    tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
+    # contexts of so many sentences that the rows take longer than the start
+    source = _rows(tmp_path / "in.jsonl", sentences=30)
     with_parts, wrong = _kill_at_random_times(source, tmp_path, 200, [])
     record_testsuite_property("killed_with_committed_parts", f"{with_parts} of 200")
     assert not wrong

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import pytest
 
 from batchqa.annotator import Annotator
 from batchqa.errors import ModelError, StorageError
-from batchqa.pipeline import in_background
+from batchqa.pipeline import in_background, side_by_side
 from batchqa.records import Chunk
 from batchqa.steps.chunking import chunks
 from tests.steps.rows import rows_of
@@ -48,6 +48,42 @@ def test_items_come_in_order_and_the_producer_runs_ahead_of_the_consumer_by_a_bo
     time.sleep(0.3)
     assert 1 < len(made) <= 1 + 3 + 1
     assert list(items) == list(range(1, 100))
+
+
+def test_work_done_side_by_side_is_handed_over_in_order_and_really_is_done_side_by_side() -> None:
+    together = threading.Barrier(3, timeout=10)
+
+    def work(item: int) -> int:
+        together.wait()  # passes only if three threads are in here at once
+        time.sleep(0.01 * (item % 3))
+        return item * item
+
+    stop = threading.Event()
+    done = side_by_side(work, range(99), width=3, ahead=5, name="batchqa-test", stop=stop)
+    assert list(done) == [item * item for item in range(99)]
+
+
+def test_an_error_of_one_item_is_raised_in_its_place_and_ends_the_others() -> None:
+    def work(item: int) -> int:
+        if item == 20:
+            raise StorageError("the twenty-first")
+        return item
+
+    before, stop = _names(), threading.Event()
+    done = side_by_side(work, range(10**9), width=3, ahead=5, name="batchqa-test", stop=stop)
+    assert [next(done) for _ in range(20)] == list(range(20))
+    with pytest.raises(StorageError, match="twenty-first"):
+        next(done)
+    stop.set()
+    done.close()
+    _wait_for(lambda: _names() == before)
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_an_error_while_reading_reaches_the_caller_after_the_rows_before_it(annotator: Annotator) -> None:

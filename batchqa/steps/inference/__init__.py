@@ -7,13 +7,15 @@
     openvino_scorer.py  the scorer on OpenVINO
     engines.py          an engine's name -> its scorer
     child.py            a scorer in a process of its own
+    crew.py             several scorers side by side
     budget.py           which scorer is fastest, and with which batch size
 """
 
 from .budget import fastest, measure_budget
 from .child import ChildScorer
+from .crew import Crew
 from .engines import Recipe, load
-from .onnx_scorer import OnnxScorer, cuda_is_available
+from .onnx_scorer import OnnxScorer, cuda_devices, cuda_is_available
 from .openvino_scorer import Arithmetic, OpenVinoScorer, best_arithmetic, openvino_is_installed
 from .scoring import CrashedError, OutOfMemoryError, SpanScorer, score_batch
 
@@ -21,12 +23,14 @@ __all__ = [
     "Arithmetic",
     "ChildScorer",
     "CrashedError",
+    "Crew",
     "OnnxScorer",
     "OpenVinoScorer",
     "OutOfMemoryError",
     "Recipe",
     "SpanScorer",
     "best_arithmetic",
+    "cuda_devices",
     "cuda_is_available",
     "fastest",
     "load",

@@ -9,7 +9,7 @@ import numpy as np
 
 from .scoring import OutOfMemoryError, SpanScorer
 
-CPU_BUDGETS = (512, 768, 1024, 1536, 2048)
+CPU_BUDGETS = (384, 512, 768, 1024, 1536)
 CUDA_BUDGETS = (8192, 16384, 32768, 65536)
 """Token budgets that are tried at the start; on a CPU large batches spend their time mapping memory."""
 

@@ -73,6 +73,12 @@ class OnnxScorer:
         return copied
 
 
+def cuda_devices() -> list[str]:
+    """The CUDA devices of this machine, by the names that `--device` takes; at least the first one."""
+    count = len([path for path in Path("/dev").glob("nvidia*") if path.name[6:].isdigit()])
+    return [f"cuda:{number}" for number in range(max(count, 1))]
+
+
 def cuda_is_available() -> bool:
     """Whether this machine has a CUDA device and this onnxruntime was built for it."""
     if not (Path("/dev/nvidiactl").exists() or Path("/dev/nvidia0").exists()):

@@ -1,0 +1,126 @@
+"""Several scorers side by side: the same answers as one, and none is lost when a member fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from batchqa import choosing
+from batchqa.annotator import Annotator, Resolved, _devices
+from batchqa.bundle import open_bundle
+from batchqa.settings import MachineSettings
+from batchqa.steps.inference import ChildScorer, Crew, OutOfMemoryError
+from tests.models import SENTENCES
+
+TABLE = pa.table(
+    {
+        "context": [f"{SENTENCES[i % len(SENTENCES)]} This was {i}." for i in range(300)],
+        "question": [f"What is number {i % 7}?" for i in range(300)],
+    }
+)
+
+
+class Member:
+    """Says who it is; two must work at the same time."""
+
+    engine = "none"
+
+    def __init__(self, number: int, together: threading.Barrier, device: str = "cpu") -> None:
+        self.number, self.together, self.device = number, together, device
+
+    def score(self, ids: np.ndarray, *_: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.together.wait()
+        if ids[0, 0] == 1:
+            raise OutOfMemoryError("full")
+        return np.full(1, self.number), ids
+
+
+def test_members_work_at_the_same_time_and_one_that_failed_is_free_again() -> None:
+    together = threading.Barrier(2, timeout=10)
+    crew = Crew([Member(0, together), Member(1, together)])
+    for first in (0, 1, 0):
+        seen: list[object] = []
+
+        def call(value: int = first, seen: list[object] = seen) -> None:
+            ids = np.full((1, 1), value)
+            try:
+                seen.append(int(crew.score(ids, ids, ids)[0][0]))
+            except OutOfMemoryError as error:
+                seen.append(str(error))
+
+        threads = [threading.Thread(target=call) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(map(str, seen)) == (["full", "full"] if first else ["0", "1"])
+
+
+def test_a_crew_names_its_devices_as_the_option_does() -> None:
+    together = threading.Barrier(1)
+    assert Crew([Member(i, together) for i in range(3)]).device == "cpu"
+    assert Crew([Member(i, together, f"cuda:{i}") for i in (0, 2)]).device == "cuda:0,2"
+
+
+@pytest.mark.parametrize("in_process", [False, True])
+def test_any_number_of_workers_gives_the_same_bits(tiny_bundle: Path, in_process: bool) -> None:
+    def annotated(workers: int) -> pa.Table:
+        options = {"threads": workers, "workers": workers, "batch_tokens": 256, "in_process": in_process}
+        with Annotator(tiny_bundle, device="cpu", **options) as annotator:
+            assert annotator.resolved.workers == workers
+            return annotator.annotate(TABLE)
+
+    alone = annotated(1)
+    assert annotated(2).equals(alone)
+    assert annotated(5).equals(alone)
+
+
+def test_a_worker_that_dies_is_replaced_and_no_row_is_lost(tiny_bundle: Path) -> None:
+    options = {"threads": 2, "batch_tokens": 256}
+    with Annotator(tiny_bundle, device="cpu", **options) as annotator:
+        before = annotator.annotate(TABLE)
+        assert isinstance(annotator.scorer, Crew)
+        processes = []
+        for member in annotator.scorer.members:
+            assert isinstance(member, ChildScorer)
+            assert member._child is not None
+            processes.append(member._child.process)
+            os.kill(processes[-1].pid, signal.SIGKILL)
+        assert annotator.annotate(TABLE).equals(before)
+    assert all(process.poll() is not None for process in processes)
+
+
+def test_threads_are_shared_out_among_the_workers_and_memory_limits_them(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = open_bundle(tiny_bundle)
+    found = choosing.candidates(bundle, MachineSettings(device="cpu"), "cpu")
+    monkeypatch.setattr(choosing, "memory_limit", lambda: 64 * 2**30)
+    assert choosing.workers_for(bundle, found, 16) == 16
+    monkeypatch.setattr(choosing, "memory_limit", lambda: 2 * 2**30)
+    assert choosing.workers_for(bundle, found, 16) == 5
+    monkeypatch.setattr(choosing, "memory_limit", lambda: 2**20)
+    assert choosing.workers_for(bundle, found, 16) == 1
+    recipes = []
+    monkeypatch.setattr(choosing, "load", lambda recipe: recipes.append(recipe) or Member(0, None))  # type: ignore[func-returns-value, arg-type]
+    machine = MachineSettings(device="cpu", workers=3, batch_tokens=512, in_process=True)
+    choosing.choose(bundle, machine, ["cpu"], 8)
+    assert [recipe.threads for recipe in recipes] == [2, 2, 2]
+
+
+def test_several_gpus_have_a_worker_each(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _devices(MachineSettings(device="cuda:0,3")) == ["cuda:0", "cuda:3"]
+    assert _devices(MachineSettings(device="cuda")) == ["cuda:0"]
+    assert _devices(MachineSettings(device="cpu")) == ["cpu"]
+
+
+def test_a_job_goes_on_with_the_workers_that_it_began_with() -> None:
+    before = Resolved("cpu", "onnxruntime", "int8", 4, 768, None, 2)
+    assert before.pin(MachineSettings()).workers == 2
+    assert Resolved(**before.to_dict()) == before
