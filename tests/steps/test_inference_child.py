@@ -124,9 +124,10 @@ def test_an_engine_that_crashes_again_and_again_ends_the_job_with_try_again(
 
 
 def test_an_engine_that_crashes_before_any_row_is_a_device_that_cannot_be_had(
-    crashing: None, monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path
+    crashing: None, monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("BATCHQA_TEST_CRASH_AT", "1")  # the token with which the budget is measured
+    monkeypatch.setenv("BATCHQA_CACHE", str(tmp_path))  # and that is not known yet
     with pytest.raises(DeviceError, match="crashed with SIGSEGV on cpu before any row"):
         Annotator(tiny_bundle, device="cpu", threads=1)
 
