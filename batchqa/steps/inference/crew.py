@@ -1,8 +1,8 @@
 """Several scorers of one model, side by side: each batch goes to one that is free.
 
 On a CPU a scorer per core, each with one thread, does more than one scorer with a thread per core, which wait
-for each other after each of a model's some hundred operators (docs/decisions/0003-workers.md). With several GPUs
-there is one for each. A row's logits do not depend on which of them it meets.
+for each other after each of a model's some hundred operators (docs/decisions/0003-workers.md). With several
+GPUs there is one for each. A row's logits do not depend on which of them it meets.
 """
 
 from __future__ import annotations
