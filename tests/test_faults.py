@@ -152,7 +152,7 @@ def test_two_hundred_kills_of_runs_with_the_package_s_model_lose_and_double_noth
     tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     # contexts of so many sentences that the rows take longer than the start
-    source = _rows(tmp_path / "in.jsonl", sentences=30)
+    source = _rows(tmp_path / "in.jsonl", sentences=5)
     with_parts, wrong = _kill_at_random_times(source, tmp_path, 200, [])
     record_testsuite_property("killed_with_committed_parts", f"{with_parts} of 200")
     assert not wrong
