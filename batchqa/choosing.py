@@ -158,14 +158,26 @@ def _candidate(bundle: Bundle, machine: MachineSettings, device: str, engine: st
         return None
     arithmetic: Arithmetic | None = None
     if engine == "openvino":
-        arithmetic = _arithmetic(variant, machine) if machine.arithmetic == "auto" else machine.arithmetic
+        asked = machine.arithmetic
+        arithmetic = _arithmetic(bundle, variant, machine) if asked == "auto" else asked
     return Candidate(engine, variant, arithmetic)
 
 
-def _arithmetic(variant: Variant, machine: MachineSettings) -> Arithmetic:
-    """bf16 where the processor has it and the export found it good; who names a variant means its own."""
-    verified = variant.verification.get("openvino", {}).get("arithmetic", "f32")
-    return best_arithmetic() if verified == "bf16" and machine.variant is None else "f32"
+def _arithmetic(bundle: Bundle, variant: Variant, machine: MachineSettings) -> Arithmetic:
+    """bf16 where the processor has it and the export found it good, but never behind the user's back.
+
+    Who names a variant means its precision; and `auto` does not compute in less than it would without
+    OpenVINO: where that would be float32, so is this.
+    """
+    if variant.verification.get("openvino", {}).get("arithmetic") != "bf16" or machine.variant is not None:
+        return "f32"
+    if machine.engine == "auto":
+        try:
+            if bundle.choose("cpu", "onnxruntime", None).precision == "fp32":
+                return "f32"
+        except DeviceError:
+            pass
+    return best_arithmetic()
 
 
 def _loaded(

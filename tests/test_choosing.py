@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ import pytest
 import batchqa
 from batchqa import choosing
 from batchqa.annotator import Annotator, Resolved
-from batchqa.bundle import open_bundle
+from batchqa.bundle import open_bundle, write_manifest
+from batchqa.choosing import candidates
 from batchqa.errors import DeviceError, PreconditionError, SettingsError
 from batchqa.settings import MachineSettings
 from batchqa.steps.inference import best_arithmetic, fastest, openvino_is_installed
-from tests.models import SENTENCES
+from tests.models import SENTENCES, write_tiny_bundle
 
 needs_openvino = pytest.mark.skipif(not openvino_is_installed(), reason="needs the extra `openvino`")
 BOTH = ("onnxruntime", "openvino")
@@ -104,7 +107,7 @@ def test_what_was_measured_is_remembered_and_used_without_measuring(
     monkeypatch.setattr(choosing, "measure_budget", never)
     assert resolved(both) == first
     for name, engine in (
-        (f"openvino fp32 {best_arithmetic()}", "openvino"),
+        ("openvino fp32 f32", "openvino"),
         ("onnxruntime fp32", "onnxruntime"),
     ):
         change_answer(only(cache), name=name, batch_tokens=640)
@@ -185,7 +188,7 @@ def test_a_job_goes_on_with_the_engine_that_it_began_with_whatever_is_remembered
     options: dict[str, Any] = {"model": both, "device": "cpu", "in_process": True, "part_rows": 5}
     with pytest.raises(KeyboardInterrupt):
         batchqa.run(rows, output, progress=stop, **options)
-    names = {"onnxruntime": "onnxruntime fp32", "openvino": f"openvino fp32 {best_arithmetic()}"}
+    names = {"onnxruntime": "onnxruntime fp32", "openvino": "openvino fp32 f32"}
     began = orjson.loads(only(cache).read_bytes())["answer"]["name"].partition(" ")[0]
     (other,) = set(names) - {began}
     change_answer(only(cache), name=names[other])
@@ -223,3 +226,23 @@ def test_what_was_resolved_is_pinned_unless_another_engine_is_asked_for() -> Non
     assert (pinned.engine, pinned.arithmetic, pinned.batch_tokens) == ("openvino", "bf16", 768)
     assert before.pin(MachineSettings(engine="onnxruntime")).arithmetic == "auto"
     assert before.pin(MachineSettings(arithmetic="f32")).arithmetic == "f32"
+
+
+@needs_openvino
+def test_auto_computes_in_no_less_than_it_would_without_openvino(tmp_path: Path) -> None:
+    def arithmetic(bundle: Path, **machine: Any) -> dict[str, str | None]:
+        found = candidates(open_bundle(bundle), MachineSettings(device="cpu", **machine), "cpu")
+        return {candidate.engine: candidate.arithmetic for candidate in found}
+
+    best = best_arithmetic()
+    float_only = write_tiny_bundle(tmp_path / "float", engines=BOTH)
+    assert arithmetic(float_only) == {"onnxruntime": None, "openvino": "f32"}
+    assert arithmetic(float_only, engine="openvino") == {"openvino": best}
+    assert arithmetic(float_only, engine="openvino", variant="fp32") == {"openvino": "f32"}
+    assert arithmetic(float_only, engine="openvino", arithmetic="f32") == {"openvino": "f32"}
+
+    manifest = open_bundle(float_only).manifest
+    int8 = replace(manifest.variants[0], precision="int8", file="model.int8.onnx", engines=("onnxruntime",))
+    shutil.copy(float_only / "model.fp32.onnx", float_only / "model.int8.onnx")
+    write_manifest(float_only, replace(manifest, variants=(*manifest.variants, int8)))
+    assert arithmetic(float_only) == {"onnxruntime": None, "openvino": best}
