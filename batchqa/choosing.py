@@ -259,12 +259,15 @@ class _Memory:
 
 
 def engine_versions(*engines: str) -> dict[str, str]:
-    """The versions of these engines, as far as they are installed."""
+    """The versions of these engines, as far as they are installed; none is imported."""
     versions: dict[str, str] = {}
-    if "onnxruntime" in engines:
-        import onnxruntime
-
-        versions["onnxruntime"] = onnxruntime.__version__
-    if "openvino" in engines and openvino_is_installed():
-        versions["openvino"] = importlib.metadata.version("openvino")
+    # both packages hold the module onnxruntime
+    for engine, package in (
+        ("onnxruntime", "onnxruntime"),
+        ("onnxruntime", "onnxruntime-gpu"),
+        ("openvino", "openvino"),
+    ):
+        if engine in engines:
+            with suppress(importlib.metadata.PackageNotFoundError):
+                versions[engine] = importlib.metadata.version(package)
     return versions

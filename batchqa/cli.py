@@ -402,6 +402,11 @@ def _stoppable() -> Iterator[Callable[[], None]]:
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield check
+    except Exception as error:
+        if stopped and error is not stopped[0]:
+            # the signal came in the middle of an import, say, which made an ImportError of it
+            raise stopped[0] from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -80,7 +80,7 @@ class Road:
 
     def _batches(self, windower: Windower, chunks: Iterable[Chunk]) -> Iterator[PaddedBatch]:
         for chunk in chunks:
-            yield from padded_batches(windower.windows(chunk), self.budget)
+            yield from padded_batches(windower.windows(chunk), self.budget, unpadded=self.scorer.unpadded)
 
 
 class _Handover:

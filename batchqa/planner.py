@@ -105,7 +105,9 @@ def _look_at(annotator: Annotator, chunk: Chunk, sample: _Sample) -> None:
     """Window and batch a chunk, and remember what it holds."""
     began = time.monotonic()
     windows: Windows = annotator.windows_of(chunk)
-    batches = list(padded_batches(windows, annotator.resolved.batch_tokens))
+    batches = list(
+        padded_batches(windows, annotator.resolved.batch_tokens, unpadded=annotator.scorer.unpadded)
+    )
     sample.rows += len(chunk.rows)
     sample.windows += len(windows)
     sample.tokens += sum(batch.input_ids.size for batch in batches)

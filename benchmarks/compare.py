@@ -7,6 +7,7 @@ import json
 import os
 import statistics
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from benchmarks.chart import draw
 from benchmarks.lineup import Contender, all_on_cpu, on_cpu, on_gpu
 from benchmarks.measuring import HERE, WORK, keep, measured, spread
 from benchmarks.mixes import MIXES, write_mix
+from benchmarks.quality import Quality, quality
 
 PEER_BATCHES = (1, 8, 32)
 ROWS = {"squad": 600, "scripts": 400, "long": 40, "single": 400}
@@ -72,7 +74,15 @@ def main() -> int:
                 runs.append(_run(contender, mix, rows, options.threads, number))
                 speed = f"{runs[-1].rows_per_second:.1f} rows/s"
                 print(f"round {number + 1}: {mix}: {contender.name}: {speed}", flush=True)
-    tables = [f"### {mix}\n\n{_table(contenders, [run for run in runs if run.mix == mix])}" for mix in mixes]
+    qualities = {}
+    for contender in contenders if options.quality or options.lineup == "full" else []:
+        if contender.kind == "batchqa":
+            qualities[contender.name] = quality(contender, squad, options.threads)
+            print(f"{contender.name}: {qualities[contender.name]}", flush=True)
+    tables = [
+        f"### {mix}\n\n{_table(contenders, [run for run in runs if run.mix == mix], qualities)}"
+        for mix in mixes
+    ]
     head = f"{options.threads} threads, {options.rounds} rounds"
     facts = {
         "threads": options.threads,
@@ -80,6 +90,7 @@ def main() -> int:
             asdict(c) | {"model": c.model.name, "python": Path(c.python).name} for c in contenders
         ],
         "runs": [asdict(run) for run in runs],
+        "squad_2_dev": {name: asdict(found) for name, found in qualities.items()},
     }
     name = keep(options.lineup, options.results, "\n\n".join([head, *tables]), facts)
     draw(
@@ -93,6 +104,7 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lineup", choices=["cpu", "full", "gpu"], default="cpu")
+    parser.add_argument("--quality", action="store_true", help="F1 on all of SQuAD 2.0 dev, for batchqa")
     parser.add_argument("--rows", type=int, help="of each mix")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=cpu_quota())
@@ -135,12 +147,15 @@ def _run(contender: Contender, mix: str, rows: Path, threads: int, number: int) 
     )
 
 
-def _table(contenders: list[Contender], runs: list[Run]) -> str:
-    """Rows per second, and the first contender's ratio to each other one: median (smallest to largest)."""
+def _table(contenders: list[Contender], runs: list[Run], qualities: Mapping[str, Quality]) -> str:
+    """Rows per second, and the first contender's ratio to each other one: median (smallest to largest).
+
+    F1 is that of `qualities`, as far as it was looked at.
+    """
     first = [run for run in runs if run.contender == contenders[0].name]
     lines = [
-        f"| | batch | rows/s | {contenders[0].name} / this | whole process, s | CPU, s | peak MiB |",
-        "|---|---|---|---|---|---|---|",
+        f"| | batch | rows/s | {contenders[0].name} / this | whole process, s | CPU, s | peak MiB | F1 |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for contender in contenders:
         own = [run for run in runs if run.contender == contender.name]
@@ -153,6 +168,7 @@ def _table(contenders: list[Contender], runs: list[Run]) -> str:
             f"{statistics.median(run.process_seconds for run in own):.1f}",
             f"{statistics.median(run.cpu_seconds for run in own):.1f}",
             f"{max(run.peak_mib for run in own):.0f}",
+            f"{qualities[contender.name].f1:.2f}" if contender.name in qualities else "",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -51,6 +51,7 @@ class ReadyScorer:
     """Logits that are there already: nothing is computed."""
 
     engine = "none"
+    unpadded = False
     device = "cpu"
 
     def __init__(self) -> None:

@@ -34,8 +34,8 @@ sys.path.insert(0, str(ROOT))  # run from a checkout that need not be installed
 
 from batchqa.bundle import Bundle, open_bundle  # noqa: E402
 from batchqa.machine import cpu_quota  # noqa: E402
+from batchqa.prepare import by_token, extras, graphs, quantize, verify  # noqa: E402
 from batchqa.prepare import export as exporting  # noqa: E402
-from batchqa.prepare import extras, graphs, quantize, verify  # noqa: E402
 from batchqa.prepare.checkpoint import open_checkpoint  # noqa: E402
 from batchqa.prepare.threshold import labelled_sample  # noqa: E402
 from batchqa.steps.inference import OnnxScorer  # noqa: E402
@@ -179,6 +179,11 @@ def _by_blocks(materials: Materials, target: Path) -> None:
     graphs.save(quantizer.model.model, target)
 
 
+def _by_token(materials: Materials, *, reduce_range: bool = False) -> Any:
+    graph = by_token.per_token(materials.fused_for_int8, materials.observed, reduce_range=reduce_range)
+    return by_token.without_padding(graph)
+
+
 def _save(make: Callable[[Materials], Any]) -> Callable[[Materials, Path], None]:
     return lambda materials, target: graphs.save(make(materials), target)
 
@@ -187,10 +192,8 @@ VARIANTS: Mapping[str, Callable[[Materials, Path], None]] = {
     BASE: _save(lambda m: m.plain),
     "fp32, fused attention": _save(lambda m: m.fused),
     "fp16 (computed by the CPU's float32 operators)": _save(lambda m: graphs.half(m.fused)),
-    "int8, a scale per token": _save(lambda m: quantize.per_token(m.fused_for_int8, m.observed)),
-    "int8, a scale per token, weights of 7 bits": _save(
-        lambda m: quantize.per_token(m.fused_for_int8, m.observed, reduce_range=True)
-    ),
+    "int8, a scale per token": _save(_by_token),
+    "int8, a scale per token, weights of 7 bits": _save(lambda m: _by_token(m, reduce_range=True)),
     "int8 weights, computed in float32": _save(lambda m: quantize.weights_only(m.fused_for_int8, m.observed)),
     "dynamic int8, per channel (onnxruntime)": _dynamic,
     "static int8, QDQ, min-max (onnxruntime)": _static,
@@ -238,7 +241,10 @@ def _options() -> argparse.Namespace:
 
 def _recipe() -> str:
     """A name for what the models depend on: the code that makes them, and the libraries."""
-    code = [Path(__file__), *(Path(module.__file__ or "") for module in (graphs, quantize, exporting))]
+    code = [
+        Path(__file__),
+        *(Path(module.__file__ or "") for module in (graphs, quantize, by_token, exporting)),
+    ]
     digest = hashlib.sha256(b"\0".join(file.read_bytes() for file in code))
     digest.update(repr(extras.versions()).encode())
     return digest.hexdigest()[:12]

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchqa.job
-from batchqa import errors
+from batchqa import cli, errors
 from batchqa.cli import commands, main
 from batchqa.errors import BatchqaError, StoppedError
 from batchqa.settings import ErrorLimit, RunSettings
@@ -514,3 +514,11 @@ def test_closed_standard_streams_neither_stop_a_run_nor_get_into_its_output(
     run = subprocess.run(["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *command], timeout=120)
     assert run.returncode == 0
     assert pq.read_table(out)["id"].to_pylist() == ["1", "2", "3"]
+
+
+def test_a_signal_in_the_middle_of_an_import_is_a_stop_and_no_error_of_the_import() -> None:
+    with pytest.raises(StoppedError, match="SIGTERM"), cli._stoppable():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except StoppedError as stopped:
+            raise ImportError("initialization failed") from stopped

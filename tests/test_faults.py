@@ -102,7 +102,7 @@ def test_a_signal_ends_a_run_within_seconds_and_the_same_command_finishes_it(
         process.send_signal(number)
         _, said = process.communicate(timeout=STOP_SECONDS)
         # a run that is over, or has not yet begun to listen, ends in its own way
-        assert process.returncode in (0, code, -number)
+        assert process.returncode in (0, code, -number), said.decode()
         assert b"Traceback" not in said or process.returncode == -number
     assert run(source, output, "--model", tiny_bundle, *BAD).returncode == 0
     assert contents(output) == contents(undisturbed)

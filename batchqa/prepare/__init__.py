@@ -6,7 +6,9 @@
     architectures.py  which architectures can be exported
     checkpoint.py     MODEL -> a checkpoint that is what it should be; hub ids; pickles in a child process
     graphs.py         checkpoint -> ONNX graph; fused attention; float16
-    quantize.py       ONNX graph -> int8 graphs
+    editing.py        an ONNX graph, taken apart and put together again
+    quantize.py       matrices as int8, rounded well; the graph that computes in float32 with them
+    by_token.py       the graph whose products are int8, each token scaled by itself
     passages.py       the package's own texts: plainly answerable and plainly unanswerable pairs
     verify.py         each variant beside the PyTorch original, on the road itself
     abstention.py     whether a model was trained to say "no answer"

@@ -49,7 +49,7 @@ from batchqa.steps.inference import openvino_is_installed
 from batchqa.steps.reading import ColumnPlan, pieces
 from batchqa.steps.windowing import Windower, learn_layout, open_tokenizer
 
-from . import graphs, quantize
+from . import by_token, graphs, quantize
 from .abstention import Abstains, decide, probe
 from .card import model_card
 from .checkpoint import HUB_ID, Checkpoint, fetch, open_checkpoint, write_tokenizer
@@ -351,7 +351,8 @@ class _Making:
         said = f"{fused.said}; int8 instructions of the exporting machine: {_int8_instructions()}"
         scheme = f"int8 weights of {bits} bits and int8 activations with a scale per token, {said}"
         form = _Form("int8", scheme, ("cpu",), ("onnxruntime",), bits)
-        graph = quantize.per_token(fused.model, observed, reduce_range=self.reduce_range)
+        graph = by_token.per_token(fused.model, observed, reduce_range=self.reduce_range)
+        graph = by_token.without_padding(graph)
         variant, fast = self._measure(form, graph)
         short = shortfall(fast, self.min_agreement, self.max_f1_drop, independent=True)
         if short is None:

@@ -48,6 +48,7 @@ class TorchScorer:
 
     engine = "torch"
     device = "cpu"
+    unpadded = False
 
     def __init__(self, model: Any, inputs: Sequence[str]) -> None:
         self._torch = load("torch")
@@ -100,7 +101,7 @@ class _Timed:
 
     def __init__(self, scorer: SpanScorer) -> None:
         self._scorer = scorer
-        self.engine, self.device = scorer.engine, scorer.device
+        self.engine, self.device, self.unpadded = scorer.engine, scorer.device, scorer.unpadded
         self.seconds = 0.0
         self.windows = 0
 

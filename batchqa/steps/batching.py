@@ -12,17 +12,20 @@ import numpy as np
 from batchqa.records import Int32, Int64, Layout, PaddedBatch, Windows
 
 
-def padded_batches(windows: Windows, budget: int) -> Iterator[PaddedBatch]:
+def padded_batches(windows: Windows, budget: int, *, unpadded: bool = False) -> Iterator[PaddedBatch]:
     """The windows of a chunk, sorted by length, in batches of at most `budget` tokens (padding included).
 
-    A window longer than the budget is a batch by itself. The last batch is marked; a chunk without windows
-    gives one empty batch, so that its rows still travel the whole road.
+    `unpadded` puts windows of one length only into a batch, so that there is no padding. A window longer than
+    the budget is a batch by itself. The last batch is marked; a chunk without windows gives one empty batch,
+    so that its rows still travel the whole road.
     """
     order = np.argsort(-windows.length, kind="stable").astype(np.int32)
     place = 0
     while True:
         longest = int(windows.length[order[place]]) if len(order) else 1
         end = min(place + max(budget // longest, 1), len(order))
+        if unpadded:
+            end = place + int(np.count_nonzero(windows.length[order[place:end]] == longest))
         yield _pad(windows, order[place:end], last=end == len(order))
         place = end
         if place == len(order):

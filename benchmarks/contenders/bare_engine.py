@@ -46,10 +46,11 @@ def load() -> tuple[Callable[[list[Batch]], object], list[Batch]]:
     everything = Rows(
         pa.record_batch([context], ["context"]), context, question, {}, 0, lambda n: Cursor(0, n), str
     )
+    unpadded = options.engine == "onnxruntime" and annotator.scorer.unpadded
     windows = annotator.windows_of(Chunk(everything, 0, last_of_part=True))
     batches = [
         (batch.input_ids, batch.attention_mask, batch.token_type_ids)
-        for batch in padded_batches(windows, options.batch)
+        for batch in padded_batches(windows, options.batch, unpadded=unpadded)
     ]
     score_all = _openvino(options.model) if options.engine == "openvino" else _onnxruntime(annotator)
     score_all(batches[: 2 * options.threads])  # the first run of a session allocates what later ones reuse

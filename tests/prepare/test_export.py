@@ -100,14 +100,14 @@ def test_an_export_below_its_limits_leaves_nothing(checkpoints: Callable[..., Pa
 
 def _export_with_damaged_weights(checkpoint: Path, output: Path, rows: Path) -> None:
     """An export whose int8 weights have three values each: far from what the original says."""
-    from batchqa.prepare import quantize
+    from batchqa.prepare import by_token, quantize
 
     honest = quantize.LARGEST_CODE
-    quantize.LARGEST_CODE = 1
+    by_token.LARGEST_CODE = quantize.LARGEST_CODE = 1
     try:
         export(str(checkpoint), output, precisions=("int8",), min_agreement=1.0, verify_on=rows)
     finally:
-        quantize.LARGEST_CODE = honest
+        by_token.LARGEST_CODE = quantize.LARGEST_CODE = honest
 
 
 def test_an_existing_output_is_kept(checkpoints: Callable[..., Path], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from batchqa.prepare import graphs, quantize
+from batchqa.prepare import by_token, editing, graphs, quantize
 from batchqa.prepare.checkpoint import open_checkpoint
 
 pytest.importorskip("optimum.exporters.onnx")
@@ -50,8 +50,8 @@ def test_every_int8_form_stays_near_the_float_graph(prepared: Prepared) -> None:
     expected = _logits(prepared.graph, prepared.feed)[:, prepared.feed["attention_mask"] > 0]
     for make in (
         quantize.weights_only,
-        quantize.per_token,
-        lambda g, o: quantize.per_token(g, o, lambda _: True),
+        by_token.per_token,
+        lambda g, o: by_token.per_token(g, o, lambda _: True),
     ):
         got = _logits(make(prepared.graph, prepared.observed), prepared.feed)
         error = np.abs(got[:, prepared.feed["attention_mask"] > 0] - expected)
@@ -59,7 +59,7 @@ def test_every_int8_form_stays_near_the_float_graph(prepared: Prepared) -> None:
 
 
 def test_a_windows_logits_do_not_depend_on_its_neighbours_or_padding(prepared: Prepared) -> None:
-    graph = quantize.per_token(prepared.graph, prepared.observed)
+    graph = by_token.per_token(prepared.graph, prepared.observed)
 
     together = _logits(graph, prepared.feed)[:, 1, :25]
     alone = _logits(graph, {name: value[1:, :25] for name, value in prepared.feed.items()})[:, 0]
@@ -67,13 +67,39 @@ def test_a_windows_logits_do_not_depend_on_its_neighbours_or_padding(prepared: P
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
+def test_without_padding_attention_goes_block_by_block_and_says_the_same(prepared: Prepared) -> None:
+    masked = by_token.per_token(prepared.graph, prepared.observed)
+    both = by_token.without_padding(masked)
+    full = {name: value[:1] for name, value in prepared.feed.items()}
+
+    kinds = [node.op_type for node in both.graph.node]
+    assert kinds.count("If") == 2
+    assert "MultiHeadAttention" not in kinds
+    np.testing.assert_array_equal(_logits(both, prepared.feed), _logits(masked, prepared.feed))
+    np.testing.assert_allclose(
+        _logits(both, full), _logits(masked, full), atol=0.05 * np.ptp(_logits(both, full))
+    )
+
+
+def test_a_windows_logits_are_the_same_bits_beside_others_of_its_length(prepared: Prepared) -> None:
+    graph = by_token.without_padding(by_token.per_token(prepared.graph, prepared.observed))
+    ids = np.random.default_rng(4).integers(5, 100, (5, 29))
+    feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+
+    together = _logits(graph, feed)
+
+    for row in range(5):
+        alone = _logits(graph, {name: value[row : row + 1] for name, value in feed.items()})
+        np.testing.assert_array_equal(alone[:, 0], together[:, row])
+
+
 def test_the_int8_forms_store_no_wide_matrix(prepared: Prepared) -> None:
-    for make in (quantize.weights_only, quantize.per_token):
+    for make in (quantize.weights_only, by_token.per_token):
         wide = [
             tensor.name
             for tensor in make(prepared.graph, prepared.observed).graph.initializer
             if tensor.data_type == 1 and len(tensor.dims) == 2
-            if min(tensor.dims) >= quantize.LEAST_WIDTH and np.prod(tensor.dims) < quantize.LEAST_TABLE
+            if min(tensor.dims) >= editing.LEAST_WIDTH and np.prod(tensor.dims) < quantize.LEAST_TABLE
         ]
         assert all("embeddings" in name for name in wide)
 
@@ -82,7 +108,7 @@ def test_errors_of_rounding_are_made_up_for_by_later_inputs() -> None:
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(500, 64)) @ rng.normal(size=(64, 64))  # correlated, as activations are
     weights = rng.normal(size=(64, 32)).astype(np.float32)
-    scale = quantize._scale(np.abs(weights).max(axis=0)) * 8  # coarse codes: the effect is plain
+    scale = quantize.channel_scale(np.abs(weights).max(axis=0)) * 8  # coarse codes: the effect is plain
 
     plain = np.rint(weights / scale) * scale
     fed_back = (
@@ -108,7 +134,7 @@ def _in_sixteen_bits(codes: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def test_weights_of_seven_bits_cannot_overflow_on_any_processor(prepared: Prepared) -> None:
     overflows = {}
     for reduce_range in (True, False):
-        graph = quantize.per_token(prepared.graph, prepared.observed, reduce_range=reduce_range)
+        graph = by_token.per_token(prepared.graph, prepared.observed, reduce_range=reduce_range)
         weights = [
             onnx.numpy_helper.to_array(tensor)
             for tensor in graph.graph.initializer
@@ -132,7 +158,7 @@ def _worst_codes(weights: np.ndarray) -> np.ndarray:
 
 def test_weights_of_seven_bits_stay_near_the_float_graph(prepared: Prepared) -> None:
     expected = _logits(prepared.graph, prepared.feed)[:, prepared.feed["attention_mask"] > 0]
-    got = _logits(quantize.per_token(prepared.graph, prepared.observed, reduce_range=True), prepared.feed)[
+    got = _logits(by_token.per_token(prepared.graph, prepared.observed, reduce_range=True), prepared.feed)[
         :, prepared.feed["attention_mask"] > 0
     ]
 

@@ -21,6 +21,18 @@ def _windows(lengths: list[int]) -> Windows:
     return windower.windows(Chunk(rows_of(pairs), 0, last_of_part=True))
 
 
+@given(st.lists(st.integers(5, 12), max_size=30), st.integers(1, 60))
+def test_unpadded_batches_hold_every_window_once_and_no_padding(lengths: list[int], budget: int) -> None:
+    batches = list(padded_batches(_windows(lengths), budget, unpadded=True))
+
+    assert sorted(at for batch in batches for at in batch.index.tolist()) == list(range(len(lengths)))
+    assert all(batch.attention_mask.all() for batch in batches)
+    assert all(
+        batch.input_ids.size <= budget or len(batch.index) == 1 for batch in batches if len(batch.index)
+    )
+    assert [batch.last for batch in batches] == [False] * (len(batches) - 1) + [True]
+
+
 @given(st.lists(st.integers(1, 60), max_size=30), st.integers(1, 400))
 def test_every_window_is_in_one_batch_and_only_the_last_one_is_marked(
     lengths: list[int], budget: int

@@ -30,6 +30,7 @@ class Member:
     """Says who it is; two must work at the same time."""
 
     engine = "none"
+    unpadded = False
 
     def __init__(self, number: int, together: threading.Barrier, device: str = "cpu") -> None:
         self.number, self.together, self.device = number, together, device

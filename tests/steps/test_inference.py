@@ -28,6 +28,7 @@ class SmallScorer:
     """Gives each token's id as its logit; has room for so many windows of at most so many tokens."""
 
     engine = "none"
+    unpadded = False
     device = "cpu"
 
     def __init__(self, most_windows: int, most_tokens: int = 10**9) -> None:

@@ -15,11 +15,12 @@ from .budget import fastest, measure_budget
 from .child import ChildScorer
 from .crew import Crew
 from .engines import Recipe, load
-from .onnx_scorer import OnnxScorer, cuda_devices, cuda_is_available
+from .onnx_scorer import UNPADDED, OnnxScorer, cuda_devices, cuda_is_available
 from .openvino_scorer import Arithmetic, OpenVinoScorer, best_arithmetic, openvino_is_installed
 from .scoring import CrashedError, OutOfMemoryError, SpanScorer, score_batch
 
 __all__ = [
+    "UNPADDED",
     "Arithmetic",
     "ChildScorer",
     "CrashedError",

@@ -43,6 +43,7 @@ PROGRAM = "from batchqa.steps.inference.child import main; main()"
 """What the child runs once its `sys.path` is that of the job's process."""
 
 _FINE = b""
+_UNPADDED = b"unpadded"
 
 
 class ChildScorer:
@@ -55,6 +56,7 @@ class ChildScorer:
         self.crashes = 0
         self._recipe = recipe
         self._child: _Child | None = _Child(recipe)
+        self.unpadded = self._child.unpadded
 
     def score(
         self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64
@@ -112,6 +114,7 @@ class _Child:
         self._ended = weakref.finalize(self, _end, self.process, self.connection)
         try:
             report = self.connection.recv_bytes()
+            self.unpadded = report == _FINE and self.connection.recv_bytes() == _UNPADDED
         except (EOFError, OSError) as gone:
             raise DeviceError(
                 f"{recipe.engine} crashed with {self.end()} while it loaded {recipe.model} on "
@@ -174,6 +177,7 @@ def serve(connection: Connection, recipe: Recipe) -> None:
         connection.send_bytes(_report(error))
         return
     connection.send_bytes(_FINE)
+    connection.send_bytes(_UNPADDED if scorer.unpadded else b"")
     with suppress(EOFError, OSError):
         while True:
             shape = np.frombuffer(connection.recv_bytes(), dtype=np.int64)

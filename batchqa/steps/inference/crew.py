@@ -23,6 +23,7 @@ class Crew:
         """All members run the same model with the same engine."""
         self.members = tuple(members)
         self.engine = members[0].engine
+        self.unpadded = members[0].unpadded
         self.device = _joined([member.device for member in members])
         self._free: SimpleQueue[SpanScorer] = SimpleQueue()
         for member in members:

@@ -17,6 +17,9 @@ from .scoring import OutOfMemoryError
 SPIN_MICROSECONDS = "20"
 """How long a thread spins between two operators before it sleeps (docs/decisions/0002-openvino.md)."""
 
+UNPADDED = "batchqa.unpadded"
+"""Metadata of an ONNX file: "true" where its answers are those of batches without padding (`by_token.py`)."""
+
 _OUT_OF_MEMORY = re.compile(
     r"allocate memory|out of memory|bad_alloc|BFCArena|CUBLAS_STATUS_ALLOC_FAILED", re.IGNORECASE
 )
@@ -42,6 +45,7 @@ class OnnxScorer:
         self._outputs = list(outputs)
         self._session = _open_session(model, device, threads)
         self._inputs = _check_signature(self._session, model, inputs, outputs)
+        self.unpadded = self._session.get_modelmeta().custom_metadata_map.get(UNPADDED) == "true"
 
     def score(
         self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64

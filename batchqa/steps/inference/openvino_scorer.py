@@ -58,6 +58,7 @@ class OpenVinoScorer:
 
     engine = "openvino"
     device = "cpu"
+    unpadded = False
 
     def __init__(
         self,

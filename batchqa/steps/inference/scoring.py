@@ -23,10 +23,14 @@ class CrashedError(Exception):
 
 
 class SpanScorer(Protocol):
-    """A model on a device: what the road needs of it."""
+    """A model on a device: what the road needs of it.
+
+    `unpadded`: it is meant for batches of windows of one length, without padding.
+    """
 
     engine: str
     device: str
+    unpadded: bool
 
     def score(
         self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64

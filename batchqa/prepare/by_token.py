@@ -1,0 +1,390 @@
+"""ONNX graph in float32 -> ONNX graph whose matrix products are int8, each token scaled by itself.
+
+Each token's vector is scaled by its own largest value, inside the graph. onnxruntime's dynamic quantization
+takes one scale for the whole batch instead, so that a row's answer changes with the rows beside it.
+
+A channel with large inputs is made smaller and its weights larger before both are rounded (Xiao et al. 2022,
+"SmoothQuant", equation 4); weights are rounded as in `quantize.py`. docs/decisions/0001-int8.md has what each
+part is worth.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from batchqa.records import Float32
+from batchqa.steps.inference import UNPADDED
+
+from .editing import Editor, Product, products
+from .extras import load
+from .quantize import LARGEST_CODE, Observed, WeightCodes, shrink_tables
+
+Select = Callable[[str], bool]
+"""Chooses weights by name."""
+
+LARGEST_SAFE_CODE = 64
+"""x86 processors without VNNI and AMX add two neighbouring products of an unsigned and a signed byte in 16
+bits (`vpmaddubsw`), which saturates: 2 * 255 * 127 is too much, 2 * 255 * 64 = 32,640 fits."""
+
+SMOOTHING = 0.5
+"""SmoothQuant's alpha: 0 leaves all difficulty with the inputs, 1 moves it to the weights."""
+
+GELU_FLOOR = 0.17
+"""GELU is never below -0.17, so its outputs need few of the negative codes."""
+
+GELU_ZERO = 16
+"""The code of zero for GELU's outputs; 128 for all others, which are as often negative as positive."""
+
+_SHAPE, _FLAT = "int8_shape_", "int8_flat_"
+"""Names of (windows, tokens, width) and (all tokens, width), before the width."""
+
+_ELEMENT_BY_ELEMENT = ("Add", "Sum", "LayerNormalization", "Gelu", "BiasGelu", "FastGelu")
+"""Operators that work on vectors of `width`, however many axes stand before that one."""
+
+_GELUS = ("Gelu", "BiasGelu", "FastGelu")
+_ATTENTION = "MultiHeadAttention"
+
+
+def per_token(
+    model: Any,
+    observed: Mapping[str, Observed],
+    stay_float: Select = lambda _: False,
+    *,
+    reduce_range: bool = False,
+) -> Any:
+    """A copy of `model` whose matrix products are int8, each token scaled by itself.
+
+    Only activations in `observed` are quantized. Matrices chosen by `stay_float` keep float32 inputs; their
+    weights are int8 all the same. `reduce_range` gives weights 7 bits, for processors without VNNI and AMX.
+    """
+    graph = Editor(model)
+    found = {
+        product.node.output[0]: product for product in products(graph.graph) if product.activation in observed
+    }
+    made_by = {output: node.op_type for node in graph.graph.node for output in node.output}
+    smoothing = {
+        name: factors
+        for name, factors in _smoothing(graph, list(found.values()), observed).items()
+        # GELU's outputs are the widest: to divide them costs more than it brings
+        if made_by.get(name) not in _GELUS
+    }
+    codes = WeightCodes(graph, observed, smoothing, LARGEST_SAFE_CODE if reduce_range else LARGEST_CODE)
+    quick = {name: product for name, product in found.items() if not stay_float(product.weight)}
+    values = _divided_values(graph, quick, smoothing)
+    rows = _TokenRows(graph, codes, made_by, values)
+    for node in graph.graph.node:
+        product = found.get(node.output[0]) if node.output else None
+        if product is None:
+            _keep(graph, node, values)
+        elif node.output[0] in quick:
+            rows.multiply(product)
+        else:
+            rows.multiply_in_float(product)
+    shrink_tables(graph)
+    _add_at_once(graph)
+    _stay_flat(graph)
+    return graph.finish()
+
+
+def without_padding(model: Any) -> Any:
+    """A copy of a graph with fused attention that is faster on batches without padding, and marked UNPADDED.
+
+    onnxruntime's attention without a mask goes over keys block by block (Dao et al. 2022, "FlashAttention"),
+    with one it writes all scores down. So each MultiHeadAttention has both forms here, and the mask itself
+    chooses. They differ in the last bit, which int8 makes larger: whoever wants answers that do not depend on
+    the batch gives such a graph unpadded batches only. A graph without MultiHeadAttention stays as it is.
+    """
+    onnx = load("onnx")
+    helper, graph = onnx.helper, Editor(model)
+    condition = ""
+    for node in graph.graph.node:
+        if node.op_type != _ATTENTION or not _is_masked_by_padding_only(node):
+            graph.keep(node)
+            continue
+        if not condition:
+            graph.add("ReduceMin", ["attention_mask"], ["least_mask"], keepdims=0)
+            condition = graph.add("Cast", ["least_mask"], ["is_unpadded"], to=onnx.TensorProto.BOOL)
+        branches = {}
+        for name, inputs in (("then_branch", node.input[:4]), ("else_branch", node.input)):
+            form = type(node)()
+            form.CopyFrom(node)
+            del form.input[:]
+            form.input.extend(inputs)
+            form.output[0] = f"{node.output[0]}_{name}"
+            out = helper.make_tensor_value_info(form.output[0], onnx.TensorProto.FLOAT, None)
+            branches[name] = helper.make_graph([form], form.output[0], [], [out])
+        graph.add("If", [condition], list(node.output), **branches)
+    if condition:
+        graph.model.metadata_props.add(key=UNPADDED, value="true")
+    return graph.finish()
+
+
+def _is_masked_by_padding_only(node: Any) -> bool:
+    """Whether a MultiHeadAttention has a padding mask and nothing else beyond query, key, value and bias."""
+    return len(node.input) > 4 and bool(node.input[4]) and not any(node.input[5:])
+
+
+def _keep(graph: Editor, node: Any, values: Mapping[str, _Values]) -> None:
+    """Append a node that is no product: with the divided values' bias, and GELU in its quicker form."""
+    graph.keep(node)
+    copy = graph.nodes[-1]
+    if copy.op_type == _ATTENTION and copy.output[0] in values and values[copy.output[0]].bias:
+        copy.input[3] = values[copy.output[0]].bias
+    if copy.op_type in _GELUS and copy.domain == "com.microsoft":
+        # by tanh (Hendrycks and Gimpel 2016): off by 5e-4 at most, a tenth of what a code of int8 is wide
+        copy.op_type = "FastGelu"
+
+
+def _add_at_once(graph: Editor) -> None:
+    """Bias, residual and LayerNormalization: one Sum before the LayerNormalization instead of two Adds.
+
+    onnxruntime 1.31 would fuse the Adds into SkipLayerNormalization, which on a CPU takes twice as long as
+    LayerNormalization and Sum together.
+    """
+    made_by = {node.output[0]: node for node in graph.nodes if node.output}
+    uses = Counter(name for node in graph.nodes for name in node.input)
+    gone = set()
+    for norm in graph.nodes:
+        total = made_by.get(norm.input[0]) if norm.op_type == "LayerNormalization" else None
+        if total is None or total.op_type != "Add" or uses[total.output[0]] != 1:
+            continue
+        terms = []
+        for name in total.input:
+            inner = made_by.get(name)
+            if inner is not None and inner.op_type == "Add" and uses[name] == 1:
+                terms += list(inner.input)
+                gone.add(name)
+            else:
+                terms.append(name)
+        total.op_type = "Sum"
+        del total.input[:]
+        total.input.extend(sorted(terms, key=lambda name: name in graph.constants))
+    graph.nodes = [node for node in graph.nodes if not node.output or node.output[0] not in gone]
+
+
+def _stay_flat(graph: Editor) -> None:
+    """Between two products activations stay (tokens, width); only attention and the head see windows.
+
+    A twin is the flat form of an activation of (windows, tokens, width), and its width.
+    """
+    twins: dict[str, tuple[str, str]] = {}
+    renamed: dict[str, str] = {}
+    nodes, graph.nodes = graph.nodes, []
+    for node in nodes:
+        for at, name in enumerate(node.input):
+            node.input[at] = renamed.get(name, name)
+        kind, source, out = node.op_type, "".join(node.input[:1]), "".join(node.output[:1])
+        if kind == "Reshape" and node.input[1].startswith(_SHAPE):
+            twins[out] = source, node.input[1].removeprefix(_SHAPE)
+        elif kind == "Reshape" and node.input[1].startswith(_FLAT):
+            if source in twins:
+                renamed[out] = twins[source][0]
+                continue
+            twins[source] = out, node.input[1].removeprefix(_FLAT)
+        elif kind in _ELEMENT_BY_ELEMENT and (flat := _flat_inputs(graph, node, twins)):
+            width = next(twins[name][1] for name in node.input if name in twins)
+            del node.input[:]
+            node.input.extend(flat)
+            node.output[0] = f"{out}_flat"
+            twins[out] = node.output[0], width
+            graph.nodes.append(node)
+            graph.add("Reshape", [node.output[0], f"{_SHAPE}{width}"], [out])
+            continue
+        graph.nodes.append(node)
+    graph.drop_unread()
+
+
+def _flat_inputs(graph: Editor, node: Any, twins: Mapping[str, tuple[str, str]]) -> list[str]:
+    """The node's inputs with twins instead of activations; none where one is neither that nor a vector."""
+    if any(attribute.name == "axis" and attribute.i != -1 for attribute in node.attribute):
+        return []
+    flat = []
+    for name in node.input:
+        if name in twins:
+            flat.append(twins[name][0])
+        elif name in graph.constants and len(graph.constants[name].dims) < 2:
+            flat.append(name)
+        else:
+            return []
+    return flat if any(name in twins for name in node.input) else []
+
+
+# -------------------------------------------------------------------------------------------- smoothing
+
+
+def _smoothing(
+    graph: Editor, found: Sequence[Product], observed: Mapping[str, Observed]
+) -> dict[str, Float32]:
+    """SmoothQuant's factors per activation; none where a matrix is shared by several (ALBERT's layers)."""
+    readers = Counter(weight for _, weight in {(p.activation, p.weight) for p in found})
+    factors = {}
+    for activation in dict.fromkeys(product.activation for product in found):
+        weights = [p.weight for p in found if p.activation == activation]
+        if any(readers[weight] > 1 for weight in weights):
+            continue
+        strongest = np.max([np.abs(graph.value(weight)).max(axis=1) for weight in weights], axis=0)
+        tiny = 1e-5
+        raw = (observed[activation].largest + tiny) ** SMOOTHING / (strongest + tiny) ** (1 - SMOOTHING)
+        factors[activation] = (raw / np.exp(np.log(raw).mean())).astype(np.float32)
+    return factors
+
+
+@dataclass(frozen=True, slots=True)
+class _Values:
+    """Attention's values, whose product gives them divided by `factors`; `bias` is attention's, divided."""
+
+    product: str
+    factors: Float32
+    bias: str
+
+
+def _divided_values(
+    graph: Editor, quick: Mapping[str, Product], smoothing: Mapping[str, Float32]
+) -> dict[str, _Values]:
+    """By attention's output: where its smoothing can be had for nothing.
+
+    Attention takes means of the values, channel by channel. So instead of its output the values are divided,
+    and these are a product, whose scale does it.
+    """
+    uses = Counter(name for node in graph.graph.node for name in node.input)
+    read_in_int8 = {product.activation for product in quick.values()}
+    found = {}
+    for node in graph.graph.node:
+        if node.op_type != _ATTENTION or node.output[0] not in read_in_int8 & set(smoothing):
+            continue
+        factors, values = smoothing[node.output[0]], node.input[2]
+        if values not in quick or uses[values] != 1 or uses[node.output[0]] != 1:
+            continue
+        bias = node.input[3] if len(node.input) > 3 else ""
+        if bias:
+            if bias not in graph.constants:
+                continue
+            divided = graph.value(bias).copy()
+            divided[-len(factors) :] /= factors  # those of query, key and value, one after the other
+            bias = graph.constant(f"{bias}_divided", divided)
+        found[node.output[0]] = _Values(values, factors, bias)
+    return found
+
+
+# --------------------------------------------------------------------------------------- token by token
+
+
+@dataclass(frozen=True, slots=True)
+class _Codes:
+    """An activation as unsigned 8-bit codes, (tokens, width): (code - zero) * scale, scale (tokens, 1)."""
+
+    code: str
+    scale: str
+    zero: str
+
+
+class _TokenRows:
+    """Writes matrix products whose inputs are quantized token by token.
+
+    Codes are unsigned, because that is what the processor's int8 instructions multiply signed weights by.
+    """
+
+    def __init__(
+        self, graph: Editor, codes: WeightCodes, made_by: Mapping[str, str], values: Mapping[str, _Values]
+    ) -> None:
+        self._graph = graph
+        self._codes = codes
+        self._made_by = made_by
+        self._divided = {each.product: each.factors for each in values.values()}
+        self._is_smooth = set(values)
+        self._activations: dict[str, _Codes] = {}
+        self._once: set[str] = set()
+
+    def multiply(self, product: Product) -> None:
+        """The product, int8 by int8, widened to float32 by the weights' scales, then by the tokens'."""
+        graph, out = self._graph, product.node.output[0]
+        weight, scale = self._codes.of(product.weight)
+        width = len(graph.value(scale))
+        if out in self._divided:
+            scale = graph.constant(f"{scale}_divided", graph.value(scale) / self._divided[out])
+        rows = self._activation(product.activation)
+        one = graph.constant("int8_one", np.float32(1))
+        graph.add(
+            "MatMulIntegerToFloat",
+            [rows.code, weight, one, scale, rows.zero],
+            [f"{out}_by_weights"],
+            domain="com.microsoft",
+        )
+        scaled = graph.add("Mul", [f"{out}_by_weights", rows.scale], [f"{out}_scaled"])
+        graph.add("Reshape", [scaled, self._shape(width)], [out])
+
+    def multiply_in_float(self, product: Product) -> None:
+        """The product in float32; its matrix is rebuilt from the int8 codes when the model is loaded."""
+        graph, name = self._graph, product.weight
+        weight, scale = self._codes.of(name)
+        if self._is_first(f"{name}_float"):
+            graph.add("Cast", [weight], [f"{name}_wide"], to=graph.FLOAT)
+            graph.add("Mul", [f"{name}_wide", scale], [f"{name}_rescaled"])
+            factors = self._codes.smoothing.get(product.activation)
+            undo = np.float32(1) if factors is None else (1 / factors)[:, None]
+            graph.add("Mul", [f"{name}_rescaled", graph.constant(f"{name}_undo", undo)], [f"{name}_float"])
+        graph.add("MatMul", [product.activation, f"{name}_float"], [product.node.output[0]])
+
+    def _activation(self, name: str) -> _Codes:
+        if name not in self._activations:
+            self._activations[name] = self._quantized(name)
+        return self._activations[name]
+
+    def _quantized(self, name: str) -> _Codes:
+        graph, short = self._graph, f"int8_{len(self._activations)}"
+        width = len(self._codes.observed[name].largest)
+        flat = graph.constant(f"{_FLAT}{width}", np.array([-1, width], dtype=np.int64))
+        last = graph.constant("int8_last", np.array([-1], dtype=np.int64))
+        values = graph.add("Reshape", [name, flat], [f"{short}_rows"])
+        factors = self._codes.smoothing.get(name)
+        if factors is not None and name not in self._is_smooth:
+            inverse = graph.constant(f"{short}_smoothing", (1 / factors).astype(np.float32))
+            values = graph.add("Mul", [values, inverse], [f"{short}_smooth"])
+        if self._made_by.get(name) in _GELUS:
+            size, zero, steps, least = values, GELU_ZERO, 255 - GELU_ZERO, GELU_FLOOR / GELU_ZERO
+        else:
+            size = graph.add("Abs", [values], [f"{short}_size"])
+            zero, steps, least = LARGEST_CODE + 1, LARGEST_CODE, 1e-10
+        graph.add("ReduceMax", [size, last], [f"{short}_largest"], keepdims=1)
+        step = graph.constant(f"int8_step_{zero}", np.float32(1 / steps))
+        graph.add("Mul", [f"{short}_largest", step], [f"{short}_any_scale"])
+        floor = graph.constant(f"int8_least_{zero}", np.float32(least))
+        scale = graph.add("Max", [f"{short}_any_scale", floor], [f"{short}_scale"])
+        graph.add("Squeeze", [scale, last], [f"{short}_scales"])
+        code = graph.add(
+            "QuantizeLinear", [values, f"{short}_scales", self._zeros(zero)], [f"{short}_code"], axis=0
+        )
+        return _Codes(code, scale, graph.constant(f"int8_zero_{zero}", np.uint8(zero)))
+
+    def _zeros(self, zero: int) -> str:
+        """The code of zero, once for each token of the batch."""
+        graph, name = self._graph, f"int8_zeros_{zero}"
+        if self._is_first(name):
+            one = graph.constant(f"int8_single_{zero}", np.array([zero], dtype=np.uint8))
+            if self._is_first("int8_count"):
+                graph.add("Size", ["input_ids"], ["int8_size"])
+                first = graph.constant("int8_first", np.array([0], dtype=np.int64))
+                graph.add("Unsqueeze", ["int8_size", first], ["int8_count"])
+            graph.add("Expand", [one, "int8_count"], [name])
+        return name
+
+    def _shape(self, width: int) -> str:
+        """(windows, tokens, width)."""
+        graph, name = self._graph, f"{_SHAPE}{width}"
+        if self._is_first(name):
+            if self._is_first("int8_windows_tokens"):
+                graph.add("Shape", ["input_ids"], ["int8_windows_tokens"])
+            last = graph.constant(f"int8_width_{width}", np.array([width], dtype=np.int64))
+            graph.add("Concat", ["int8_windows_tokens", last], [name], axis=0)
+        return name
+
+    def _is_first(self, name: str) -> bool:
+        """True once for each name: what stands in the graph once and is read by many."""
+        seen = name in self._once
+        self._once.add(name)
+        return not seen
