@@ -517,8 +517,12 @@ def test_closed_standard_streams_neither_stop_a_run_nor_get_into_its_output(
 
 
 def test_a_signal_in_the_middle_of_an_import_is_a_stop_and_no_error_of_the_import() -> None:
-    with pytest.raises(StoppedError, match="SIGTERM"), cli._stoppable():
-        try:
-            os.kill(os.getpid(), signal.SIGTERM)
-        except StoppedError as stopped:
-            raise ImportError("initialization failed") from stopped
+    def interrupted_import() -> None:
+        with cli._stoppable():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            except StoppedError as stopped:
+                raise ImportError("initialization failed") from stopped
+
+    with pytest.raises(StoppedError, match="SIGTERM"):
+        interrupted_import()
