@@ -90,7 +90,7 @@ class Annotator:
         threads = settings.machine.threads or cpu_quota()
         chosen = _load(self.bundle, settings.machine, threads)
         self.variant, self.scorer = chosen.candidate.variant, chosen.scorer
-        self.speeds = chosen.speeds
+        self.speeds, self.measuring_seconds = chosen.speeds, chosen.measuring_seconds
         with before_any_row(self.scorer.device):
             _check_vocabulary(windower.highest_id, self.scorer, self.bundle)
         self.resolved = Resolved(
@@ -103,7 +103,7 @@ class Annotator:
             chosen.workers,
         )
         rules = _rules(self.bundle, settings)
-        self._road = Road(windower, self.scorer, rules, chosen.batch_tokens, chosen.workers)
+        self.road = Road(windower, self.scorer, rules, chosen.batch_tokens, chosen.workers)
 
     def close(self) -> None:
         """End the child processes, if there are any."""
@@ -118,11 +118,11 @@ class Annotator:
 
     def answer(self, cut: Iterable[Chunk]) -> Iterator[AnsweredChunk]:
         """The road itself: chunks in, answered chunks out, in order. What jobs call."""
-        return self._road.answer(cut)
+        return self.road.answer(cut)
 
     def windows_of(self, chunk: Chunk) -> Windows:
         """What the road makes of a chunk before the model sees it; for estimates."""
-        return self._road.windower.fresh().windows(chunk)
+        return self.road.windower.fresh().windows(chunk)
 
     def stream(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Annotate record batches as they come, in order and in bounded memory.

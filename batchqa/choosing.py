@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -61,13 +62,18 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The candidate taken, loaded. `speeds` are of all that were compared, in tokens per second, by name."""
+    """The candidate taken, loaded.
+
+    `speeds` are of all that were compared, in tokens per second, by name. `measuring_seconds` went into what
+    the next start will remember.
+    """
 
     candidate: Candidate
     scorer: SpanScorer
     workers: int
     batch_tokens: int
     speeds: Mapping[str, float]
+    measuring_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +102,7 @@ def choose(bundle: Bundle, machine: MachineSettings, devices: Sequence[str], thr
         found = [candidate for candidate in found if candidate.name == known.name]
     scorers = _loaded(bundle, machine, device, threads, found)
     first, speeds = 0, dict(known.speeds) if known else {}
+    began = time.monotonic()
     if len(scorers) > 1:
         with before_any_row(device):
             first, measured = fastest([scorer for _, scorer in scorers], MEASURED_TOKENS)
@@ -109,6 +116,7 @@ def choose(bundle: Bundle, machine: MachineSettings, devices: Sequence[str], thr
     remembered = known.batch_tokens if known else None
     with before_any_row(device):
         budget = machine.batch_tokens or remembered or measure_budget(scorer, MEASURED_TOKENS)
+    measuring = time.monotonic() - began if memory.used else 0.0
     new = _Measured(candidate.name, remembered if machine.batch_tokens else budget, speeds)
     if new != known:
         memory.keep(new)
@@ -116,7 +124,7 @@ def choose(bundle: Bundle, machine: MachineSettings, devices: Sequence[str], thr
         with ThreadPoolExecutor(len(devices)) as pool:  # they load at the same time
             others = pool.map(lambda d: _scorer(bundle, machine, d, threads, candidate), devices[1:])
             scorer = Crew([scorer, *others])
-    return Chosen(candidate, scorer, len(devices), budget, speeds)
+    return Chosen(candidate, scorer, len(devices), budget, speeds, measuring)
 
 
 def workers_for(bundle: Bundle, found: Sequence[Candidate], threads: int) -> int:
@@ -218,7 +226,7 @@ class _Memory:
     ) -> None:
         # GPUs are many and jobs on them long: there it is measured every time
         settled = len(found) == 1 and machine.batch_tokens is not None
-        self._used = device == "cpu" and not settled
+        self.used = device == "cpu" and not settled
         self._question = {
             "machine": [cpu_model(), sorted(cpu_flags())],
             "threads": threads,
@@ -236,7 +244,7 @@ class _Memory:
 
     def recall(self) -> _Measured | None:
         """What was measured before; None where nothing was, or the file says nothing that can be used."""
-        if not self._used:
+        if not self.used:
             return None
         try:
             answer = orjson.loads(self._file.read_bytes())["answer"]
@@ -248,7 +256,7 @@ class _Memory:
 
     def keep(self, measured: _Measured) -> None:
         """Remember it; a cache that cannot be written costs two seconds at the next start, no more."""
-        if not self._used:
+        if not self.used:
             return
         with suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)

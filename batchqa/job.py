@@ -203,7 +203,8 @@ def dry_run(
         (on_note or (lambda _: None))(text)
     rows = _up_to(source.read(), settings.output.limit)
     with Annotator(open_model(model), settings=settings) as annotator:
-        return estimate(annotator, chunks(rows, settings.output.part_rows), clock.seconds())
+        startup = clock.seconds() - annotator.measuring_seconds  # the run will not measure again
+        return estimate(annotator, chunks(rows, settings.output.part_rows), startup)
 
 
 def _one_of(settings: RunSettings | None, options: dict[str, Any]) -> RunSettings:

@@ -1,37 +1,57 @@
 """What a job would cost: `batchqa run --dry-run`. Everything is read and counted, a sample is annotated.
 
-Rows and row errors are exact. Windows and tokens come from a sample of the chunks, the speed from batches
-of that sample on this machine, the memory from this process after it has done the sample.
+Exact are the rows, the row errors, how many distinct pairs there are and how long their contexts are. The
+sample, slices from all over the input, tells the rest: tokens per byte, and what each step takes on this
+machine. The model is given batches of the sample; everything else works with ready logits meanwhile.
 """
 
 from __future__ import annotations
 
-import resource
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from batchqa.annotator import Annotator
+from batchqa.commit.parts import ROW_GROUP_BYTES
+from batchqa.machine import cpu_quota, peak_memory
 from batchqa.pipeline import side_by_side
-from batchqa.records import ROW_ERRORS, Chunk, PaddedBatch, Windows
+from batchqa.records import ROW_ERRORS, BatchLogits, Chunk, Cursor, Int64, PaddedBatch, Rows, Windows
 from batchqa.steps.batching import padded_batches
+from batchqa.steps.chunking import chunks
+from batchqa.steps.decoding import Decoder
 from batchqa.steps.inference import score_batch
+from batchqa.steps.windowing import CACHED_TOKENS, REMEMBERED_PAIRS, Windower
+
+T = TypeVar("T")
 
 SAMPLE_SECONDS = 4.0
-"""Time for scoring sample batches; as many chunks are tokenized as fit into a quarter of it."""
+"""Time for scoring batches of the sample."""
+
+SLICES, SLICE_ROWS, SLICE_BYTES = 64, 128, 128 * 2**10
+"""The sample has at most so many slices, a slice so many consecutive rows and (if it has several) bytes."""
+
+TOKEN_BYTES, PAIR_BYTES = 100, 250
+"""What the road remembers of a part: each context token; each pair, a dictionary entry of two digests."""
+
+BINS_PER_DOUBLING = 32
+"""How finely contexts are counted by length: two per cent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """What a run would meet, and about how long it would take on this machine.
 
-    `tokens` are those of all windows, padding included. `memory_bytes` is the peak resident memory.
+    `tokens` are those of all windows, padding included. `seconds` is what the run's own summary would say,
+    `startup_seconds` included; `host_seconds` is the part of it that reading, tokenizing, batching and
+    decoding need by themselves, `model_seconds` the model, and the two overlap. `memory_bytes` is the sum of
+    the peak resident memory of all the job's processes, its workers' included: what a scheduler should grant.
     """
 
     rows: int
@@ -40,6 +60,8 @@ class Estimate:
     windows: int
     tokens: int
     startup_seconds: float
+    host_seconds: float
+    model_seconds: float
     seconds: float
     rows_per_second: float
     memory_bytes: int
@@ -47,6 +69,7 @@ class Estimate:
     variant: str
     engine: str
     device: str
+    workers: int
     dry_run: bool = True
 
     def to_dict(self) -> dict[str, Any]:
@@ -54,76 +77,295 @@ class Estimate:
         return asdict(self)
 
 
-@dataclass
-class _Sample:
-    rows: int = 0
-    windows: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    faults: Counter[str] = field(default_factory=Counter)
-    batches: list[PaddedBatch] = field(default_factory=list)
-
-
-def estimate(annotator: Annotator, chunks: Iterable[Chunk], startup_seconds: float) -> Estimate:
-    """Count the rows of `chunks` and estimate what annotating them takes. `startup_seconds` went before."""
-    rows, faults = 0, Counter[str]()
-    sample = _Sample()
-    wait = 0
-    for number, chunk in enumerate(chunks):
-        rows += len(chunk.rows)
-        faults.update(fault.code for fault in chunk.rows.faults.values())
-        # chunks 0, 1, 2, 4, 8, ...: the start of a file is not always like its end
-        if number >= wait and sample.seconds < SAMPLE_SECONDS / 4:
-            wait = 2 * number
-            _look_at(annotator, chunk, sample)
-    speed = _tokens_per_second(annotator, sample)
-    per_row = rows / max(sample.rows, 1)
-    tokens = round(sample.tokens * per_row)
-    seconds = tokens / speed if tokens else 0.0
+def estimate(annotator: Annotator, cut: Iterable[Chunk], startup_seconds: float) -> Estimate:
+    """Count the rows of the chunks and estimate what annotating them takes. `startup_seconds` went before."""
+    counted, slices, reading = _Counted(), _Slices(), _Stopwatch()
+    for chunk in reading.each(cut):
+        counted.add(chunk)
+        slices.add(chunk.rows)
+    sample = _annotate(annotator, slices.rows())
+    windows, tokens = _windows_and_tokens(annotator.road.windower, sample, counted)
+    host = reading.seconds + _host_seconds(sample, counted, windows)
+    model = tokens / _tokens_per_second(annotator, sample.batches) if tokens else 0.0
+    seconds = _together(annotator.resolved.device, host, model, counted.chunks)
+    faults = counted.faults.copy()
     # what only windowing finds (empty texts, too long questions) is known of the sample only
-    found = {code: round(n * per_row) for code, n in sample.faults.items() if code not in faults}
-    faults.update(found)
+    share = counted.rows / max(sample.counted.rows, 1)
+    faults.update({code: round(n * share) for code, n in sample.faults.items() if code not in faults})
     resolved = annotator.resolved
     return Estimate(
-        rows=rows,
+        rows=counted.rows,
         errors={code: n for code, n in faults.items() if code in ROW_ERRORS},
         statuses={code: n for code, n in faults.items() if code not in ROW_ERRORS},
-        windows=round(sample.windows * per_row),
+        windows=windows,
         tokens=tokens,
         startup_seconds=round(startup_seconds, 3),
+        host_seconds=round(host, 3),
+        model_seconds=round(model, 3),
         seconds=round(startup_seconds + seconds, 3),
-        rows_per_second=round(rows / seconds, 1) if seconds else 0.0,
-        memory_bytes=_peak_memory_bytes(),
+        rows_per_second=round(counted.rows / seconds, 1) if seconds else 0.0,
+        memory_bytes=peak_memory() + _remembered_bytes(sample, counted),
         model=annotator.bundle.manifest.name,
         variant=resolved.variant,
         engine=resolved.engine,
         device=resolved.device,
+        workers=resolved.workers,
     )
 
 
-def _look_at(annotator: Annotator, chunk: Chunk, sample: _Sample) -> None:
-    """Window and batch a chunk, and remember what it holds."""
-    began = time.monotonic()
-    windows: Windows = annotator.windows_of(chunk)
-    batches = list(
-        padded_batches(windows, annotator.resolved.batch_tokens, unpadded=annotator.scorer.unpadded)
+def _together(device: str, host: float, model: float, count: int) -> float:
+    """How long host and model take together, in seconds, for `count` chunks.
+
+    They overlap, except that the model waits for the first chunk and the last one's answers for the model. On
+    a CPU they share the cores besides. The host's threads take turns (Python's lock), so they count as one.
+    """
+    waiting = min(host, model) / max(count, 1)
+    if device == "cpu":
+        return max(host + waiting, model + max(host / cpu_quota(), waiting))
+    return max(host, model) + waiting
+
+
+@dataclass
+class _Stopwatch:
+    """How long an iterator took to give its items, in seconds."""
+
+    seconds: float = 0.0
+
+    def each(self, items: Iterable[T]) -> Iterator[T]:
+        source = iter(items)
+        while True:
+            began = time.monotonic()
+            try:
+                item = next(source)
+            except StopIteration:
+                return
+            finally:
+                self.seconds += time.monotonic() - began
+            yield item
+
+
+@dataclass
+class _Part:
+    """What the road would hold of a part: distinct contexts and pairs, by hash, and bytes to be written."""
+
+    number: int = -1
+    contexts: set[int] = field(default_factory=set)
+    pairs: set[tuple[int, int]] = field(default_factory=set)
+    context_bytes: int = 0
+    column_bytes: int = 0
+
+
+@dataclass
+class _Counted:
+    """What is known of every row without a tokenizer.
+
+    Distinct contexts and pairs are distinct within their part, as for the windower. `lengths`: of the
+    distinct pairs, how many have a context of 2 ** (place / BINS_PER_DOUBLING) bytes.
+    """
+
+    rows: int = 0
+    chunks: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    lengths: Int64 = field(default_factory=lambda: np.zeros(40 * BINS_PER_DOUBLING, dtype=np.int64))
+    context_bytes: int = 0
+    most_context_bytes: int = 0
+    most_pairs: int = 0
+    most_column_bytes: int = 0
+    _part: _Part = field(default_factory=_Part)
+
+    def add(self, chunk: Chunk) -> None:
+        """Count a chunk; those of a part come in order."""
+        if chunk.part != self._part.number:
+            self._part = _Part(chunk.part)
+        part, rows = self._part, chunk.rows
+        self.rows += len(rows)
+        self.chunks += 1
+        self.faults.update(fault.code for fault in rows.faults.values())
+        before = part.context_bytes
+        self._count_pairs(part, rows)
+        part.column_bytes += rows.columns.nbytes
+        self.context_bytes += part.context_bytes - before
+        self.most_context_bytes = max(self.most_context_bytes, part.context_bytes)
+        self.most_pairs = max(self.most_pairs, len(part.pairs))
+        self.most_column_bytes = max(self.most_column_bytes, part.column_bytes)
+
+    def _count_pairs(self, part: _Part, rows: Rows) -> None:
+        contexts, sizes = _hashes(rows.context)
+        questions, _ = _hashes(rows.question)
+        new_sizes = []
+        for row, pair in enumerate(zip(contexts, questions, strict=True)):
+            context, question = pair
+            if context is None or question is None or row in rows.faults or pair in part.pairs:
+                continue
+            part.pairs.add((context, question))
+            new_sizes.append(sizes[row])
+            if context not in part.contexts:
+                part.contexts.add(context)
+                part.context_bytes += sizes[row]
+        self.lengths += np.bincount(_bins(np.array(new_sizes, dtype=np.int64)), minlength=len(self.lengths))
+
+
+def _hashes(texts: pa.Array) -> tuple[list[int | None], list[int]]:
+    """Each text's hash (None for null) and its size in bytes."""
+    encoded = texts.dictionary_encode()
+    of_distinct = [hash(text) for text in encoded.dictionary.to_pylist()]
+    hashes = [None if code is None else of_distinct[code] for code in encoded.indices.to_pylist()]
+    return hashes, pc.fill_null(pc.binary_length(texts), 0).to_pylist()
+
+
+def _bins(sizes: Int64) -> Int64:
+    return np.round(np.log2(np.maximum(sizes, 1)) * BINS_PER_DOUBLING).astype(np.int64)
+
+
+class _Slices:
+    """Slices of rows from all over the input, evenly spread however long it turns out to be.
+
+    Every `step`-th slice is kept. When there are too many, every second one of them goes and `step` doubles.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[int, Rows]] = []
+        self._seen = 0
+        self._step = 1
+
+    def add(self, rows: Rows) -> None:
+        """Look at the next rows."""
+        size = max(sum(text.nbytes for text in (rows.context, rows.question)) // max(len(rows), 1), 1)
+        count = max(min(SLICE_ROWS, SLICE_BYTES // size), 1)
+        for begin in range(0, len(rows), count):
+            if self._seen % self._step == 0:
+                self._kept.append((self._seen, _copy(rows.slice(begin, min(begin + count, len(rows))))))
+            self._seen += 1
+            if len(self._kept) > SLICES:
+                self._step *= 2
+                self._kept = [kept for kept in self._kept if kept[0] % self._step == 0]
+
+    def rows(self) -> list[Rows]:
+        """The slices that were kept, in order."""
+        return [rows for _, rows in self._kept]
+
+
+def _copy(rows: Rows) -> Rows:
+    """The texts of a slice alone: a view would keep the whole chunk in memory."""
+    every = pa.array(range(len(rows)))
+    return Rows(
+        columns=pa.record_batch([pa.nulls(len(rows))], names=["none"]),
+        context=rows.context.take(every),
+        question=rows.question.take(every),
+        faults=rows.faults,
+        first_record=rows.first_record,
+        cursor_after=lambda count: Cursor(row=count),
+        locate=lambda row: f"row {row}",
     )
-    sample.rows += len(chunk.rows)
+
+
+@dataclass
+class _Sample:
+    """What the steps made of the sample, and how long they took, in seconds.
+
+    `prefix_tokens` are those of the distinct pairs' questions, with the special ones before the context;
+    `real_tokens` are those of all windows, `tokens` with padding.
+    """
+
+    counted: _Counted = field(default_factory=_Counted)
+    pairs: int = 0
+    prefix_tokens: int = 0
+    context_tokens: int = 0
+    windows: int = 0
+    real_tokens: int = 0
+    tokens: int = 0
+    tokenizing_contexts: float = 0.0
+    tokenizing_the_rest: float = 0.0
+    batching_and_decoding: float = 0.0
+    faults: Counter[str] = field(default_factory=Counter)
+    batches: list[PaddedBatch] = field(default_factory=list)
+
+
+def _annotate(annotator: Annotator, slices: Sequence[Rows]) -> _Sample:
+    """Take the sample along the road, with ready logits in the model's place."""
+    sample, road, rng = _Sample(), annotator.road, np.random.default_rng(0)
+    windower, decoder = road.windower.fresh(), Decoder(road.rules)
+    for chunk in chunks(slices, part_rows=max(sum(map(len, slices)), 1)):
+        sample.counted.add(chunk)
+        began = time.monotonic()
+        windows = windower.windows(chunk)
+        tokenized = time.monotonic()
+        batches = list(padded_batches(windows, road.budget, unpadded=road.scorer.unpadded))
+        for batch in batches:
+            start, end = rng.standard_normal((2, *batch.input_ids.shape), dtype=np.float32)
+            decoder.add(BatchLogits(batch, start, end, {}))
+        decoded = time.monotonic()
+        windower.windows(chunk)  # its contexts are known by now
+        again = min(time.monotonic() - decoded, tokenized - began)
+        sample.tokenizing_contexts += tokenized - began - again
+        sample.tokenizing_the_rest += again
+        sample.batching_and_decoding += decoded - tokenized
+        sample.faults.update(fault.code for fault in windows.faults.values())
+        _count_tokens(sample, windows, batches)
+    return sample
+
+
+def _count_tokens(sample: _Sample, windows: Windows, batches: Sequence[PaddedBatch]) -> None:
+    prefix = np.array([len(prefix) for prefix in windows.prefixes], dtype=np.int64)
+    sample.pairs += len(windows.pair_question)
+    sample.prefix_tokens += int(prefix[windows.pair_question].sum())
+    sample.context_tokens += sum(len(context.ids) for context in windows.contexts)
     sample.windows += len(windows)
+    sample.real_tokens += int(windows.length.sum())
     sample.tokens += sum(batch.input_ids.size for batch in batches)
-    sample.faults.update(fault.code for fault in windows.faults.values())
     sample.batches += [batch for batch in batches if len(batch.index)]
-    sample.seconds += time.monotonic() - began
 
 
-def _tokens_per_second(annotator: Annotator, sample: _Sample) -> float:
-    """How fast the model takes the sample's batches, drawn evenly from the longest to the shortest."""
-    order = np.random.default_rng(0).permutation(len(sample.batches))
+def _windows_and_tokens(windower: Windower, sample: _Sample, counted: _Counted) -> tuple[int, int]:
+    """How many windows the rows that were counted have, and tokens with padding.
+
+    Both are worked out from the contexts' lengths in bytes, for all rows and for the sample, and put right
+    by what the sample really has. So a few long contexts count in full, wherever in the input they are.
+    """
+    if not sample.windows:
+        return 0, 0
+    worked_out = [
+        _worked_out(windower, sample, lengths) for lengths in (counted.lengths, sample.counted.lengths)
+    ]
+    windows, tokens = (everything / own for everything, own in zip(*worked_out, strict=True))
+    return round(sample.windows * windows), round(sample.tokens * tokens)
+
+
+def _worked_out(windower: Windower, sample: _Sample, lengths: Int64) -> tuple[float, float]:
+    """Windows, and their tokens without padding, of pairs whose contexts have these lengths."""
+    bins = np.flatnonzero(lengths)
+    size = 2.0 ** (bins / BINS_PER_DOUBLING) * sample.context_tokens / max(sample.counted.context_bytes, 1)
+    prefix = np.full(len(bins), sample.prefix_tokens // sample.pairs)
+    capacity, step, count = windower.places(np.ceil(size).astype(np.int64), prefix)
+    tokens = size + (count - 1) * (capacity - step) + count * (windower.max_length - capacity)
+    return float(lengths[bins] @ count), float(lengths[bins] @ tokens)
+
+
+def _host_seconds(sample: _Sample, counted: _Counted, windows: int) -> float:
+    """What tokenizing, batching and decoding take of the host; each distinct context is tokenized once."""
+    return (
+        sample.tokenizing_contexts * counted.context_bytes / max(sample.counted.context_bytes, 1)
+        + sample.tokenizing_the_rest * counted.rows / max(sample.counted.rows, 1)
+        + sample.batching_and_decoding * windows / max(sample.windows, 1)
+    )
+
+
+def _remembered_bytes(sample: _Sample, counted: _Counted) -> int:
+    """What a run holds at the end of its largest part beyond what the sample took: see TOKEN_BYTES."""
+    tokens = counted.most_context_bytes * sample.context_tokens / max(sample.counted.context_bytes, 1)
+    contexts = max(min(tokens, CACHED_TOKENS) - sample.context_tokens, 0) * TOKEN_BYTES
+    pairs = min(counted.most_pairs, REMEMBERED_PAIRS) * PAIR_BYTES
+    return round(contexts) + pairs + min(counted.most_column_bytes, ROW_GROUP_BYTES)
+
+
+def _tokens_per_second(annotator: Annotator, batches: Sequence[PaddedBatch]) -> float:
+    """How fast the model takes batches, drawn evenly from the longest to the shortest."""
+    order = np.random.default_rng(0).permutation(len(batches))
     workers, stop = annotator.resolved.workers, threading.Event()
     tokens, began = 0, time.monotonic()
     scored = side_by_side(
         lambda batch: score_batch(annotator.scorer, batch),
-        (sample.batches[at] for at in order.tolist()),
+        (batches[at] for at in order.tolist()),
         width=workers,
         ahead=workers,
         name="batchqa-device",
@@ -138,8 +380,3 @@ def _tokens_per_second(annotator: Annotator, sample: _Sample) -> float:
         stop.set()
         scored.close()
     return max(tokens, 1) / max(time.monotonic() - began, 1e-9)
-
-
-def _peak_memory_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

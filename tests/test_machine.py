@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from batchqa.machine import cpu_flags, cpu_model, cpu_quota, memory_limit
+from batchqa.machine import cpu_flags, cpu_model, cpu_quota, memory_limit, peak_memory
 
 
 @pytest.fixture(autouse=True)
@@ -113,3 +115,15 @@ def test_the_first_processor_s_name_and_flags_are_read(tmp_path: Path) -> None:
 def test_an_unknown_processor_has_a_name_and_no_flags(tmp_path: Path) -> None:
     assert cpu_model(tmp_path)
     assert cpu_flags(tmp_path) == frozenset()
+
+
+def test_the_peak_memory_of_a_process_holds_that_of_its_children() -> None:
+    before = peak_memory()
+    program = "held = bytearray(100 * 2**20); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=-1, stdout=-1) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert peak_memory() - before > 100 * 2**20
+        assert peak_memory(child.pid) > 100 * 2**20
+        child.communicate(b"\n")
+    assert peak_memory() - before < 100 * 2**20

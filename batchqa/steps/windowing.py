@@ -108,7 +108,7 @@ class Windower:
         self._tokenizer = tokenizer
         self._layout = layout
         self._settings = settings
-        self._max_length = max_length
+        self.max_length = max_length
         self.highest_id = max(tokenizer.get_vocab(with_added_tokens=True).values())
         self._is_blank = np.zeros(self.highest_id + 1, dtype=bool)
         self._is_blank[_blank_ids(tokenizer)] = True
@@ -165,6 +165,19 @@ class Windower:
             int(cut[question_codes[judged]].sum()) if len(cut) else 0,
         )
 
+    def places(
+        self, tokens: npt.NDArray[np.int64], prefix: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """For contexts of so many `tokens` behind prefixes of so many, three columns.
+
+        How many context tokens a window shows, by how many the next one is further on, how many there are.
+        """
+        capacity = self.max_length - prefix - len(self._layout.after)
+        # a stride that leaves no room to step is halved, instead of never coming to an end
+        shared = np.where(self._settings.stride < capacity, self._settings.stride, capacity // 2)
+        step = capacity - shared
+        return capacity, step, 1 + -(-np.maximum(tokens - capacity, 0) // np.maximum(step, 1))
+
     def _encode_contexts(self, texts: list[str]) -> list[EncodedContext]:
         missing = [text for text in texts if text not in self._contexts]
         for text, encoding in zip(
@@ -187,7 +200,7 @@ class Windower:
         before = np.array(self._layout.before, dtype=np.int32)
         between = np.array(self._layout.between, dtype=np.int32)
         longest = self._settings.max_question_length
-        room = self._max_length - self._layout.special_tokens - 1
+        room = self.max_length - self._layout.special_tokens - 1
         questions = []
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         for text, encoding in zip(texts, encodings, strict=True):
@@ -256,12 +269,7 @@ class Windower:
         """Place the windows: each shows as many context tokens as fit, and shares `stride` with the next."""
         tokens = np.array([len(c.ids) for c in contexts], dtype=np.int64)[pair_context]
         prefix = np.array([len(p) for p in prefixes], dtype=np.int64)[pair_question]
-        after = len(self._layout.after)
-        capacity = self._max_length - prefix - after
-        # a stride that leaves no room to step is halved, instead of never coming to an end
-        shared = np.where(self._settings.stride < capacity, self._settings.stride, capacity // 2)
-        step = capacity - shared
-        count = 1 + -(-np.maximum(tokens - capacity, 0) // np.maximum(step, 1))
+        capacity, step, count = self.places(tokens, prefix)
         first = np.cumsum(count) - count
         pair = np.repeat(np.arange(len(count)), count)
         begin = (np.arange(len(pair)) - first[pair]) * step[pair]
@@ -278,7 +286,7 @@ class Windower:
             pair=pair.astype(np.int32),
             begin=begin.astype(np.int32),
             size=size.astype(np.int32),
-            length=(prefix[pair] + size + after).astype(np.int32),
+            length=(prefix[pair] + size + len(self._layout.after)).astype(np.int32),
             row_pair=row_pair,
             first_pair=first_pair,
             faults=faults,
