@@ -85,6 +85,7 @@ class ChildScorer:
     def close(self) -> None:
         """End the child; a batch that is given to the scorer afterwards starts another."""
         if self._child is not None:
+            self._child.connection.close()  # it is well: there is no exit status to wait for
             self._child.end()
             self._child = None
 
