@@ -1,13 +1,55 @@
-"""The bar chart of a comparison: rows per second, the engine's own limit as a line."""
+"""Charts: a comparison as bars, the engine's own limit as a line; how something grows, as curves."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 LINES = ("--", ":", "-.")
+CURVES = ("#1f6f8b", "#d1843b", "#777777")
 COLOURS = {"batchqa": "#1f6f8b", "peer": "#b8b8b8"}
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Curves over one quantity: name -> (x, y) points."""
+
+    title: str
+    x: str
+    y: str
+    curves: Mapping[str, Sequence[tuple[float, float]]]
+    log_y: bool = True
+
+
+def draw_growth(panels: Sequence[Panel], file: Path, title: str) -> None:
+    """Draw panels two in a row; the horizontal axes, and mostly the vertical ones, are logarithmic."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = -(-len(panels) // 2)
+    figure, axes = plt.subplots(rows, 2, figsize=(9, 3 * rows), layout="constrained", squeeze=False)
+    for place, panel in zip(axes.flat, panels, strict=False):
+        for (name, points), colour in zip(panel.curves.items(), CURVES, strict=False):
+            place.plot(*zip(*points, strict=True), "o-", color=colour, label=name, markersize=4)
+        place.set(title=panel.title, xlabel=panel.x, ylabel=panel.y, xscale="log")
+        if panel.log_y:
+            place.set_yscale("log")
+        else:
+            place.set_ylim(bottom=0)
+        if len(panel.curves) > 1:
+            place.legend(fontsize=8, frameon=False)
+        place.title.set_size(10)
+        place.grid(alpha=0.3, which="major")
+        place.spines[["top", "right"]].set_visible(False)
+    for place in axes.flat[len(panels) :]:
+        place.set_axis_off()
+    figure.suptitle(title, fontsize=9)
+    figure.savefig(file, metadata={"Date": None})
+    plt.close(figure)
 
 
 def draw(speeds: Sequence[tuple[str, str, float]], file: Path, title: str) -> None:

@@ -8,19 +8,24 @@ import os
 import platform
 import statistics
 import subprocess
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from batchqa.machine import cpu_flags, cpu_model
+from batchqa.machine import cpu_flags, cpu_model, peak_memory
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 WORK = ROOT / ".bench"
 """Where samples, models and outputs are kept between runs."""
+
+WATCH_SECONDS = 0.1
+"""How often a process's memory is looked at."""
 
 VERSIONS = (
     "batchqa",
@@ -40,12 +45,16 @@ VERSIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What a process took, and the lines that it printed. `peak_mib` is that of its largest process."""
+    """What a process took, and the lines that it printed.
+
+    `peak_mib` is that of its largest process, `family_mib` the sum of the peaks of those that lived together.
+    """
 
     lines: list[str]
     seconds: float
     cpu_seconds: float
     peak_mib: float
+    family_mib: float
 
 
 def measured(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Process:
@@ -54,7 +63,8 @@ def measured(command: Sequence[str], environment: Mapping[str, str] | None = Non
     variables = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables)
     assert process.stdout is not None
-    lines = process.stdout.read().splitlines()
+    with _watched(process.pid) as peaks:
+        lines = process.stdout.read().splitlines()
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{' '.join(command)} failed with status {status}")
@@ -63,7 +73,26 @@ def measured(command: Sequence[str], environment: Mapping[str, str] | None = Non
         time.perf_counter() - began,
         usage.ru_utime + usage.ru_stime,
         usage.ru_maxrss / 1024,
+        max(peaks) / 2**20,
     )
+
+
+@contextmanager
+def _watched(process: int) -> Iterator[list[int]]:
+    """Look again and again at the summed peak memory, in bytes, of a process and those below it."""
+    peaks, ended = [peak_memory(process)], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(WATCH_SECONDS):
+            peaks.append(peak_memory(process))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield peaks
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def spread(values: Sequence[float], digits: int) -> str:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import venv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+
+from batchqa.annotator import BUNDLED
+from batchqa.bundle import CARD, TOKENIZER, Variant, open_bundle, write_manifest
+from batchqa.steps.windowing import open_tokenizer
+from tests.models import tiny_onnx
 
 HAYSTACK = ("haystack-ai==2.20.0", "torch==2.13.0", "transformers==4.57.6", "accelerate")
 
@@ -24,7 +30,7 @@ class Models:
 
 def prepare(checkpoint: Path, work: Path) -> Models:
     """Export with optimum, quantize dynamically as its documentation shows (AVX512-VNNI, per channel)."""
-    exported, quantized, bundle = work / "optimum-fp32", work / "optimum-int8", work / "bundle-fp32"
+    exported, quantized, bundle = work / "optimum-fp32", work / "optimum-int8", fp32_bundle(checkpoint, work)
     models = Models(
         exported / "model.onnx", quantized / "model_quantized.onnx", bundle, find_spec("openvino") is not None
     )
@@ -44,7 +50,6 @@ def prepare(checkpoint: Path, work: Path) -> Models:
             save_dir=quantized, quantization_config=config
         )
         AutoTokenizer.from_pretrained(checkpoint).save_pretrained(quantized)
-    _export(checkpoint, bundle, "--precision", "fp32")
     return models
 
 
@@ -54,9 +59,15 @@ def cuda_bundle(checkpoint: Path, bundle: Path) -> Path:
     return bundle
 
 
-def base_sized(checkpoint: Path, work: Path) -> Path:
+def fp32_bundle(checkpoint: Path, work: Path) -> Path:
+    """The checkpoint's bundle in float32."""
+    _export(checkpoint, work / "bundle-fp32", "--precision", "fp32")
+    return work / "bundle-fp32"
+
+
+def base_sized(checkpoint: Path, work: Path, precision: str = "fp16") -> Path:
     """A bundle of BERT-base's size: random weights, so only its speed means anything."""
-    folder, bundle = work / "base-sized", work / "cuda-base"
+    folder, bundle = work / "base-sized", work / f"base-{precision}"
     if not folder.exists():
         import torch
         from transformers import AutoTokenizer, BertConfig, BertForQuestionAnswering
@@ -64,7 +75,28 @@ def base_sized(checkpoint: Path, work: Path) -> Path:
         torch.manual_seed(0)
         BertForQuestionAnswering(BertConfig()).save_pretrained(folder)
         AutoTokenizer.from_pretrained(checkpoint).save_pretrained(folder)
-    _export(folder, bundle, "--precision", "fp16", "--min-agreement", "0", "--abstains", "yes")
+    _export(folder, bundle, "--precision", precision, "--min-agreement", "0", "--abstains", "yes")
+    return bundle
+
+
+def tiny_bundle(work: Path) -> Path:
+    """The package's tokenizer with a model that costs next to nothing: what is left is the host's work."""
+    bundle = work / "tiny-bundle"
+    if not bundle.exists():
+        import onnx
+
+        own = open_bundle(BUNDLED)
+        manifest = own.manifest
+        vocabulary = open_tokenizer(own.tokenizer).get_vocab_size()
+        made = bundle.with_suffix(".tmp")
+        made.mkdir(parents=True, exist_ok=True)
+        shutil.copy(own.tokenizer, made / TOKENIZER)
+        shutil.copy(BUNDLED / CARD, made / CARD)
+        model = tiny_onnx(manifest.inputs, vocabulary, manifest.max_length, hidden=32, seed=0, poison=None)
+        onnx.save(model, made / "model.fp32.onnx")
+        variant = Variant("fp32", "model.fp32.onnx", ("cpu",), ("onnxruntime",), {})
+        write_manifest(made, replace(manifest, name="tiny", variants=(variant,)))
+        made.rename(bundle)
     return bundle
 
 
