@@ -90,10 +90,12 @@ class Candidate:
 
 
 class _Pairs:
-    """What is known so far of a chunk's pairs, one entry each."""
+    """What is known so far of a chunk's pairs, one entry each; `at_once` are those with one plain window."""
 
     def __init__(self, windows: Windows) -> None:
         count = len(windows.pair_first)
+        regular = np.array([context.regular for context in windows.contexts], dtype=bool)
+        self.at_once = regular[windows.pair_context] & (windows.pair_count == 1)
         self.best = np.full(count, -np.inf)
         self.null = np.full(count, np.inf)
         self.log_sum = np.full(count, -np.inf)
@@ -140,8 +142,7 @@ class Decoder:
         good[list(logits.failed)] = False
         np.minimum.at(pairs.null, pair[good], (start[:, at_null] + end[:, at_null])[good])
 
-        regular = np.array([windows.contexts[c].regular for c in windows.pair_context[pair]], dtype=bool)
-        simple = good & regular & (windows.pair_count[pair] == 1) & (self._rules.top_k == 0)
+        simple = good & pairs.at_once[pair] & (self._rules.top_k == 0)
         rows = np.flatnonzero(simple)
         if len(rows):
             found = best_spans(
@@ -286,21 +287,20 @@ def _sliding(values: Float64, width: int, combine: np.ufunc, neutral: float) -> 
     power, block = 1, values
     while True:
         if width & power:
-            done = combine(done, _ahead(block, reach, neutral))
+            done = _joined(combine, done, block, reach)
             reach += power
         if 2 * power > width:
             return done
-        block = combine(block, _ahead(block, power, neutral))
+        block = _joined(combine, block, block, power)
         power *= 2
 
 
-def _ahead(values: Float64, by: int, fill: float) -> Float64:
-    """values[:, i + by] at i, `fill` past the end."""
-    if by == 0:
-        return values
-    moved = np.full_like(values, fill)
-    moved[:, : max(values.shape[1] - by, 0)] = values[:, by:]
-    return moved
+def _joined(combine: np.ufunc, values: Float64, ahead: Float64, by: int) -> Float64:
+    """`combine` of values[:, i] and ahead[:, i + by] for every i; past the end, `values` as they are."""
+    joined = values.copy()
+    within = max(values.shape[1] - by, 0)
+    combine(values[:, :within], ahead[:, by:], out=joined[:, :within])
+    return joined
 
 
 class SpanSearch:
@@ -348,38 +348,43 @@ class SpanSearch:
             while count and starts[self._band_at + count - 1] == starts[self._band_at + count]:
                 count -= 1
         final, self._band = self._band[:count], self._band[count:]
-        z, first, last = self._distinct(final, self._band_at)
+        flat = final.ravel()
+        place = np.flatnonzero(np.isfinite(flat))
+        if not self._context.regular:
+            place = self._distinct(flat, place)
+        z = flat[place]
+        place += self._band_at * self._width
         self._band_at += count
         if not len(z):
             return
         top = int(z.argmax())
         if z[top] > self._best.z:
-            self._best = Span(float(z[top]), int(first[top]), int(last[top]))
+            self._best = Span(float(z[top]), *self._tokens(int(place[top])))
         largest = float(z[top])
         self.log_sum = float(np.logaddexp(self.log_sum, largest + np.log(np.exp(z - largest).sum())))
         if self._top_k:
-            self._keep_top(z, first, last)
+            self._keep_top(z, place)
 
-    def _distinct(
-        self, band: Float64, at: int
-    ) -> tuple[Float64, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """The spans of a band that cover distinct characters: z, first and last token, in reading order."""
-        first, width = np.nonzero(np.isfinite(band))
-        z = band[first, width]
-        first = first + at
-        last = first + width
-        if self._context.regular or not len(z):
-            return z, first, last
+    def _tokens(self, place: int) -> tuple[int, int]:
+        """First and last token of the span at a place of the band, counted from the context's first token."""
+        first, further = divmod(place, self._width)
+        return first, first + further
+
+    def _distinct(self, z: Float64, place: Int64) -> Int64:
+        """Of the spans at `place` in the flat band `z` those that cover distinct characters, in reading order."""
         starts, ends = self._context.trimmed_offsets()
-        visible = starts[first] < ends[last]
-        z, first, last = z[visible], first[visible], last[visible]
-        order = np.lexsort((-z, ends[last], starts[first]))
-        z, first, last = z[order], first[order], last[order]
-        new = np.ones(len(z), dtype=bool)
-        new[1:] = (starts[first[1:]] != starts[first[:-1]]) | (ends[last[1:]] != ends[last[:-1]])
-        return z[new], first[new], last[new]
+        first, further = np.divmod(place, self._width)
+        start = starts[self._band_at + first]
+        end = ends[self._band_at + first + further]
+        visible = start < end
+        place, start, end = place[visible], start[visible], end[visible]
+        order = np.lexsort((-z[place], end, start))
+        place, start, end = place[order], start[order], end[order]
+        new = np.ones(len(place), dtype=bool)
+        new[1:] = (start[1:] != start[:-1]) | (end[1:] != end[:-1])
+        return place[new]
 
-    def _keep_top(self, z: Float64, first: npt.NDArray[np.int64], last: npt.NDArray[np.int64]) -> None:
+    def _keep_top(self, z: Float64, place: Int64) -> None:
         """Merge the best spans of a settled band into the candidates."""
         looked_at = 0
         wanted = 4 * self._top_k
@@ -388,7 +393,7 @@ class SpanSearch:
             for at in order[looked_at:].tolist():
                 if len(self._top) == self._top_k and z[at] < max(self._top.values(), key=_rank).z:
                     return
-                self._offer(float(z[at]), int(first[at]), int(last[at]))
+                self._offer(float(z[at]), *self._tokens(int(place[at])))
             if len(order) == len(z):
                 return
             looked_at, wanted = len(order), 4 * wanted
