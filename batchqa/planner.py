@@ -306,7 +306,7 @@ def _annotate(annotator: Annotator, slices: Sequence[Rows]) -> _Sample:
 
 
 def _count_tokens(sample: _Sample, windows: Windows, batches: Sequence[PaddedBatch]) -> None:
-    prefix = np.array([len(prefix) for prefix in windows.prefixes], dtype=np.int64)
+    prefix = windows.prefixes.length.astype(np.int64)
     sample.pairs += len(windows.pair_question)
     sample.prefix_tokens += int(prefix[windows.pair_question].sum())
     sample.context_tokens += sum(len(context.ids) for context in windows.contexts)

@@ -9,21 +9,28 @@ Units: *characters* are Unicode code points; ends are excluded; *tokens* are the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from batchqa.text import trim, trim_offsets
+from batchqa.text import trim, trim_offsets, visible_before
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
+
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
+
+_FEW_PLACES = 50
+"""Up to so many characters are looked at one by one before all are."""
 
 ROW_ERRORS = (
     "bad_json",
@@ -152,6 +159,43 @@ class Layout:
         return len(self.before) + len(self.between) + len(self.after)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Ragged:
+    """Token ids of many texts, one behind the other: text i has values[first[i] : first[i] + length[i]].
+
+    values: int32, (all tokens,); first, length: int64, (texts,).
+    """
+
+    values: Int32
+    first: Int64
+    length: Int64
+
+    @classmethod
+    def of(cls, values: Int32, lengths: Sequence[int]) -> Ragged:
+        """`values` cut into pieces of these lengths."""
+        length = np.array(lengths, dtype=np.int64)
+        return cls(values, np.cumsum(length) - length, length)
+
+    @classmethod
+    def joined(cls, texts: Sequence[Int32]) -> Ragged:
+        """Arrays of ids, put behind one another."""
+        return cls.of(np.concatenate([np.zeros(0, dtype=np.int32), *texts]), [len(ids) for ids in texts])
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def __getitem__(self, text: int) -> Int32:
+        return self.values[self.first[text] : self.first[text] + self.length[text]]
+
+    def pieces(self, texts: Int32, begin: Int32, size: Int32) -> Int32:
+        """Tokens [begin, begin + size) of one text after the other, all in one array."""
+        skipped = self.first[texts] + begin - (np.cumsum(size) - size)
+        place = np.repeat(skipped, size)
+        place += np.arange(len(place))
+        taken: Int32 = self.values[place]
+        return taken
+
+
 class EncodedContext:
     """One distinct context: its text, its token ids, and where each token stands in the text.
 
@@ -162,13 +206,16 @@ class EncodedContext:
 
     __slots__ = ("_encoding", "_trimmed", "ids", "regular", "text")
 
-    def __init__(self, text: str, encoding: Any, may_repeat: bool) -> None:
-        """`encoding` is a tokenizers.Encoding of `text`; `may_repeat` asks for the exact `regular` check."""
+    def __init__(self, text: str, encoding: Any, ids: Int32, may_be_blank: bool) -> None:
+        """`encoding` is a tokenizers.Encoding of `text`, `ids` are its token ids.
+
+        `may_be_blank` says that a token may cover white space only, as far as its id tells.
+        """
         self.text = text
-        self.ids: Int32 = np.array(encoding.ids, dtype=np.int32)
+        self.ids = ids
         self._encoding = encoding
         self._trimmed: tuple[Int32, Int32] | None = None
-        self.regular = not may_repeat or not self._spans_repeat()
+        self.regular = not (may_be_blank or self._may_share()) or not self._spans_repeat()
 
     def trimmed_offsets(self) -> tuple[Int32, Int32]:
         """Where a span from or to each token starts and ends, without white space: int32, (tokens,) each.
@@ -176,8 +223,7 @@ class EncodedContext:
         A blank token starts where the next visible character is and ends after the one before it.
         """
         if self._trimmed is None:
-            offsets = np.array(self._encoding.offsets, dtype=np.int32).reshape(-1, 2)
-            self._trimmed = trim_offsets(self.text, offsets)
+            self._trimmed = trim_offsets(self.text, self._offsets())
         return self._trimmed
 
     def characters(self, first_token: int, last_token: int) -> tuple[int, int]:
@@ -188,11 +234,35 @@ class EncodedContext:
         end = self._encoding.token_to_chars(last_token)[1]
         return trim(self.text, start, end)
 
+    def _offsets(self) -> Int32:
+        """Where each token starts and ends in the text, white space included: int32, (tokens, 2)."""
+        # numpy would take several times as long over a list of tuples
+        numbers = chain.from_iterable(self._encoding.offsets)
+        return np.fromiter(numbers, dtype=np.int32, count=2 * len(self.ids)).reshape(-1, 2)
+
+    def _may_share(self) -> bool:
+        """Whether a character may have several tokens, or a token none but white space beyond ASCII.
+
+        Tokens never share a character of ASCII, and most texts have few others: asking for the tokens of
+        those alone costs a tenth of what all offsets cost.
+        """
+        if self.text.isascii():
+            return False
+        places = [found.start() for found in _BEYOND_ASCII.finditer(self.text)]
+        return len(places) > _FEW_PLACES or any(self._may_share_at(place) for place in places)
+
+    def _may_share_at(self, place: int) -> bool:
+        if self.text[place].isspace():
+            return True
+        token = self._encoding.char_to_token(place)
+        if token is None or token + 1 == len(self.ids):
+            return False
+        return bool(self._encoding.token_to_chars(token + 1)[0] <= place)
+
     def _spans_repeat(self) -> bool:
-        starts, ends = self.trimmed_offsets()
-        return bool(
-            np.any(starts >= ends) or np.any(starts[1:] <= starts[:-1]) or np.any(ends[1:] <= ends[:-1])
-        )
+        # counted in visible characters, white space at the ends of a span makes no difference
+        offsets = visible_before(self.text)[self._offsets()]
+        return bool(np.any(offsets[:, 0] >= offsets[:, 1]) or np.any(offsets[1:] <= offsets[:-1]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -200,7 +270,7 @@ class Windows:
     """All windows of a chunk, one column per property; window w belongs to pair `pair[w]`.
 
     A *pair* is a (context, question) that the part has not had before: `pair_context` and `pair_question`
-    index `contexts` and `prefixes`. A prefix is `before + question + between` as int32 ids. Windows of a
+    index `contexts` and `prefixes`. A prefix is `before + question + between`. Windows of a
     pair are consecutive and ordered; window w shows context tokens [begin[w], begin[w] + size[w]).
 
     pair, begin, size, length: int32, (windows,); length is the whole input's, in tokens, without padding.
@@ -212,7 +282,7 @@ class Windows:
     chunk: Chunk
     layout: Layout
     contexts: list[EncodedContext]
-    prefixes: list[Int32]
+    prefixes: Ragged
     pair_context: Int32
     pair_question: Int32
     pair_first: Int32

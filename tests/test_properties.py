@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from batchqa.settings import WindowSettings
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.decoding import Decoder, DecodingRules
 from batchqa.steps.windowing import Windower, learn_layout
-from batchqa.text import _LAST_SPACE
+from batchqa.text import _LAST_SPACE, trim
 from tests.models import FAMILIES, SENTENCES, tiny_tokenizer
 from tests.reference import (
     ReferenceAnswer,
@@ -102,6 +103,21 @@ def _inputs(windows: Windows) -> list[list[int]]:
         for row, window in enumerate(batch.index.tolist()):
             ids[window] = batch.input_ids[row, : int(windows.length[window])].tolist()
     return [ids[window] for window in range(len(windows))]
+
+
+@thoroughly
+@given(context=texts())
+def test_a_context_is_regular_if_and_only_if_no_two_tokens_cover_the_same_visible_characters(
+    family: str, context: str
+) -> None:
+    windows = windows_of(family, [(context, "who?")], 40, 0)
+
+    offsets = text_only_tokenizer(family).encode(context, add_special_tokens=False).offsets
+    spans = [trim(context, start, end) for start, end in offsets]
+    blank = any(start == end for start, end in spans)
+    repeats = any(a[0] >= b[0] or a[1] >= b[1] for a, b in itertools.pairwise(spans))
+
+    assert windows.contexts[0].regular == (not blank and not repeats)
 
 
 # --- decoding --------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from batchqa.records import Int32, Int64, Layout, PaddedBatch, Windows
+from batchqa.records import Int32, Int64, Layout, PaddedBatch, Ragged, Windows
 
 
 def padded_batches(windows: Windows, budget: int, *, unpadded: bool = False) -> Iterator[PaddedBatch]:
@@ -19,6 +19,7 @@ def padded_batches(windows: Windows, budget: int, *, unpadded: bool = False) -> 
     the budget is a batch by itself. The last batch is marked; a chunk without windows gives one empty batch,
     so that its rows still travel the whole road.
     """
+    contexts = Ragged.joined([context.ids for context in windows.contexts])
     order = np.argsort(-windows.length, kind="stable").astype(np.int32)
     place = 0
     while True:
@@ -26,7 +27,7 @@ def padded_batches(windows: Windows, budget: int, *, unpadded: bool = False) -> 
         end = min(place + max(budget // longest, 1), len(order))
         if unpadded:
             end = place + int(np.count_nonzero(windows.length[order[place:end]] == longest))
-        yield _pad(windows, order[place:end], last=end == len(order))
+        yield _pad(windows, contexts, order[place:end], last=end == len(order))
         place = end
         if place == len(order):
             return
@@ -42,27 +43,29 @@ def blank_batch(layout: Layout, rows: int, tokens: int) -> tuple[Int64, Int64, I
     )
 
 
-def _pad(windows: Windows, index: Int32, last: bool) -> PaddedBatch:
+def _pad(windows: Windows, contexts: Ragged, index: Int32, last: bool) -> PaddedBatch:
     layout = windows.layout
-    lengths = windows.length[index]
+    lengths, sizes, pairs = windows.length[index], windows.size[index], windows.pair[index]
     tokens = int(lengths.max(initial=0))
     input_ids, attention_mask, token_type_ids = blank_batch(layout, len(index), tokens)
-    after = np.array(layout.after, dtype=np.int64)
-    context_at = (lengths - windows.size[index] - len(after)).astype(np.int32)
-    for row, window in enumerate(index.tolist()):
-        pair = windows.pair[window]
-        start, begin, size = int(context_at[row]), int(windows.begin[window]), int(windows.size[window])
-        ids = input_ids[row]
-        ids[:start] = windows.prefixes[windows.pair_question[pair]]
-        ids[start : start + size] = windows.contexts[windows.pair_context[pair]].ids[begin : begin + size]
-        ids[start + size : start + size + len(after)] = after
-    place = np.arange(tokens)
+    context_end = lengths - len(layout.after)
+    context_at = context_end - sizes
+    # ids come row by row, in the order in which a mask is filled
+    place = np.arange(tokens, dtype=np.int32)
+    in_prefix = place < context_at[:, None]
+    in_context = (place < context_end[:, None]) & ~in_prefix
+    input_ids[in_prefix] = windows.prefixes.pieces(
+        windows.pair_question[pairs], np.zeros_like(sizes), context_at
+    )
+    input_ids[in_context] = contexts.pieces(windows.pair_context[pairs], windows.begin[index], sizes)
+    for number, token in enumerate(layout.after):
+        input_ids[np.arange(len(index)), context_end + number] = token
     attention_mask[place < lengths[:, None]] = 1
     _fill_types(token_type_ids, layout, context_at[:, None], lengths[:, None], place)
     return PaddedBatch(windows, index, input_ids, attention_mask, token_type_ids, context_at, last)
 
 
-def _fill_types(types: Int64, layout: Layout, context_at: Int32, lengths: Int32, place: Int64) -> None:
+def _fill_types(types: Int64, layout: Layout, context_at: Int32, lengths: Int32, place: Int32) -> None:
     """Write each segment's token type; segments end where the next begins, padding stays as it is."""
     end_of_question = context_at - len(layout.between)
     for until, token_type in (

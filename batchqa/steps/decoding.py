@@ -16,10 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from batchqa.records import (
@@ -28,6 +27,7 @@ from batchqa.records import (
     BatchLogits,
     Bool,
     EncodedContext,
+    Float32,
     Float64,
     Int32,
     Int64,
@@ -39,6 +39,8 @@ from batchqa.settings import DecodingSettings
 
 Calibrate = Callable[[Float64, Bool], Float64]
 """Maps raw scores and their no-answer flags to the probability of being right."""
+
+Floats = TypeVar("Floats", Float32, Float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,17 +138,22 @@ class Decoder:
         size = windows.size[batch.index]
         for row, code in logits.failed.items():
             pairs.fault.setdefault(int(pair[row]), code)
-        start, end = logits.start.astype(np.float64), logits.end.astype(np.float64)
+        start, end = logits.start, logits.end
         at_null = windows.layout.null_position
+        null = np.add(start[:, at_null], end[:, at_null], dtype=np.float64)
         good = np.ones(len(pair), dtype=bool)
         good[list(logits.failed)] = False
-        np.minimum.at(pairs.null, pair[good], (start[:, at_null] + end[:, at_null])[good])
+        np.minimum.at(pairs.null, pair[good], null[good])
 
         simple = good & pairs.at_once[pair] & (self._rules.top_k == 0)
         rows = np.flatnonzero(simple)
         if len(rows):
             found = best_spans(
-                start[rows], end[rows], batch.context_at[rows], size[rows], self._rules.max_answer_length
+                start.take(rows, axis=0),
+                end.take(rows, axis=0),
+                batch.context_at[rows],
+                size[rows],
+                self._rules.max_answer_length,
             )
             pairs.best[pair[rows]], pairs.log_sum[pair[rows]] = found.z, found.log_sum
             pairs.first[pair[rows]], pairs.last[pair[rows]] = found.first, found.last
@@ -154,7 +161,10 @@ class Decoder:
             simple[rows[~np.isfinite(found.log_sum)]] = False
         for row in np.flatnonzero(good & ~simple).tolist():
             at = slice(int(batch.context_at[row]), int(batch.context_at[row]) + int(size[row]))
-            self._put_aside(pairs, windows, int(batch.index[row]), start[row, at].copy(), end[row, at].copy())
+            window = int(batch.index[row])
+            self._put_aside(
+                pairs, windows, window, start[row, at].astype(np.float64), end[row, at].astype(np.float64)
+            )
 
     def _put_aside(self, pairs: _Pairs, windows: Windows, window: int, start: Float64, end: Float64) -> None:
         pair = int(windows.pair[window])
@@ -249,26 +259,26 @@ class BestSpans:
 
 
 def best_spans(
-    start: Float64, end: Float64, context_at: Int32, size: Int32, max_answer_length: int
+    start: Float32, end: Float32, context_at: Int32, size: Int32, max_answer_length: int
 ) -> BestSpans:
     """The best of all spans of at most `max_answer_length` tokens, for a whole batch at once.
 
-    start, end: float64, (windows, tokens); context_at, size: int32, (windows,): where the context stands.
+    start, end: float32, (windows, tokens); context_at, size: int32, (windows,): where the context stands.
     Work grows with tokens * log(max_answer_length). Ties: the earliest start, then the earliest end.
     """
-    place = np.arange(start.shape[1])
+    place = np.arange(start.shape[1], dtype=np.int32)
     outside = (place < context_at[:, None]) | (place >= (context_at + size)[:, None])
-    start = np.where(outside, -np.inf, start)
-    end = np.where(outside, -np.inf, end)
+    start = np.where(outside, np.float32(-np.inf), start)
+    end = np.where(outside, np.float32(-np.inf), end)
     row = np.arange(len(start))
 
-    sums = start + _sliding(end, max_answer_length, np.maximum, -np.inf)
+    sums = np.add(start, _sliding(end, max_answer_length, np.maximum, -np.inf), dtype=np.float64)
     first = sums.argmax(axis=1)
     reach = np.minimum(first[:, None] + np.arange(max_answer_length), start.shape[1] - 1)
     last = reach[row, end[row[:, None], reach].argmax(axis=1)]
 
-    top_start = start.max(axis=1, keepdims=True)
-    top_end = end.max(axis=1, keepdims=True)
+    top_start = start.max(axis=1, keepdims=True).astype(np.float64)
+    top_end = end.max(axis=1, keepdims=True).astype(np.float64)
     reachable = _sliding(np.exp(end - top_end), max_answer_length, np.add, 0.0)
     with np.errstate(divide="ignore"):
         log_sum = np.log((np.exp(start - top_start) * reachable).sum(axis=1))
@@ -280,27 +290,26 @@ def best_spans(
     )
 
 
-def _sliding(values: Float64, width: int, combine: np.ufunc, neutral: float) -> Float64:
+def _sliding(values: Floats, width: int, combine: np.ufunc, neutral: float) -> Floats:
     """`combine` over values[:, i : i + width] for every i, in log(width) steps of widths 1, 2, 4, ..."""
     done = np.full_like(values, neutral)
     reach = 0
     power, block = 1, values
     while True:
         if width & power:
-            done = _joined(combine, done, block, reach)
+            done = _joined(combine, done, block, reach, out=done)
             reach += power
         if 2 * power > width:
             return done
-        block = _joined(combine, block, block, power)
+        block = _joined(combine, block, block, power, out=block.copy())
         power *= 2
 
 
-def _joined(combine: np.ufunc, values: Float64, ahead: Float64, by: int) -> Float64:
-    """`combine` of values[:, i] and ahead[:, i + by] for every i; past the end, `values` as they are."""
-    joined = values.copy()
+def _joined(combine: np.ufunc, values: Floats, ahead: Floats, by: int, out: Floats) -> Floats:
+    """`combine` of values[:, i] and ahead[:, i + by] for every i; past the end `out` as it is."""
     within = max(values.shape[1] - by, 0)
-    combine(values[:, :within], ahead[:, by:], out=joined[:, :within])
-    return joined
+    combine(values[:, :within], ahead[:, by:], out=out[:, :within])
+    return out
 
 
 class SpanSearch:
@@ -329,8 +338,10 @@ class SpanSearch:
         """Take a window that shows context tokens [begin, begin + len(start))."""
         self._settle(begin)
         padded = np.append(end, np.full(self._width - 1, -np.inf))
-        band = start[:, None] + np.lib.stride_tricks.sliding_window_view(padded, self._width)
-        kept, shared = np.split(self._band, [begin - self._band_at])
+        # row i of this view is padded[i : i + width]; numpy's sliding_window_view takes longer than the sum
+        ahead = np.ndarray((len(start), self._width), np.float64, padded, strides=2 * padded.strides)
+        band = start[:, None] + ahead
+        kept, shared = self._band[: begin - self._band_at], self._band[begin - self._band_at :]
         band[: len(shared)] = np.maximum(band[: len(shared)], shared)
         self._band = np.concatenate([kept, band])
 
@@ -371,7 +382,7 @@ class SpanSearch:
         return first, first + further
 
     def _distinct(self, z: Float64, place: Int64) -> Int64:
-        """Of the spans at `place` in the flat band `z` those that cover distinct characters, in reading order."""
+        """Those of the spans at `place` in a flat band that cover distinct characters, in reading order."""
         starts, ends = self._context.trimmed_offsets()
         first, further = np.divmod(place, self._width)
         start = starts[self._band_at + first]
@@ -413,7 +424,7 @@ def _rank(candidate: Candidate) -> tuple[float, int, int]:
     return -candidate.z, candidate.start, candidate.end
 
 
-def _largest(z: Float64, count: int) -> npt.NDArray[np.int64]:
+def _largest(z: Float64, count: int) -> Int64:
     """The places of the `count` largest values, best first, equal ones in order and none of them cut off."""
     if count >= len(z):
         return np.argsort(-z, kind="stable")
@@ -427,9 +438,10 @@ def _spans_of(windows: Windows, pairs: _Pairs, spoken: Bool) -> tuple[Int32, Int
     starts = np.zeros(len(spoken), dtype=np.int32)
     ends = np.zeros(len(spoken), dtype=np.int32)
     texts: list[str | None] = [None] * len(spoken)
+    of, first, last = windows.pair_context.tolist(), pairs.first.tolist(), pairs.last.tolist()
     for pair in np.flatnonzero(spoken).tolist():
-        context = windows.contexts[windows.pair_context[pair]]
-        start, end = context.characters(int(pairs.first[pair]), int(pairs.last[pair]))
+        context = windows.contexts[of[pair]]
+        start, end = context.characters(first[pair], last[pair])
         starts[pair], ends[pair], texts[pair] = start, end, context.text[start:end]
     return starts, ends, texts
 

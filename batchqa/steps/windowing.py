@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
 from batchqa.errors import ModelError
-from batchqa.records import Bool, Chunk, EncodedContext, Int32, Layout, RowFault, Windows
+from batchqa.records import Bool, Chunk, EncodedContext, Int32, Int64, Layout, Ragged, RowFault, Windows
 from batchqa.settings import WindowSettings
 from batchqa.text import is_blank
 
@@ -89,13 +89,13 @@ def learn_layout(tokenizer: Tokenizer, pad_id: int, pad_type: int = 0) -> Layout
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """A distinct question: its tokens with the specials before and after, or why it cannot be asked."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Questions:
+    """The distinct questions: tokens with the specials before and after, or why they cannot be asked."""
 
-    prefix: Int32
-    cut: bool
-    fault: str | None
+    prefixes: Ragged
+    cut: Bool
+    faults: list[str | None]
 
 
 class Windower:
@@ -124,7 +124,9 @@ class Windower:
         """Begin a part: what was tokenized and windowed before it plays no role in it."""
         self._part = -1
         self._contexts: OrderedDict[str, EncodedContext] = OrderedDict()
-        self._pairs: dict[tuple[str | bytes, str | bytes], int] = {}
+        self._context_tokens = 0
+        self._texts: dict[str | bytes, int] = {}
+        self._pairs: dict[int, int] = {}
         self._pair_count = 0
 
     def windows(self, chunk: Chunk) -> Windows:
@@ -146,23 +148,22 @@ class Windower:
         judged[list(faults)] = False
 
         first_pair = self._pair_count
-        keys = context_codes * max(len(questions), 1) + question_codes
+        keys = context_codes * max(len(question_texts), 1) + question_codes
         row_pair = np.full(len(chunk.rows), -1, dtype=np.int32)
         distinct, inverse = _in_order_of_appearance(keys[judged])
         numbers, is_new = self._number_pairs(distinct, context_texts, question_texts)
         row_pair[judged] = numbers[inverse]
-        pair_context, pair_question = np.divmod(distinct[is_new], max(len(questions), 1))
-        cut = np.array([q.cut for q in questions], dtype=bool)
+        pair_context, pair_question = np.divmod(distinct[is_new], max(len(question_texts), 1))
         return self._lay_out(
             chunk,
             contexts,
-            [q.prefix for q in questions],
+            questions.prefixes,
             pair_context.astype(np.int32),
             pair_question.astype(np.int32),
             row_pair,
             first_pair,
             faults,
-            int(cut[question_codes[judged]].sum()) if len(cut) else 0,
+            int(questions.cut[question_codes[judged]].sum()),
         )
 
     def places(
@@ -183,36 +184,42 @@ class Windower:
         for text, encoding in zip(
             missing, self._tokenizer.encode_batch(missing, add_special_tokens=False), strict=True
         ):
-            encoded = EncodedContext(text, encoding, may_repeat=not text.isascii())
-            encoded.regular = encoded.regular and not self._is_blank[encoded.ids].any()
-            self._contexts[text] = encoded
+            ids = np.array(encoding.ids, dtype=np.int32)
+            self._contexts[text] = EncodedContext(
+                text, encoding, ids, bool(np.count_nonzero(self._is_blank[ids]))
+            )
+            self._context_tokens += len(ids)
         contexts = []
         for text in texts:
             self._contexts.move_to_end(text)
             contexts.append(self._contexts[text])
-        tokens = sum(len(context.ids) for context in self._contexts.values())
-        while tokens > CACHED_TOKENS:
+        while self._context_tokens > CACHED_TOKENS:
             _, dropped = self._contexts.popitem(last=False)
-            tokens -= len(dropped.ids)
+            self._context_tokens -= len(dropped.ids)
         return contexts
 
-    def _encode_questions(self, texts: list[str]) -> list[_Question]:
-        before = np.array(self._layout.before, dtype=np.int32)
-        between = np.array(self._layout.between, dtype=np.int32)
+    def _encode_questions(self, texts: list[str]) -> _Questions:
         longest = self._settings.max_question_length
         room = self.max_length - self._layout.special_tokens - 1
-        questions = []
+        prefixes: list[int] = []
+        lengths, cut = [], []
+        faults: list[str | None] = []
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         for text, encoding in zip(texts, encodings, strict=True):
             ids = encoding.ids
-            cut = len(ids) > longest
+            asked = min(len(ids), longest)
+            prefixes += self._layout.before
+            prefixes += ids[:longest]
+            prefixes += self._layout.between
+            lengths.append(len(self._layout.before) + asked + len(self._layout.between))
+            cut.append(len(ids) > longest)
             if not ids or is_blank(text):
-                fault: str | None = "empty_question"
+                faults.append("empty_question")
             else:
-                fault = "question_too_long" if min(len(ids), longest) > room else None
-            prefix = np.concatenate([before, np.array(ids[:longest], dtype=np.int32), between])
-            questions.append(_Question(prefix, cut, fault))
-        return questions
+                faults.append("question_too_long" if asked > room else None)
+        return _Questions(
+            Ragged.of(np.array(prefixes, dtype=np.int32), lengths), np.array(cut, dtype=bool), faults
+        )
 
     def _status_faults(
         self,
@@ -220,17 +227,17 @@ class Windower:
         context_codes: npt.NDArray[np.int64],
         context_faults: list[str | None],
         question_codes: npt.NDArray[np.int64],
-        questions: list[_Question],
+        questions: _Questions,
     ) -> dict[int, RowFault]:
         """Rows whose texts have nothing to read, or whose question leaves no room for the context."""
         bad_context = np.array([f is not None for f in context_faults] + [False], dtype=bool)
-        bad_question = np.array([q.fault is not None for q in questions] + [False], dtype=bool)
+        bad_question = np.array([f is not None for f in questions.faults] + [False], dtype=bool)
         faults = {}
         for row in np.flatnonzero(bad_context[context_codes] | bad_question[question_codes]).tolist():
             if row in chunk.rows.faults:
                 continue
             context_fault = context_faults[context_codes[row]] if context_codes[row] >= 0 else None
-            code = context_fault or questions[question_codes[row]].fault
+            code = context_fault or questions.faults[question_codes[row]]
             if code is not None:
                 faults[row] = RowFault(code, chunk.rows.locate(row))
         return faults
@@ -239,26 +246,29 @@ class Windower:
         self, keys: npt.NDArray[np.int64], contexts: list[str], questions: list[str]
     ) -> tuple[Int32, Bool]:
         """Each distinct pair's number in the part, and whether this chunk is the first to have it."""
-        numbers = np.empty(len(keys), dtype=np.int32)
-        is_new = np.empty(len(keys), dtype=bool)
-        context_keys = [_fingerprint(text) for text in contexts]
-        question_keys = [_fingerprint(text) for text in questions]
-        if len(self._pairs) > REMEMBERED_PAIRS:
+        if len(self._pairs) > REMEMBERED_PAIRS or len(self._texts) > 2 * REMEMBERED_PAIRS:
             self._pairs.clear()
-        for at, key in enumerate(keys.tolist()):
-            context, question = divmod(key, len(questions))
-            pair = (context_keys[context], question_keys[question])
-            number = self._pairs.setdefault(pair, self._pair_count)
-            is_new[at] = number == self._pair_count
-            self._pair_count += int(is_new[at])
-            numbers[at] = number
+            self._texts.clear()
+        context, question = np.divmod(keys, max(len(questions), 1))
+        pairs = (self._number_texts(contexts)[context] << 32) + self._number_texts(questions)[question]
+        numbers = np.array([self._pairs.get(pair, -1) for pair in pairs.tolist()], dtype=np.int32)
+        is_new = numbers < 0
+        count = int(is_new.sum())
+        numbers[is_new] = self._pair_count + np.arange(count)
+        self._pair_count += count
+        self._pairs.update(zip(pairs[is_new].tolist(), numbers[is_new].tolist(), strict=True))
         return numbers, is_new
+
+    def _number_texts(self, texts: list[str]) -> Int64:
+        """Each text's number in the part: the same text has the same number, as long as it is remembered."""
+        numbers = [self._texts.setdefault(_fingerprint(text), len(self._texts)) for text in texts]
+        return np.array(numbers, dtype=np.int64)
 
     def _lay_out(
         self,
         chunk: Chunk,
         contexts: list[EncodedContext],
-        prefixes: list[Int32],
+        prefixes: Ragged,
         pair_context: Int32,
         pair_question: Int32,
         row_pair: Int32,
@@ -268,7 +278,7 @@ class Windower:
     ) -> Windows:
         """Place the windows: each shows as many context tokens as fit, and shares `stride` with the next."""
         tokens = np.array([len(c.ids) for c in contexts], dtype=np.int64)[pair_context]
-        prefix = np.array([len(p) for p in prefixes], dtype=np.int64)[pair_question]
+        prefix = prefixes.length[pair_question]
         capacity, step, count = self.places(tokens, prefix)
         first = np.cumsum(count) - count
         pair = np.repeat(np.arange(len(count)), count)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from batchqa.errors import ModelError
-from batchqa.records import Chunk, RowFault, Windows
+from batchqa.records import Chunk, EncodedContext, RowFault, Windows
 from batchqa.settings import WindowSettings
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.windowing import Windower, learn_layout, open_tokenizer
@@ -175,6 +175,25 @@ def test_special_tokens_written_in_a_text_are_text(family: str, tmp_path: Path) 
     ids = opened.encode(" ".join(w for w in words if w.startswith(("[", "<"))), add_special_tokens=False).ids
     unknown = tokenizer.token_to_id("[UNK]") or tokenizer.token_to_id("<unk>")
     assert not (set(ids) & specials) - {unknown}
+
+
+def test_a_context_with_an_unknown_word_is_as_regular_as_any() -> None:
+    windower = _windower()
+    windows = _windows(windower, ("the " + "bridge" * 40 + " closed", "who?"))
+    assert windower._tokenizer.token_to_id("[UNK]") in windows.contexts[0].ids
+    assert windows.contexts[0].regular
+
+
+def test_a_token_of_white_space_beyond_ascii_makes_its_context_irregular() -> None:
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "\u3000": 1, "\u6f22": 2}))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+
+    def encoded(text: str) -> EncodedContext:
+        encoding = tokenizer.encode(text)
+        return EncodedContext(text, encoding, np.array(encoding.ids, np.int32), may_be_blank=False)
+
+    assert encoded("a\u6f22a").regular
+    assert not encoded("a\u3000a").regular
 
 
 def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
