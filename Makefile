@@ -17,10 +17,10 @@ RUNNABLE := .venv/.installed-run
 DEVELOPER := .venv/.installed-all
 
 .DELETE_ON_ERROR:
-.PHONY: help demo setup check format test test-slow test-faults bench bench-full bench-gpu bench-host bench-scaling bench-scoring docs bundled-model clean
+.PHONY: help demo setup check format test test-slow test-faults bench bench-full bench-gpu bench-host bench-endurance bench-scaling bench-scoring docs bundled-model clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(RUNNABLE)  ## annotate sample_data with the model in the package and show the answers
 	$(BIN)/batchqa run sample_data/sample.jsonl -o demo.out.parquet --overwrite
@@ -59,6 +59,9 @@ bench-gpu: $(DEVELOPER)  ## the table on one CUDA device; needs a driver and the
 
 bench-host: $(DEVELOPER)  ## what a row costs besides the model, step by step
 	$(BIN)/python benchmarks/host.py
+
+bench-endurance: $(DEVELOPER)  ## does a run of a million rows slow down or grow
+	$(BIN)/python benchmarks/endurance.py
 
 bench-scaling: $(DEVELOPER)  ## how cost grows, up to a million rows, and what --dry-run says of it
 	$(BIN)/python benchmarks/scaling.py
