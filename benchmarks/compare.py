@@ -23,6 +23,12 @@ from benchmarks.quality import Quality, quality
 
 PEER_BATCHES = (1, 8, 32)
 ROWS = {"squad": 600, "scripts": 400, "long": 40, "single": 400}
+TITLES = {
+    "squad": "SQuAD 2.0 dev",
+    "scripts": "XQuAD in four scripts",
+    "long": "Contexts of 2,000 words",
+    "single": "A context for each question",
+}
 GPU_ROWS = 11_873
 FEW = 120
 """Rows on which a peer's best batch size is found."""
@@ -30,7 +36,10 @@ FEW = 120
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one process did: its own rows, seconds and load_seconds, and what it cost as a whole."""
+    """What one process did: its own rows, seconds and load_seconds, and what it cost as a whole.
+
+    `peak_mib` is the sum over its processes.
+    """
 
     contender: str
     mix: str
@@ -64,7 +73,7 @@ def main() -> int:
     lineup = {"cpu": on_cpu, "full": all_on_cpu, "gpu": on_gpu}[options.lineup]
     few = write_mix("squad", options.data, FEW, WORK)
     contenders = [_at_best_batch(c, few, options.threads) for c in lineup(checkpoint, WORK)]
-    mixes = MIXES if options.lineup == "full" else MIXES[:1]
+    mixes = options.mixes or (MIXES if options.lineup == "full" else MIXES[:1])
     counts = dict.fromkeys(mixes, GPU_ROWS) if options.lineup == "gpu" else ROWS
     files = {name: write_mix(name, options.data, options.rows or counts[name], WORK) for name in mixes}
     runs = []
@@ -94,9 +103,9 @@ def main() -> int:
     }
     name = keep(options.lineup, options.results, "\n\n".join([head, *tables]), facts)
     draw(
-        [(c.name, c.kind, _median(runs, c.name, "squad")) for c in contenders],
+        [(c.name, c.kind, _median(runs, c.name, mixes[0])) for c in contenders],
         name.with_suffix(".svg"),
-        f"SQuAD 2.0 dev, {head}",
+        f"{TITLES[mixes[0]]}, {head}",
     )
     return 0
 
@@ -106,6 +115,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--lineup", choices=["cpu", "full", "gpu"], default="cpu")
     parser.add_argument("--quality", action="store_true", help="F1 on all of SQuAD 2.0 dev, for batchqa")
     parser.add_argument("--rows", type=int, help="of each mix")
+    parser.add_argument("--mixes", nargs="+", choices=MIXES, help="of rows; squad alone, or all in `full`")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=cpu_quota())
     parser.add_argument("--data", type=Path, default=os.environ.get("BATCHQA_DATA", "../shared/data"))
@@ -143,28 +153,37 @@ def _run(contender: Contender, mix: str, rows: Path, threads: int, number: int) 
         **json.loads(process.lines[-1]),
         process_seconds=process.seconds,
         cpu_seconds=process.cpu_seconds,
-        peak_mib=process.peak_mib,
+        peak_mib=process.family_mib,
     )
 
 
 def _table(contenders: list[Contender], runs: list[Run], qualities: Mapping[str, Quality]) -> str:
-    """Rows per second, and the first contender's ratio to each other one: median (smallest to largest).
+    """Rows per second, and each form of batchqa as a multiple of them: median (smallest to largest).
 
     F1 is that of `qualities`, as far as it was looked at.
     """
-    first = [run for run in runs if run.contender == contenders[0].name]
+    speeds = {
+        contender.name: [run.rows_per_second for run in runs if run.contender == contender.name]
+        for contender in contenders
+    }
+    leaders = [contender.name for contender in contenders if contender.kind == "batchqa"]
+    ratios = " | ".join(f"{leader} / this" for leader in leaders)
     lines = [
-        f"| | batch | rows/s | {contenders[0].name} / this | whole process, s | CPU, s | peak MiB | F1 |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| | batch | rows/s | {ratios} | whole process, s | CPU, s | peak MiB | F1 |",
+        "|---|---|---|" + "---|" * len(leaders) + "---|---|---|---|",
     ]
     for contender in contenders:
         own = [run for run in runs if run.contender == contender.name]
-        ratios = [mine.rows_per_second / run.rows_per_second for mine, run in zip(first, own, strict=True)]
         cells = [
             contender.name,
             str(contender.batch),
-            spread([run.rows_per_second for run in own], 1),
-            spread(ratios, 2),
+            spread(speeds[contender.name], 1),
+            *(
+                ""
+                if leader == contender.name
+                else spread([a / b for a, b in zip(speeds[leader], speeds[contender.name], strict=True)], 2)
+                for leader in leaders
+            ),
             f"{statistics.median(run.process_seconds for run in own):.1f}",
             f"{statistics.median(run.cpu_seconds for run in own):.1f}",
             f"{max(run.peak_mib for run in own):.0f}",
