@@ -359,24 +359,25 @@ def _remembered_bytes(sample: _Sample, counted: _Counted) -> int:
 
 
 def _tokens_per_second(annotator: Annotator, batches: Sequence[PaddedBatch]) -> float:
-    """How fast the model takes batches, drawn evenly from the longest to the shortest."""
-    order = np.random.default_rng(0).permutation(len(batches))
+    """How fast the workers together take batches, drawn evenly from the longest to the shortest.
+
+    Each batch is timed by itself: one that takes seconds would else count for nothing, or its end for all.
+    """
+    order = np.random.default_rng(0).permutation(len(batches)).tolist()
     workers, stop = annotator.resolved.workers, threading.Event()
-    tokens, began = 0, time.monotonic()
-    scored = side_by_side(
-        lambda batch: score_batch(annotator.scorer, batch),
-        (batches[at] for at in order.tolist()),
-        width=workers,
-        ahead=workers,
-        name="batchqa-device",
-        stop=stop,
-    )
+    until = time.monotonic() + SAMPLE_SECONDS
+
+    def timed(batch: PaddedBatch) -> tuple[int, float]:
+        began = time.monotonic()
+        score_batch(annotator.scorer, batch)
+        return batch.input_ids.size, time.monotonic() - began
+
+    drawn = (batches[at] for number, at in enumerate(order) if number < workers or time.monotonic() < until)
     try:
-        for logits in scored:
-            tokens += logits.batch.input_ids.size
-            if time.monotonic() - began > SAMPLE_SECONDS:
-                break
+        timings = list(
+            side_by_side(timed, drawn, width=workers, ahead=workers, name="batchqa-device", stop=stop)
+        )
     finally:
         stop.set()
-        scored.close()
-    return max(tokens, 1) / max(time.monotonic() - began, 1e-9)
+    tokens, seconds = sum(tokens for tokens, _ in timings), sum(seconds for _, seconds in timings)
+    return workers * tokens / max(seconds, 1e-9)

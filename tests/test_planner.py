@@ -110,6 +110,17 @@ def test_where_the_host_is_the_limit_the_estimate_says_so(tiny_bundle: Path, tmp
     assert working >= max(predicted.host_seconds, predicted.model_seconds)
 
 
+def test_the_model_is_timed_batch_by_batch(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However few batches fit into the sample's time, each worker's are counted, and whole."""
+    monkeypatch.setattr(planner, "SAMPLE_SECONDS", 0.0)
+    source = _parquet(tmp_path / "in.parquet", [_row(n, 1) for n in range(500)])
+    predicted = job.dry_run(source, tmp_path / "out.parquet", model=tiny_bundle, workers=2, **OPTIONS)
+    assert predicted.tokens > 0
+    assert predicted.model_seconds > 0
+
+
 def test_nothing_to_read_costs_nothing_but_the_start(tiny_bundle: Path, tmp_path: Path) -> None:
     rows = [{"context": None, "question": "Who?"}, {"context": "", "question": "Where?"}]
     source = _parquet(tmp_path / "in.parquet", rows)
