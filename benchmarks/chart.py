@@ -14,32 +14,41 @@ COLOURS = {"batchqa": "#1f6f8b", "peer": "#b8b8b8"}
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Curves over one quantity: name -> (x, y) points."""
+    """Curves over one quantity: name -> (x, y) points. `log` names the axes that are logarithmic."""
 
     title: str
     x: str
     y: str
     curves: Mapping[str, Sequence[tuple[float, float]]]
-    log_y: bool = True
+    log: str = "xy"
 
 
 def draw_growth(panels: Sequence[Panel], file: Path, title: str) -> None:
-    """Draw panels two in a row; the horizontal axes, and mostly the vertical ones, are logarithmic."""
+    """Draw panels, two in a row."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
     rows = -(-len(panels) // 2)
     figure, axes = plt.subplots(rows, 2, figsize=(9, 3 * rows), layout="constrained", squeeze=False)
     for place, panel in zip(axes.flat, panels, strict=False):
         for (name, points), colour in zip(panel.curves.items(), CURVES, strict=False):
             place.plot(*zip(*points, strict=True), "o-", color=colour, label=name, markersize=4)
-        place.set(title=panel.title, xlabel=panel.x, ylabel=panel.y, xscale="log")
-        if panel.log_y:
+        place.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
+        place.margins(y=0.1)
+        if "x" in panel.log:
+            place.set_xscale("log")
+        else:
+            place.set_xlim(left=0)
+        if "y" in panel.log:
             place.set_yscale("log")
         else:
             place.set_ylim(bottom=0)
+        for axis in (place.xaxis, place.yaxis):
+            axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+            axis.set_minor_formatter(NullFormatter())
         if len(panel.curves) > 1:
             place.legend(fontsize=8, frameon=False)
         place.title.set_size(10)

@@ -363,9 +363,7 @@ def _panels(points: list[Point]) -> list[Panel]:
     sized = [(p.model_mib, p.core_ms) for p in points if p.series == "model"]
     return [
         Panel("time", "rows", "seconds", {m: curve("rows", m, "rows", "seconds") for m in grown}),
-        Panel(
-            "memory", "rows", "MiB", {m: curve("rows", m, "rows", "memory_mib") for m in grown}, log_y=False
-        ),
+        Panel("memory", "rows", "MiB", {m: curve("rows", m, "rows", "memory_mib") for m in grown}, log="x"),
         Panel(
             "context",
             "words of a context",
@@ -377,7 +375,7 @@ def _panels(points: list[Point]) -> list[Panel]:
             "words of a question",
             "core milliseconds a row",
             {PACKAGE: curve("question", PACKAGE, "question_words", "core_ms")},
-            log_y=False,
+            log="",
         ),
         Panel("model", "MiB of the model's file", "core milliseconds a row", {"": sized}),
     ]
