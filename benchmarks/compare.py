@@ -72,7 +72,8 @@ def main() -> int:
     WORK.mkdir(exist_ok=True)
     lineup = {"cpu": on_cpu, "full": all_on_cpu, "gpu": on_gpu}[options.lineup]
     few = write_mix("squad", options.data, FEW, WORK)
-    contenders = [_at_best_batch(c, few, options.threads) for c in lineup(checkpoint, WORK)]
+    wanted = [c for c in lineup(checkpoint, WORK) if not options.only or c.name in options.only]
+    contenders = [_at_best_batch(contender, few, options.threads) for contender in wanted]
     mixes = options.mixes or (MIXES if options.lineup == "full" else MIXES[:1])
     counts = dict.fromkeys(mixes, GPU_ROWS) if options.lineup == "gpu" else ROWS
     files = {name: write_mix(name, options.data, options.rows or counts[name], WORK) for name in mixes}
@@ -113,6 +114,7 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lineup", choices=["cpu", "full", "gpu"], default="cpu")
+    parser.add_argument("--only", nargs="+", help="contenders by name: fewer, so that rounds are closer")
     parser.add_argument("--quality", action="store_true", help="F1 on all of SQuAD 2.0 dev, for batchqa")
     parser.add_argument("--rows", type=int, help="of each mix")
     parser.add_argument("--mixes", nargs="+", choices=MIXES, help="of rows; squad alone, or all in `full`")
