@@ -16,7 +16,7 @@ from batchqa.choosing import Chosen, before_any_row, choose
 from batchqa.errors import DeviceError, ModelError, SettingsError
 from batchqa.machine import cpu_quota
 from batchqa.pipeline import Road
-from batchqa.records import AnsweredChunk, Bool, Chunk, Cursor, Float64, Rows, Windows
+from batchqa.records import AnsweredChunk, Bool, Chunk, Cursor, Float64, Rows
 from batchqa.settings import DEFAULT_MAX_LENGTH, MachineSettings, RunSettings
 from batchqa.steps.chunking import chunks
 from batchqa.steps.decoding import DecodingRules
@@ -119,10 +119,6 @@ class Annotator:
     def answer(self, cut: Iterable[Chunk]) -> Iterator[AnsweredChunk]:
         """The road itself: chunks in, answered chunks out, in order. What jobs call."""
         return self.road.answer(cut)
-
-    def windows_of(self, chunk: Chunk) -> Windows:
-        """What the road makes of a chunk before the model sees it; for estimates."""
-        return self.road.windower.fresh().windows(chunk)
 
     def stream(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Annotate record batches as they come, in order and in bounded memory.

@@ -155,7 +155,7 @@ def _run(contender: Contender, mix: str, rows: Path, threads: int, number: int) 
         **json.loads(process.lines[-1]),
         process_seconds=process.seconds,
         cpu_seconds=process.cpu_seconds,
-        peak_mib=process.family_mib,
+        peak_mib=process.peak_mib,
     )
 
 

@@ -59,10 +59,10 @@ def main() -> int:
         first, last = _speeds(json.loads(more.lines[-1]))
         ratios.append(last / first)
         speeds.append(options.rows / more.seconds)
-        growths.append(more.family_mib / fewer.family_mib)
-        peaks.append(more.family_mib)
+        growths.append(more.peak_mib / fewer.peak_mib)
+        peaks.append(more.peak_mib)
         print(
-            f"round {number + 1}: first {first:.0f}, last {last:.0f} rows/s; {more.family_mib:.0f} MiB",
+            f"round {number + 1}: first {first:.0f}, last {last:.0f} rows/s; {more.peak_mib:.0f} MiB",
             flush=True,
         )
     lines = [

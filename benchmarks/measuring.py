@@ -47,14 +47,13 @@ VERSIONS = (
 class Process:
     """What a process took, and the lines that it printed.
 
-    `peak_mib` is that of its largest process, `family_mib` the sum of the peaks of those that lived together.
+    `peak_mib` is the sum of the peaks of it and of all processes below it that lived together.
     """
 
     lines: list[str]
     seconds: float
     cpu_seconds: float
     peak_mib: float
-    family_mib: float
 
 
 def measured(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Process:
@@ -72,7 +71,6 @@ def measured(command: Sequence[str], environment: Mapping[str, str] | None = Non
         lines,
         time.perf_counter() - began,
         usage.ru_utime + usage.ru_stime,
-        usage.ru_maxrss / 1024,
         max(peaks) / 2**20,
     )
 

@@ -221,7 +221,7 @@ def _point(
         working_seconds=summary["seconds"] - summary["startup_seconds"],
         process_seconds=process.seconds,
         cpu_seconds=process.cpu_seconds,
-        memory_mib=process.family_mib,
+        memory_mib=process.peak_mib,
         input_bytes=source.stat().st_size,
         output_bytes=output.stat().st_size,
         cores=cpu_quota(),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from batchqa import Annotator, DeviceError, InputError, ModelError, SettingsError
+from tests.models import SENTENCES
 
 TABLE = pa.table(
     {
@@ -101,3 +103,20 @@ def test_a_bundle_with_no_variant_for_the_device_says_what_it_has(bundles: Calla
 def test_an_option_that_does_not_exist_is_a_mistake_of_the_caller(tiny_bundle: Path) -> None:
     with pytest.raises(TypeError, match="top_n"):
         Annotator(tiny_bundle, device="cpu", top_n=3)
+
+
+def test_the_model_in_the_package_never_sees_padding_because_its_answers_would_depend_on_it() -> None:
+    rows = [{"context": " ".join(SENTENCES[:3]) + " So." * n, "question": "Who?"} for n in range(12)]
+    masks = []
+    with Annotator(device="cpu", in_process=True, workers=1, batch_tokens=1000) as annotator:
+        score = annotator.scorer.score
+
+        def watched(ids: Any, mask: Any, types: Any) -> Any:
+            masks.append(mask)
+            return score(ids, mask, types)
+
+        annotator.scorer.score = watched  # type: ignore[method-assign]
+        assert annotator.annotate(pa.Table.from_pylist(rows * 2)).num_rows == 24
+
+    assert sum(map(len, masks)) == 12  # a pair that comes again is not asked again
+    assert all(mask.all() for mask in masks)

@@ -110,10 +110,9 @@ def test_where_the_host_is_the_limit_the_estimate_says_so(tiny_bundle: Path, tmp
     assert working >= max(predicted.host_seconds, predicted.model_seconds)
 
 
-def test_the_model_is_timed_batch_by_batch(
+def test_the_model_is_timed_however_few_batches_fit_into_the_sample(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However few batches fit into the sample's time, each worker's are counted, and whole."""
     monkeypatch.setattr(planner, "SAMPLE_SECONDS", 0.0)
     source = _parquet(tmp_path / "in.parquet", [_row(n, 1) for n in range(500)])
     predicted = job.dry_run(source, tmp_path / "out.parquet", model=tiny_bundle, workers=2, **OPTIONS)

@@ -11,7 +11,7 @@ part is worth.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +23,6 @@ from batchqa.steps.inference import UNPADDED
 from .editing import Editor, Product, products
 from .extras import load
 from .quantize import LARGEST_CODE, Observed, WeightCodes, shrink_tables
-
-Select = Callable[[str], bool]
-"""Chooses weights by name."""
 
 LARGEST_SAFE_CODE = 64
 """x86 processors without VNNI and AMX add two neighbouring products of an unsigned and a signed byte in 16
@@ -50,17 +47,11 @@ _GELUS = ("Gelu", "BiasGelu", "FastGelu")
 _ATTENTION = "MultiHeadAttention"
 
 
-def per_token(
-    model: Any,
-    observed: Mapping[str, Observed],
-    stay_float: Select = lambda _: False,
-    *,
-    reduce_range: bool = False,
-) -> Any:
+def per_token(model: Any, observed: Mapping[str, Observed], *, reduce_range: bool = False) -> Any:
     """A copy of `model` whose matrix products are int8, each token scaled by itself.
 
-    Only activations in `observed` are quantized. Matrices chosen by `stay_float` keep float32 inputs; their
-    weights are int8 all the same. `reduce_range` gives weights 7 bits, for processors without VNNI and AMX.
+    Only activations in `observed` are quantized. `reduce_range` gives weights 7 bits, for processors without
+    VNNI and AMX.
     """
     graph = Editor(model)
     found = {
@@ -74,17 +65,14 @@ def per_token(
         if made_by.get(name) not in _GELUS
     }
     codes = WeightCodes(graph, observed, smoothing, LARGEST_SAFE_CODE if reduce_range else LARGEST_CODE)
-    quick = {name: product for name, product in found.items() if not stay_float(product.weight)}
-    values = _divided_values(graph, quick, smoothing)
+    values = _divided_values(graph, found, smoothing)
     rows = _TokenRows(graph, codes, made_by, values)
     for node in graph.graph.node:
         product = found.get(node.output[0]) if node.output else None
         if product is None:
             _keep(graph, node, values)
-        elif node.output[0] in quick:
-            rows.multiply(product)
         else:
-            rows.multiply_in_float(product)
+            rows.multiply(product)
     shrink_tables(graph)
     _add_at_once(graph)
     _stay_flat(graph)
@@ -244,7 +232,7 @@ class _Values:
 
 
 def _divided_values(
-    graph: Editor, quick: Mapping[str, Product], smoothing: Mapping[str, Float32]
+    graph: Editor, found: Mapping[str, Product], smoothing: Mapping[str, Float32]
 ) -> dict[str, _Values]:
     """By attention's output: where its smoothing can be had for nothing.
 
@@ -252,13 +240,12 @@ def _divided_values(
     and these are a product, whose scale does it.
     """
     uses = Counter(name for node in graph.graph.node for name in node.input)
-    read_in_int8 = {product.activation for product in quick.values()}
-    found = {}
+    divided_values = {}
     for node in graph.graph.node:
-        if node.op_type != _ATTENTION or node.output[0] not in read_in_int8 & set(smoothing):
+        if node.op_type != _ATTENTION or node.output[0] not in smoothing:
             continue
         factors, values = smoothing[node.output[0]], node.input[2]
-        if values not in quick or uses[values] != 1 or uses[node.output[0]] != 1:
+        if values not in found or uses[values] != 1 or uses[node.output[0]] != 1:
             continue
         bias = node.input[3] if len(node.input) > 3 else ""
         if bias:
@@ -267,8 +254,8 @@ def _divided_values(
             divided = graph.value(bias).copy()
             divided[-len(factors) :] /= factors  # those of query, key and value, one after the other
             bias = graph.constant(f"{bias}_divided", divided)
-        found[node.output[0]] = _Values(values, factors, bias)
-    return found
+        divided_values[node.output[0]] = _Values(values, factors, bias)
+    return divided_values
 
 
 # --------------------------------------------------------------------------------------- token by token
@@ -317,18 +304,6 @@ class _TokenRows:
         )
         scaled = graph.add("Mul", [f"{out}_by_weights", rows.scale], [f"{out}_scaled"])
         graph.add("Reshape", [scaled, self._shape(width)], [out])
-
-    def multiply_in_float(self, product: Product) -> None:
-        """The product in float32; its matrix is rebuilt from the int8 codes when the model is loaded."""
-        graph, name = self._graph, product.weight
-        weight, scale = self._codes.of(name)
-        if self._is_first(f"{name}_float"):
-            graph.add("Cast", [weight], [f"{name}_wide"], to=graph.FLOAT)
-            graph.add("Mul", [f"{name}_wide", scale], [f"{name}_rescaled"])
-            factors = self._codes.smoothing.get(product.activation)
-            undo = np.float32(1) if factors is None else (1 / factors)[:, None]
-            graph.add("Mul", [f"{name}_rescaled", graph.constant(f"{name}_undo", undo)], [f"{name}_float"])
-        graph.add("MatMul", [product.activation, f"{name}_float"], [product.node.output[0]])
 
     def _activation(self, name: str) -> _Codes:
         if name not in self._activations:

@@ -15,7 +15,6 @@ from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -166,9 +165,7 @@ class Windower:
             int(questions.cut[question_codes[judged]].sum()),
         )
 
-    def places(
-        self, tokens: npt.NDArray[np.int64], prefix: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def places(self, tokens: Int64, prefix: Int64) -> tuple[Int64, Int64, Int64]:
         """For contexts of so many `tokens` behind prefixes of so many, three columns.
 
         How many context tokens a window shows, by how many the next one is further on, how many there are.
@@ -224,9 +221,9 @@ class Windower:
     def _status_faults(
         self,
         chunk: Chunk,
-        context_codes: npt.NDArray[np.int64],
+        context_codes: Int64,
         context_faults: list[str | None],
-        question_codes: npt.NDArray[np.int64],
+        question_codes: Int64,
         questions: _Questions,
     ) -> dict[int, RowFault]:
         """Rows whose texts have nothing to read, or whose question leaves no room for the context."""
@@ -242,9 +239,7 @@ class Windower:
                 faults[row] = RowFault(code, chunk.rows.locate(row))
         return faults
 
-    def _number_pairs(
-        self, keys: npt.NDArray[np.int64], contexts: list[str], questions: list[str]
-    ) -> tuple[Int32, Bool]:
+    def _number_pairs(self, keys: Int64, contexts: list[str], questions: list[str]) -> tuple[Int32, Bool]:
         """Each distinct pair's number in the part, and whether this chunk is the first to have it."""
         if len(self._pairs) > REMEMBERED_PAIRS or len(self._texts) > 2 * REMEMBERED_PAIRS:
             self._pairs.clear()
@@ -304,7 +299,7 @@ class Windower:
         )
 
 
-def _distinct(texts: pa.Array) -> tuple[npt.NDArray[np.int64], list[str]]:
+def _distinct(texts: pa.Array) -> tuple[Int64, list[str]]:
     """Codes (int64, (rows,), -1 for null) and the distinct texts that they count."""
     encoded = texts.dictionary_encode()
     codes = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -312,8 +307,8 @@ def _distinct(texts: pa.Array) -> tuple[npt.NDArray[np.int64], list[str]]:
 
 
 def _in_order_of_appearance(
-    keys: npt.NDArray[np.int64],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    keys: Int64,
+) -> tuple[Int64, Int64]:
     """The distinct keys in the order in which they first appear, and for each key its place among them."""
     distinct, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     order = np.argsort(first)

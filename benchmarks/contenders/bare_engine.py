@@ -47,7 +47,7 @@ def load() -> tuple[Callable[[list[Batch]], object], list[Batch]]:
         pa.record_batch([context], ["context"]), context, question, {}, 0, lambda n: Cursor(0, n), str
     )
     unpadded = options.engine == "onnxruntime" and annotator.scorer.unpadded
-    windows = annotator.windows_of(Chunk(everything, 0, last_of_part=True))
+    windows = annotator.road.windower.windows(Chunk(everything, 0, last_of_part=True))
     batches = [
         (batch.input_ids, batch.attention_mask, batch.token_type_ids)
         for batch in padded_batches(windows, options.batch, unpadded=unpadded)

@@ -51,7 +51,6 @@ def test_every_int8_form_stays_near_the_float_graph(prepared: Prepared) -> None:
     for make in (
         quantize.weights_only,
         by_token.per_token,
-        lambda g, o: by_token.per_token(g, o, lambda _: True),
     ):
         got = _logits(make(prepared.graph, prepared.observed), prepared.feed)
         error = np.abs(got[:, prepared.feed["attention_mask"] > 0] - expected)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchqa import job
-from batchqa.annotator import Annotator
+from batchqa.annotator import BUNDLED, Annotator
 from batchqa.bundle import open_bundle
 from batchqa.errors import BatchqaError, DeviceError, LimitError, ModelError, StorageError, TryAgainError
 from batchqa.steps.inference import ChildScorer, OutOfMemoryError, Recipe, child, load
@@ -72,6 +72,13 @@ def test_the_logits_from_the_child_are_those_of_the_same_model_in_this_process_t
     for ours, theirs in zip(here, there, strict=True):
         np.testing.assert_array_equal(ours, theirs)
         assert theirs.dtype == np.float32
+
+
+def test_whether_a_model_wants_batches_without_padding_is_known_on_both_sides(scorer: ChildScorer) -> None:
+    assert not scorer.unpadded
+    packaged = ChildScorer(recipe_of(BUNDLED))
+    assert packaged.unpadded
+    packaged.close()
 
 
 def test_rows_that_crash_the_engine_are_marked_and_all_others_answered(
