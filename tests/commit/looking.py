@@ -1,0 +1,72 @@
+"""What stands in an output and beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from batchqa.commit import (
+    Commit,
+    Target,
+    open_output,
+)
+from tests import commit_job
+from tests.commit_job import FIELDS, PART_ROWS, RECORDS, SCHEMA
+
+OUTPUTS = ["out.parquet", "out.jsonl", "out/", "out.jsonl/"]
+
+
+def numbers_in(output: str) -> list[int]:
+    """The records that stand in an output, in order."""
+    target = Target.parse(output)
+    if target.kind == "jsonl":
+        return [json.loads(line)["number"] for line in target.path.read_text().splitlines()]
+    if target.kind == "parquet":
+        return pq.read_table(target.path)["number"].to_pylist()
+    found = []
+    for path in sorted(target.path.glob("part-*")):
+        if target.format == "parquet":
+            found += pq.read_table(path)["number"].to_pylist()
+        else:
+            found += [json.loads(line)["number"] for line in path.read_text().splitlines()]
+    return found
+
+
+def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Every file below a folder with its content and time of change."""
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder with its content."""
+    return {name: data for name, (data, _) in snapshot(folder).items()}
+
+
+def staging(output: str) -> Path:
+    """Where the parts of an unfinished output stand."""
+    target = Target.parse(output)
+    return target.path if target.kind == "folder" and target.format == "parquet" else target.staging
+
+
+def commit_before_publishing(output: str) -> None:
+    """All parts, but no output yet."""
+    with open_commit(output) as commit:
+        commit.begin({"batch_tokens": 8192})
+        for part, numbers in commit_job.numbers_of_parts(commit, RECORDS, PART_ROWS):
+            with commit.part(part) as writer:
+                commit_job.fill(writer, numbers)
+
+
+def open_commit(output: str, **options: Any) -> Commit:
+    """The commit of the usual job."""
+    given = {"fields": FIELDS, "schema": SCHEMA, "part_rows": PART_ROWS, "compression": "zstd", **options}
+    commit = open_output(Target.parse(output), **given)
+    assert isinstance(commit, Commit)
+    return commit
