@@ -103,7 +103,7 @@ class Annotator:
             chosen.workers,
         )
         rules = _rules(self.bundle, settings)
-        self.road = Road(windower, self.scorer, rules, chosen.batch_tokens, chosen.workers)
+        self.road = Road(windower, self.scorer, rules, chosen.batch_tokens)
 
     def close(self) -> None:
         """End the child processes, if there are any."""

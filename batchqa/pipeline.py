@@ -37,16 +37,12 @@ STOP_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Road:
-    """A model and everything that decides about a row.
-
-    `budget` is the batch's size in tokens, `width` how many batches the scorer takes at the same time.
-    """
+    """A model and everything that decides about a row; the engine takes `budget` tokens at once."""
 
     windower: Windower
     scorer: SpanScorer
     rules: DecodingRules
     budget: int
-    width: int = 1
 
     def answer(self, chunks: Iterable[Chunk]) -> Iterator[AnsweredChunk]:
         """Answer the chunks, in order; they must come part by part.
@@ -59,10 +55,10 @@ class Road:
         stop = threading.Event()
         batches = in_background(self._batches(windower, chunks), BATCHES_AHEAD, "batchqa-host", stop)
         scored = side_by_side(
-            lambda batch: score_batch(self.scorer, batch),
+            lambda batch: score_batch(self.scorer, batch, self.budget),
             batches,
-            width=self.width,
-            ahead=BATCHES_AHEAD,
+            width=self.scorer.at_once,
+            ahead=BATCHES_AHEAD + self.scorer.at_once,
             name="batchqa-device",
             stop=stop,
         )
@@ -80,7 +76,7 @@ class Road:
 
     def _batches(self, windower: Windower, chunks: Iterable[Chunk]) -> Iterator[PaddedBatch]:
         for chunk in chunks:
-            yield from padded_batches(windower.windows(chunk), self.budget, unpadded=self.scorer.unpadded)
+            yield from padded_batches(windower.windows(chunk), self.budget)
 
 
 class _Handover:

@@ -290,7 +290,7 @@ def _annotate(annotator: Annotator, slices: Sequence[Rows]) -> _Sample:
         began = time.monotonic()
         windows = windower.windows(chunk)
         tokenized = time.monotonic()
-        batches = list(padded_batches(windows, road.budget, unpadded=road.scorer.unpadded))
+        batches = list(padded_batches(windows, road.budget))
         for batch in batches:
             start, end = rng.standard_normal((2, *batch.input_ids.shape), dtype=np.float32)
             decoder.add(BatchLogits(batch, start, end, {}))
@@ -369,7 +369,7 @@ def _tokens_per_second(annotator: Annotator, batches: Sequence[PaddedBatch]) -> 
 
     def timed(batch: PaddedBatch) -> tuple[int, float]:
         began = time.monotonic()
-        score_batch(annotator.scorer, batch)
+        score_batch(annotator.scorer, batch, annotator.road.budget)
         return batch.input_ids.size, time.monotonic() - began
 
     drawn = (batches[at] for number, at in enumerate(order) if number < workers or time.monotonic() < until)

@@ -54,7 +54,7 @@ class ReadyScorer:
     """Logits that are there already: nothing is computed."""
 
     engine = "none"
-    unpadded = False
+    at_once = 1
     device = "cpu"
 
     def __init__(self) -> None:

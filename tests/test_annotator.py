@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from batchqa import Annotator, DeviceError, InputError, ModelError, SettingsError
+from batchqa.steps.inference import OnnxScorer
 from tests.models import SENTENCES
 
 TABLE = pa.table(
@@ -105,18 +107,39 @@ def test_an_option_that_does_not_exist_is_a_mistake_of_the_caller(tiny_bundle: P
         Annotator(tiny_bundle, device="cpu", top_n=3)
 
 
-def test_the_model_in_the_package_never_sees_padding_because_its_answers_would_depend_on_it() -> None:
-    rows = [{"context": " ".join(SENTENCES[:3]) + " So." * n, "question": "Who?"} for n in range(12)]
+def _portions(annotator: Annotator, rows: list[dict[str, str]]) -> list[np.ndarray]:
+    """The masks of what the engine computes at once for these rows."""
     masks = []
+    scorer = annotator.scorer
+    assert isinstance(scorer, OnnxScorer)
+    run = scorer._run
+
+    def watched(ids: Any, mask: Any, types: Any) -> Any:
+        masks.append(mask)
+        return run(ids, mask, types)
+
+    scorer._run = watched  # type: ignore[method-assign]
+    assert annotator.annotate(pa.Table.from_pylist(rows)).num_rows == len(rows)
+    return masks
+
+
+ROWS = [{"context": " ".join(SENTENCES[:3]) + " So." * n, "question": "Who?"} for n in range(12)]
+
+
+def test_the_model_in_the_package_never_sees_padding_because_its_answers_would_depend_on_it() -> None:
     with Annotator(device="cpu", in_process=True, workers=1, batch_tokens=1000) as annotator:
-        score = annotator.scorer.score
-
-        def watched(ids: Any, mask: Any, types: Any) -> Any:
-            masks.append(mask)
-            return score(ids, mask, types)
-
-        annotator.scorer.score = watched  # type: ignore[method-assign]
-        assert annotator.annotate(pa.Table.from_pylist(rows * 2)).num_rows == 24
+        masks = _portions(annotator, ROWS * 2)
 
     assert sum(map(len, masks)) == 12  # a pair that comes again is not asked again
     assert all(mask.all() for mask in masks)
+
+
+def test_the_engine_takes_no_more_tokens_at_once_than_the_budget(tiny_bundle: Path) -> None:
+    for budget in (300, 700):
+        with Annotator(
+            tiny_bundle, device="cpu", in_process=True, workers=1, batch_tokens=budget
+        ) as annotator:
+            masks = _portions(annotator, ROWS)
+        assert sum(map(len, masks)) == 12
+        assert all(mask.size <= budget or len(mask) == 1 for mask in masks)
+        assert max(map(len, masks)) > 1

@@ -27,7 +27,14 @@ from batchqa.settings import DEFAULT_MAX_LENGTH, DecodingSettings, ReadingSettin
 from batchqa.squad import RowScores, score_rows
 from batchqa.steps.chunking import chunks
 from batchqa.steps.decoding import DecodingRules
-from batchqa.steps.inference import OnnxScorer, OpenVinoScorer, SpanScorer, best_arithmetic, cuda_is_available
+from batchqa.steps.inference import (
+    OnnxScorer,
+    OpenVinoScorer,
+    SpanScorer,
+    best_arithmetic,
+    cuda_is_available,
+    score_in_portions,
+)
 from batchqa.steps.reading import ColumnPlan, open_source, pieces
 from batchqa.steps.windowing import Windower, open_tokenizer
 
@@ -48,7 +55,7 @@ class TorchScorer:
 
     engine = "torch"
     device = "cpu"
-    unpadded = False
+    at_once = 1
 
     def __init__(self, model: Any, inputs: Sequence[str]) -> None:
         self._torch = load("torch")
@@ -56,9 +63,12 @@ class TorchScorer:
         self._inputs = tuple(inputs)
 
     def score(
-        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64
+        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64, budget: int | None = None
     ) -> tuple[Float32, Float32]:
         """See SpanScorer.score."""
+        return score_in_portions(self._run, input_ids, attention_mask, token_type_ids, budget)
+
+    def _run(self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64) -> tuple[Float32, Float32]:
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         with self._torch.inference_mode():
             output = self._model(**{name: self._torch.from_numpy(given[name]) for name in self._inputs})
@@ -101,16 +111,16 @@ class _Timed:
 
     def __init__(self, scorer: SpanScorer) -> None:
         self._scorer = scorer
-        self.engine, self.device, self.unpadded = scorer.engine, scorer.device, scorer.unpadded
+        self.engine, self.device, self.at_once = scorer.engine, scorer.device, 1
         self.seconds = 0.0
         self.windows = 0
 
     def score(
-        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64
+        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64, budget: int | None = None
     ) -> tuple[Float32, Float32]:
         """See SpanScorer.score."""
         began = time.perf_counter()
-        logits = self._scorer.score(input_ids, attention_mask, token_type_ids)
+        logits = self._scorer.score(input_ids, attention_mask, token_type_ids, budget)
         self.seconds += time.perf_counter() - began
         self.windows += len(input_ids)
         return logits

@@ -1,6 +1,7 @@
-"""Windows -> padded batches: like lengths together, as many as the token budget holds.
+"""Windows -> padded batches: like lengths together, long ones first.
 
-Long ones come first, so that the engine's buffers are allocated once at their largest.
+So the engine's buffers are allocated once at their largest. A batch is what the host handles at once; where
+that is more than the engine's budget, the engine takes it in portions.
 """
 
 from __future__ import annotations
@@ -11,22 +12,31 @@ import numpy as np
 
 from batchqa.records import Int32, Int64, Layout, PaddedBatch, Ragged, Windows
 
+HOST_TOKENS = 4096
+"""Tokens of a batch, unless the engine takes more: a dozen windows or more share what it costs the host."""
 
-def padded_batches(windows: Windows, budget: int, *, unpadded: bool = False) -> Iterator[PaddedBatch]:
-    """The windows of a chunk, sorted by length, in batches of at most `budget` tokens (padding included).
+LAST_BATCHES = 16
+"""The chunk's rest is always enough for so many batches: they become smaller towards its end.
 
-    `unpadded` puts windows of one length only into a batch, so that there is no padding. A window longer than
-    the budget is a batch by itself. The last batch is marked; a chunk without windows gives one empty batch,
-    so that its rows still travel the whole road.
+So workers that share the last ones out end at nearly the same time (guided self-scheduling, Polychronopoulos
+and Kuck 1987).
+"""
+
+
+def padded_batches(windows: Windows, budget: int) -> Iterator[PaddedBatch]:
+    """The windows of a chunk, sorted by length, in batches of `budget` to HOST_TOKENS tokens (with padding).
+
+    A window longer than the budget is a batch by itself. The last batch is marked; a chunk without windows
+    gives one empty batch, so that its rows still travel the whole road.
     """
     contexts = Ragged.joined([context.ids for context in windows.contexts])
     order = np.argsort(-windows.length, kind="stable").astype(np.int32)
-    place = 0
+    place, left = 0, int(windows.length.sum())
     while True:
         longest = int(windows.length[order[place]]) if len(order) else 1
-        end = min(place + max(budget // longest, 1), len(order))
-        if unpadded:
-            end = place + int(np.count_nonzero(windows.length[order[place:end]] == longest))
+        size = max(min(left // LAST_BATCHES, HOST_TOKENS), budget)
+        end = min(place + max(size // longest, 1), len(order))
+        left -= int(windows.length[order[place:end]].sum())
         yield _pad(windows, contexts, order[place:end], last=end == len(order))
         place = end
         if place == len(order):

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from contender import arguments, measure, read_rows
 
@@ -19,12 +20,13 @@ from batchqa.bundle import open_bundle
 from batchqa.records import Chunk, Cursor, Rows
 from batchqa.settings import RunSettings
 from batchqa.steps.batching import padded_batches
+from batchqa.steps.inference import Crew, portions
 
 options = arguments()
 rows = read_rows(options.rows)
 
 
-Batch = tuple[Any, Any, Any]
+Batch = tuple[Any, ...]
 
 
 def load() -> tuple[Callable[[list[Batch]], object], list[Batch]]:
@@ -46,11 +48,14 @@ def load() -> tuple[Callable[[list[Batch]], object], list[Batch]]:
     everything = Rows(
         pa.record_batch([context], ["context"]), context, question, {}, 0, lambda n: Cursor(0, n), str
     )
-    unpadded = options.engine == "onnxruntime" and annotator.scorer.unpadded
     windows = annotator.road.windower.windows(Chunk(everything, 0, last_of_part=True))
+    (whole,) = padded_batches(windows, budget=10**9)
+    arrays = (whole.input_ids, whole.attention_mask, whole.token_type_ids)
+    (engine, *_) = annotator.scorer.members if isinstance(annotator.scorer, Crew) else (annotator.scorer,)
+    unpadded = options.engine == "onnxruntime" and engine.unpadded
     batches = [
-        (batch.input_ids, batch.attention_mask, batch.token_type_ids)
-        for batch in padded_batches(windows, options.batch, unpadded=unpadded)
+        tuple(np.ascontiguousarray(array[part]) for array in arrays)
+        for part in portions(whole.attention_mask, options.batch, unpadded=unpadded)
     ]
     score_all = _openvino(options.model) if options.engine == "openvino" else _onnxruntime(annotator)
     score_all(batches[: 2 * options.threads])  # the first run of a session allocates what later ones reuse

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from batchqa.records import Chunk, Windows
 from batchqa.settings import WindowSettings
-from batchqa.steps.batching import padded_batches
+from batchqa.steps.batching import HOST_TOKENS, LAST_BATCHES, padded_batches
 from batchqa.steps.windowing import Windower, learn_layout
 from tests.models import tiny_tokenizer
 from tests.steps.rows import rows_of
@@ -19,18 +21,6 @@ def _windows(lengths: list[int]) -> Windows:
     windower = Windower(tokenizer, learn_layout(tokenizer, 0), WindowSettings(), 384)
     pairs = [("a " * length, f"who {i}?") for i, length in enumerate(lengths)]
     return windower.windows(Chunk(rows_of(pairs), 0, last_of_part=True))
-
-
-@given(st.lists(st.integers(5, 12), max_size=30), st.integers(1, 60))
-def test_unpadded_batches_hold_every_window_once_and_no_padding(lengths: list[int], budget: int) -> None:
-    batches = list(padded_batches(_windows(lengths), budget, unpadded=True))
-
-    assert sorted(at for batch in batches for at in batch.index.tolist()) == list(range(len(lengths)))
-    assert all(batch.attention_mask.all() for batch in batches)
-    assert all(
-        batch.input_ids.size <= budget or len(batch.index) == 1 for batch in batches if len(batch.index)
-    )
-    assert [batch.last for batch in batches] == [False] * (len(batches) - 1) + [True]
 
 
 @given(st.lists(st.integers(1, 60), max_size=30), st.integers(1, 400))
@@ -44,9 +34,26 @@ def test_every_window_is_in_one_batch_and_only_the_last_one_is_marked(
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=30), st.integers(1, 400))
-def test_a_batch_stays_within_the_budget_unless_it_is_one_window(lengths: list[int], budget: int) -> None:
+def test_a_batch_stays_within_what_the_host_or_the_engine_takes_unless_it_is_one_window(
+    lengths: list[int], budget: int
+) -> None:
+    most = max(budget, HOST_TOKENS)
     for batch in padded_batches(_windows(lengths), budget):
-        assert batch.input_ids.size <= budget or len(batch.index) == 1
+        assert batch.input_ids.size <= most or len(batch.index) == 1
+
+
+def test_batches_are_large_for_the_host_and_become_smaller_towards_the_end_of_the_chunk() -> None:
+    sizes = [batch.input_ids.size for batch in padded_batches(_windows([40] * 3000), 100)]
+    assert HOST_TOKENS - 100 < sizes[0] <= HOST_TOKENS
+    assert all(later < earlier + 60 for earlier, later in itertools.pairwise(sizes))  # a window has 47
+    assert sizes[-1] <= 100
+    # two workers that share them out end at nearly the same time
+    assert sizes[-LAST_BATCHES // 2] <= 200
+
+
+def test_an_engine_that_takes_more_than_the_host_asks_for_gets_full_batches() -> None:
+    sizes = [batch.input_ids.size for batch in padded_batches(_windows([40] * 3000), 20_000)]
+    assert all(size > 20_000 - 60 for size in sizes[:-1])
 
 
 def test_windows_are_sorted_so_that_little_is_padded() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ class Member:
     """Says who it is; two must work at the same time."""
 
     engine = "none"
-    unpadded = False
+    at_once = 1
 
     def __init__(self, number: int, together: threading.Barrier, device: str = "cpu") -> None:
         self.number, self.together, self.device = number, together, device
@@ -61,6 +62,31 @@ def test_members_work_at_the_same_time_and_one_that_failed_is_free_again() -> No
         for thread in threads:
             thread.join()
         assert sorted(map(str, seen)) == (["full", "full"] if first else ["0", "1"])
+
+
+def test_a_batch_goes_to_the_member_with_the_least_to_do() -> None:
+    asked, go_on = [], threading.Event()
+
+    class Slow(Member):
+        def score(self, ids: np.ndarray, *_: object) -> tuple[np.ndarray, np.ndarray]:
+            asked.append(self.number)
+            if ids[0, 0]:
+                go_on.wait(10)
+            return ids, ids
+
+    crew = Crew([Slow(i, threading.Barrier(1)) for i in range(2)])
+    long = np.ones((1, 1), dtype=np.int64)
+    busy = threading.Thread(target=crew.score, args=(long, long, long))
+    busy.start()
+    while not asked:
+        time.sleep(0.001)
+    for _ in range(3):
+        crew.score(long * 0, long, long)
+    go_on.set()
+    busy.join()
+    assert asked == [0, 1, 1, 1]
+    crew.score(long * 0, long, long)
+    assert asked[-1] == 0
 
 
 def test_a_crew_names_its_devices_as_the_option_does() -> None:

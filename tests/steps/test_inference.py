@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from batchqa.bundle import open_bundle
@@ -15,7 +17,15 @@ from batchqa.errors import DeviceError, ModelError, TryAgainError
 from batchqa.records import Chunk, PaddedBatch
 from batchqa.settings import WindowSettings
 from batchqa.steps.batching import padded_batches
-from batchqa.steps.inference import OnnxScorer, OutOfMemoryError, measure_budget, onnx_scorer, score_batch
+from batchqa.steps.inference import (
+    OnnxScorer,
+    OutOfMemoryError,
+    measure_budget,
+    onnx_scorer,
+    portions,
+    score_batch,
+    score_in_portions,
+)
 from batchqa.steps.windowing import Windower, learn_layout, open_tokenizer
 from tests.models import MARKER, tiny_tokenizer
 from tests.steps.rows import rows_of
@@ -28,14 +38,16 @@ class SmallScorer:
     """Gives each token's id as its logit; has room for so many windows of at most so many tokens."""
 
     engine = "none"
-    unpadded = False
+    at_once = 1
     device = "cpu"
 
     def __init__(self, most_windows: int, most_tokens: int = 10**9) -> None:
         self.most_windows, self.most_tokens = most_windows, most_tokens
         self.asked: list[int] = []
 
-    def score(self, ids: np.ndarray, mask: np.ndarray, types: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def score(
+        self, ids: np.ndarray, mask: np.ndarray, types: np.ndarray, budget: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         self.asked.append(len(ids))
         if len(ids) > self.most_windows or mask.sum(axis=1).max() > self.most_tokens:
             raise OutOfMemoryError("Failed to allocate memory")
@@ -65,6 +77,37 @@ def test_a_window_that_never_fits_is_oom_and_its_neighbours_are_scored() -> None
     assert batch.attention_mask[next(iter(logits.failed))].sum() > 50
     kept = [row for row in range(3) if row not in logits.failed]
     np.testing.assert_array_equal(logits.start[kept], batch.input_ids[kept])
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 200), st.booleans())
+def test_portions_hold_every_token_once_and_stay_within_the_budget(
+    lengths: list[int], budget: int, unpadded: bool
+) -> None:
+    mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
+    seen = np.zeros_like(mask)
+    for part in portions(mask, budget, unpadded=unpadded):
+        assert mask[part].size <= budget or len(mask[part]) == 1
+        assert mask[part].any(axis=0).all()  # no column of padding only
+        assert mask[part].all() or not unpadded
+        seen[part] += mask[part]
+    np.testing.assert_array_equal(seen, mask)
+
+
+def test_the_engine_gets_a_batch_in_portions_and_the_logits_are_those_of_the_whole() -> None:
+    ids, taken = np.arange(1, 61).reshape(6, 10), []
+
+    def run(ids: np.ndarray, mask: np.ndarray, types: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        taken.append(ids.shape)
+        return ids.astype(np.float32), mask.astype(np.float32)
+
+    mask = (np.arange(10) < np.array([10, 10, 7, 7, 7, 4])[:, None]).astype(np.int64)
+    start, end = score_in_portions(run, ids, mask, ids * 0, 21)
+    assert taken == [(2, 10), (3, 7), (1, 4)]
+    np.testing.assert_array_equal(start, ids * mask)
+    np.testing.assert_array_equal(end, mask)
+    taken.clear()
+    score_in_portions(run, ids, mask, ids * 0, None)
+    assert taken == [(6, 10)]
 
 
 def test_logits_that_are_not_finite_fail_their_window_only(bundles: Callable[..., Path]) -> None:

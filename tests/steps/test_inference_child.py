@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchqa import job
-from batchqa.annotator import BUNDLED, Annotator
+from batchqa.annotator import Annotator
 from batchqa.bundle import open_bundle
 from batchqa.errors import BatchqaError, DeviceError, LimitError, ModelError, StorageError, TryAgainError
 from batchqa.steps.inference import ChildScorer, OutOfMemoryError, Recipe, child, load
@@ -74,11 +75,53 @@ def test_the_logits_from_the_child_are_those_of_the_same_model_in_this_process_t
         assert theirs.dtype == np.float32
 
 
-def test_whether_a_model_wants_batches_without_padding_is_known_on_both_sides(scorer: ChildScorer) -> None:
-    assert not scorer.unpadded
-    packaged = ChildScorer(recipe_of(BUNDLED))
-    assert packaged.unpadded
-    packaged.close()
+def test_two_threads_at_once_get_each_their_own_logits(scorer: ChildScorer, tiny_bundle: Path) -> None:
+    here = load(recipe_of(tiny_bundle))
+    shapes = [(1 + i % 5, 3 + i % 7) for i in range(60)]
+    batches = [np.full(shape, 5 + i, dtype=np.int64) for i, shape in enumerate(shapes)]
+    with ThreadPoolExecutor(2 * scorer.at_once) as threads:
+        answers = list(threads.map(lambda ids: scorer.score(ids, ids * 0 + 1, ids * 0), batches))
+    for ids, there in zip(batches, answers, strict=True):
+        np.testing.assert_array_equal(there, here.score(ids, ids * 0 + 1, ids * 0))
+
+
+SAYS_ITS_BUDGET = """
+from batchqa.steps.inference import OnnxScorer, child
+OnnxScorer.score = lambda self, ids, mask, types, budget=None: ((ids * 0 + (budget or -1)).astype('f4'),) * 2
+child.main()
+"""
+
+
+def test_the_child_is_told_how_much_the_engine_may_take_at_once(
+    monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path
+) -> None:
+    monkeypatch.setattr(child, "PROGRAM", SAYS_ITS_BUDGET)
+    scorer = ChildScorer(recipe_of(tiny_bundle))
+    for budget in (700, 3, None):
+        told, _ = scorer.score(IDS, ONES, ONES * 0, budget)
+        assert (told == (budget or -1)).all()
+    scorer.close()
+
+
+def test_a_batch_that_waits_for_its_turn_is_not_blamed_for_the_one_that_kills_the_engine(
+    crashing: None, tiny_bundle: Path
+) -> None:
+    scorer = ChildScorer(recipe_of(tiny_bundle))
+    killing = IDS.copy()
+    killing[1, 1] = tiny_tokenizer("bert-uncased").token_to_id(MARKER)
+    blamed = []
+
+    def score(ids: np.ndarray) -> None:
+        try:
+            scorer.score(ids, ONES, ONES * 0)
+        except child.CrashedError:
+            blamed.append(ids is killing)
+
+    with ThreadPoolExecutor(scorer.at_once) as threads:
+        list(threads.map(score, [IDS, killing] * 8))
+    assert blamed == [True] * 8
+    assert scorer.crashes == 8
+    scorer.close()
 
 
 def test_rows_that_crash_the_engine_are_marked_and_all_others_answered(

@@ -17,7 +17,7 @@ from .crew import Crew
 from .engines import Recipe, load
 from .onnx_scorer import UNPADDED, OnnxScorer, cuda_devices, cuda_is_available
 from .openvino_scorer import Arithmetic, OpenVinoScorer, best_arithmetic, openvino_is_installed
-from .scoring import CrashedError, OutOfMemoryError, SpanScorer, score_batch
+from .scoring import CrashedError, OutOfMemoryError, SpanScorer, portions, score_batch, score_in_portions
 
 __all__ = [
     "UNPADDED",
@@ -37,5 +37,7 @@ __all__ = [
     "load",
     "measure_budget",
     "openvino_is_installed",
+    "portions",
     "score_batch",
+    "score_in_portions",
 ]

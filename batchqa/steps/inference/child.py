@@ -6,10 +6,11 @@
     ChildScorer.score ──ids, mask, types──▶  serve: OnnxScorer.score
                       ◀──start, end logits──
 
-A batch goes over as the raw bytes of its arrays: on a socket of this machine that costs some ten
-microseconds, a batch takes milliseconds. The child is started as a fresh Python, so it shares nothing: no
-open file (least of all the output's lock), no thread, no lock of another library. It ends by itself when the
-job's process is gone, however that died, because nobody holds the other end of its socket any more.
+A batch goes over as the raw bytes of its arrays, one message there and one back. While the child computes,
+the next batch already waits in its socket: it never waits for the job's process to wake up, take the logits
+and send another. The child is started as a fresh Python, so it shares nothing: no open file (least of all
+the output's lock), no thread, no lock of another library. It ends by itself when the job's process is gone,
+however that died, because nobody holds the other end of its socket any more.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import sys
 import threading
 import traceback
 import weakref
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection
 
 import numpy as np
@@ -42,12 +43,18 @@ MOST_CRASHES = 100
 PROGRAM = "from batchqa.steps.inference.child import main; main()"
 """What the child runs once its `sys.path` is that of the job's process."""
 
-_FINE = b""
-_UNPADDED = b"unpadded"
+_FINE, _REPORT = b"f", b"r"
+"""How a message of the child begins: all went well, and here are the logits; or, what went wrong follows."""
 
 
 class ChildScorer:
-    """The SpanScorer of `recipe`, running in a child process."""
+    """The SpanScorer of `recipe`, running in a child process.
+
+    Two threads may call it at the same time: one waits for its logits, the other one's batch is next. They
+    pass two locks hand over hand, so that logits are taken in the order in which batches were sent.
+    """
+
+    at_once = 2
 
     def __init__(self, recipe: Recipe) -> None:
         """Start the child and load the model there. Raises ModelError or DeviceError."""
@@ -56,19 +63,33 @@ class ChildScorer:
         self.crashes = 0
         self._recipe = recipe
         self._child: _Child | None = _Child(recipe)
-        self.unpadded = self._child.unpadded
+        self._sending = threading.Lock()
+        self._receiving = threading.Lock()
 
     def score(
-        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64
+        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64, budget: int | None = None
     ) -> tuple[Float32, Float32]:
         """See SpanScorer.score."""
-        child = self._child = self._child or self._restarted()
-        given = np.stack([input_ids, attention_mask, token_type_ids], dtype=np.int32, casting="same_kind")
+        batch = _packed(input_ids, attention_mask, token_type_ids, budget)
+        with ExitStack() as turn:
+            with self._sending:
+                child = self._child
+                if child is not None:
+                    child.send(batch)
+                turn.enter_context(self._receiving)
+                if child is None or child is not self._child:
+                    # it died with the batch before this one, which it had not looked at
+                    child = self._child = self._restarted()
+                    child.send(batch)
+            answer = self._answer(child)
+        _raise_reported(answer)
+        start, end = np.frombuffer(answer, dtype=np.float32, offset=len(_FINE)).reshape(2, *input_ids.shape)
+        return start, end
+
+    def _answer(self, child: _Child) -> bytes:
+        """What the child says of the first batch that it has not answered yet. Raises CrashedError."""
         try:
-            child.connection.send_bytes(np.array(input_ids.shape, dtype=np.int64).tobytes())
-            child.connection.send_bytes(given.data.cast("B"))
-            _raise_reported(child.connection.recv_bytes())
-            logits = np.frombuffer(child.connection.recv_bytes(), dtype=np.float32)
+            return child.connection.recv_bytes()
         except (EOFError, OSError) as gone:
             self._child = None
             self.crashes += 1
@@ -79,8 +100,6 @@ class ChildScorer:
                     "the same command again, with a smaller --batch-tokens if memory is short"
                 ) from gone
             raise CrashedError(how) from gone
-        start, end = logits.reshape(2, *input_ids.shape)
-        return start, end
 
     def close(self) -> None:
         """End the child; a batch that is given to the scorer afterwards starts another."""
@@ -115,7 +134,6 @@ class _Child:
         self._ended = weakref.finalize(self, _end, self.process, self.connection)
         try:
             report = self.connection.recv_bytes()
-            self.unpadded = report == _FINE and self.connection.recv_bytes() == _UNPADDED
         except (EOFError, OSError) as gone:
             raise DeviceError(
                 f"{recipe.engine} crashed with {self.end()} while it loaded {recipe.model} on "
@@ -126,6 +144,11 @@ class _Child:
         except BaseException:
             self.end()
             raise
+
+    def send(self, batch: bytes) -> None:
+        """Hand over a batch; that a child is gone will show when its answer is waited for."""
+        with suppress(OSError):
+            self.connection.send_bytes(batch)
 
     def end(self) -> str:
         """End the process, if it has not ended by itself; how it ended, in words."""
@@ -143,11 +166,26 @@ def _end(process: subprocess.Popen[bytes], connection: Connection) -> None:
     connection.close()
 
 
+def _packed(input_ids: Int64, attention_mask: Int64, token_type_ids: Int64, budget: int | None) -> bytes:
+    """A batch as one message: budget and shape, then its arrays, all int32."""
+    head = np.array([budget or 0, *input_ids.shape])
+    arrays = (head, input_ids, attention_mask, token_type_ids)
+    return b"".join(array.astype(np.int32).tobytes() for array in arrays)
+
+
+def _unpacked(message: bytes) -> tuple[Int64, Int64, Int64, int | None]:
+    """What SpanScorer.score was called with."""
+    numbers = np.frombuffer(message, dtype=np.int32)
+    budget, rows, tokens = numbers[:3].tolist()
+    input_ids, attention_mask, token_type_ids = numbers[3:].astype(np.int64).reshape(3, rows, tokens)
+    return input_ids, attention_mask, token_type_ids, budget or None
+
+
 def _raise_reported(report: bytes) -> None:
     """Raise what the child reported; nothing where all went well."""
-    if report == _FINE:
+    if report.startswith(_FINE):
         return
-    kind, message = orjson.loads(report)
+    kind, message = orjson.loads(report[len(_REPORT) :])
     if kind == OutOfMemoryError.__name__:
         raise OutOfMemoryError(message)
     known = getattr(errors, kind, RuntimeError)
@@ -178,25 +216,21 @@ def serve(connection: Connection, recipe: Recipe) -> None:
         connection.send_bytes(_report(error))
         return
     connection.send_bytes(_FINE)
-    connection.send_bytes(_UNPADDED if scorer.unpadded else b"")
     with suppress(EOFError, OSError):
         while True:
-            shape = np.frombuffer(connection.recv_bytes(), dtype=np.int64)
-            given = np.frombuffer(connection.recv_bytes(), dtype=np.int32).reshape(3, *shape)
+            batch = _unpacked(connection.recv_bytes())
             try:
-                logits = np.stack(scorer.score(*given.astype(np.int64)))
+                answer = b"".join([_FINE, *(logits.tobytes() for logits in scorer.score(*batch))])
             except Exception as error:  # noqa: BLE001 - as above
-                connection.send_bytes(_report(error))
-                continue
-            connection.send_bytes(_FINE)
-            connection.send_bytes(np.ascontiguousarray(logits, dtype=np.float32).data.cast("B"))
+                answer = _report(error)
+            connection.send_bytes(answer)
 
 
 def _report(error: Exception) -> bytes:
     """An error as it crosses to the job's process: its class's name and its message."""
     known = isinstance(error, (BatchqaError, OutOfMemoryError))
     message = str(error) if known else "".join(traceback.format_exception(error))
-    return orjson.dumps([type(error).__name__ if known else "", message])
+    return _REPORT + orjson.dumps([type(error).__name__ if known else "", message])
 
 
 def _end_with_parent(descriptor: int) -> None:

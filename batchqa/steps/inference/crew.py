@@ -1,4 +1,4 @@
-"""Several scorers of one model, side by side: each batch goes to one that is free.
+"""Several scorers of one model, side by side: each batch goes to the one with the least to do.
 
 On a CPU a scorer per core, each with one thread, does more than one scorer with a thread per core, which wait
 for each other after each of a model's some hundred operators (docs/decisions/0003-workers.md). With several
@@ -7,8 +7,8 @@ GPUs there is one for each. A row's logits do not depend on which of them it mee
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from queue import SimpleQueue
 
 from batchqa.records import Float32, Int64
 
@@ -17,27 +17,29 @@ from .scoring import SpanScorer
 
 
 class Crew:
-    """A SpanScorer that may be called by as many threads at once as it has members."""
+    """A SpanScorer that may be called by as many threads at once as all its members together."""
 
     def __init__(self, members: Sequence[SpanScorer]) -> None:
         """All members run the same model with the same engine."""
         self.members = tuple(members)
         self.engine = members[0].engine
-        self.unpadded = members[0].unpadded
+        self.at_once = sum(member.at_once for member in members)
         self.device = _joined([member.device for member in members])
-        self._free: SimpleQueue[SpanScorer] = SimpleQueue()
-        for member in members:
-            self._free.put(member)
+        self._calls = [0] * len(members)
+        self._counting = threading.Lock()
 
     def score(
-        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64
+        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64, budget: int | None = None
     ) -> tuple[Float32, Float32]:
-        """See SpanScorer.score; waits until a member is free."""
-        member = self._free.get()
+        """See SpanScorer.score."""
+        with self._counting:
+            chosen = min(range(len(self.members)), key=self._calls.__getitem__)
+            self._calls[chosen] += 1
         try:
-            return member.score(input_ids, attention_mask, token_type_ids)
+            return self.members[chosen].score(input_ids, attention_mask, token_type_ids, budget)
         finally:
-            self._free.put(member)
+            with self._counting:
+                self._calls[chosen] -= 1
 
     def close(self) -> None:
         """End the members' processes."""

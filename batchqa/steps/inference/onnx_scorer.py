@@ -12,13 +12,13 @@ import numpy as np
 from batchqa.errors import DeviceError, ModelError, TryAgainError
 from batchqa.records import Float32, Int64
 
-from .scoring import OutOfMemoryError
+from .scoring import OutOfMemoryError, score_in_portions
 
 SPIN_MICROSECONDS = "20"
 """How long a thread spins between two operators before it sleeps (docs/decisions/0002-openvino.md)."""
 
 UNPADDED = "batchqa.unpadded"
-"""Metadata of an ONNX file: "true" where its answers are those of batches without padding (`by_token.py`)."""
+"""Metadata of an ONNX file: "true" where it is to run windows of one length together (`by_token.py`)."""
 
 _OUT_OF_MEMORY = re.compile(
     r"allocate memory|out of memory|bad_alloc|BFCArena|CUBLAS_STATUS_ALLOC_FAILED", re.IGNORECASE
@@ -32,6 +32,7 @@ class OnnxScorer:
     """A bundle's ONNX file in onnxruntime, on the CPU or on one CUDA device."""
 
     engine = "onnxruntime"
+    at_once = 1
 
     def __init__(
         self, model: Path, inputs: Sequence[str], outputs: Sequence[str], device: str, threads: int
@@ -48,9 +49,14 @@ class OnnxScorer:
         self.unpadded = self._session.get_modelmeta().custom_metadata_map.get(UNPADDED) == "true"
 
     def score(
-        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64
+        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64, budget: int | None = None
     ) -> tuple[Float32, Float32]:
         """See SpanScorer.score."""
+        return score_in_portions(
+            self._run, input_ids, attention_mask, token_type_ids, budget, unpadded=self.unpadded
+        )
+
+    def _run(self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64) -> tuple[Float32, Float32]:
         given = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,

@@ -26,7 +26,7 @@ from batchqa.errors import DeviceError, ModelError
 from batchqa.machine import cpu_flags
 from batchqa.records import Float32, Int64
 
-from .scoring import OutOfMemoryError
+from .scoring import OutOfMemoryError, score_in_portions
 
 Arithmetic = Literal["f32", "bf16"]
 """What the matrix products' factors are: float32, or bfloat16 with sums in float32."""
@@ -58,7 +58,7 @@ class OpenVinoScorer:
 
     engine = "openvino"
     device = "cpu"
-    unpadded = False
+    at_once = 1
 
     def __init__(
         self,
@@ -85,9 +85,12 @@ class OpenVinoScorer:
         self._multiple = self._independent_multiple(model)
 
     def score(
-        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64
+        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64, budget: int | None = None
     ) -> tuple[Float32, Float32]:
         """See SpanScorer.score."""
+        return score_in_portions(self._run, input_ids, attention_mask, token_type_ids, budget)
+
+    def _run(self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64) -> tuple[Float32, Float32]:
         # an id that the table does not have is read as zeros, without a word
         if self._vocabulary is not None and int(input_ids.max(initial=0)) >= self._vocabulary:
             raise ModelError(

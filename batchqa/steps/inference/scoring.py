@@ -7,6 +7,7 @@ with which the engine dies, logits that are not finite fail their window, and no
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -25,25 +26,59 @@ class CrashedError(Exception):
 class SpanScorer(Protocol):
     """A model on a device: what the road needs of it.
 
-    `unpadded`: it is meant for batches of windows of one length, without padding.
+    `at_once`: by how many threads it wants to be called at the same time, so that it never waits for a batch.
     """
 
     engine: str
     device: str
-    unpadded: bool
+    at_once: int
 
     def score(
-        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64
+        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64, budget: int | None = None
     ) -> tuple[Float32, Float32]:
-        """Start and end logits, float32, (windows, tokens), of int64 inputs of that shape.
+        """Start and end logits, float32, (windows, tokens), of int64 inputs of that shape, padded at the end.
 
+        The engine takes at most `budget` tokens at a time (one window at least), or all at once.
         Raises OutOfMemoryError where a smaller batch may fit, CrashedError where the engine died with it,
         TryAgainError where the device is lost.
         """
         ...
 
 
-def score_batch(scorer: SpanScorer, batch: PaddedBatch) -> BatchLogits:
+def score_in_portions(
+    run: Callable[[Int64, Int64, Int64], tuple[Float32, Float32]],
+    input_ids: Int64,
+    attention_mask: Int64,
+    token_type_ids: Int64,
+    budget: int | None,
+    *,
+    unpadded: bool = False,
+) -> tuple[Float32, Float32]:
+    """What SpanScorer.score does, with `run` for each portion; see `portions`."""
+    start, end = np.zeros((2, *input_ids.shape), dtype=np.float32)
+    for part in portions(attention_mask, budget or input_ids.size, unpadded=unpadded):
+        start[part], end[part] = run(input_ids[part], attention_mask[part], token_type_ids[part])
+    return start, end
+
+
+def portions(attention_mask: Int64, budget: int, *, unpadded: bool = False) -> Iterator[tuple[slice, slice]]:
+    """Neighbouring windows, and as many tokens as their longest has, within `budget` tokens.
+
+    `unpadded` puts windows of one length only together. A longer window is a portion by itself.
+    """
+    lengths = np.maximum(attention_mask.sum(axis=1), 1).tolist()
+    first, longest = 0, 0
+    for row, length in enumerate(lengths):
+        wider = max(longest, length)
+        if row > first and (wider * (row + 1 - first) > budget or (unpadded and length != longest)):
+            yield slice(first, row), slice(0, longest)
+            first, wider = row, length
+        longest = wider
+    if lengths:
+        yield slice(first, len(lengths)), slice(0, longest)
+
+
+def score_batch(scorer: SpanScorer, batch: PaddedBatch, budget: int | None = None) -> BatchLogits:
     """Score a batch; the windows that cannot be scored are `oom`, `crashed` or `non_finite`, each by itself.
 
     A batch that is too large is halved until it fits. One with which the engine dies is tried once more (the
@@ -59,7 +94,7 @@ def score_batch(scorer: SpanScorer, batch: PaddedBatch) -> BatchLogits:
         piece = left.pop()
         try:
             start[piece], end[piece] = scorer.score(
-                batch.input_ids[piece], batch.attention_mask[piece], batch.token_type_ids[piece]
+                batch.input_ids[piece], batch.attention_mask[piece], batch.token_type_ids[piece], budget
             )
             continue
         except OutOfMemoryError:
