@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,7 +26,7 @@ from batchqa.records import ROW_ERRORS, BatchLogits, Chunk, Cursor, Int64, Padde
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.chunking import chunks
 from batchqa.steps.decoding import Decoder
-from batchqa.steps.inference import score_batch
+from batchqa.steps.inference import portions, score_batch
 from batchqa.steps.windowing import CACHED_TOKENS, REMEMBERED_PAIRS, Windower
 
 T = TypeVar("T")
@@ -301,19 +301,33 @@ def _annotate(annotator: Annotator, slices: Sequence[Rows]) -> _Sample:
         sample.tokenizing_the_rest += again
         sample.batching_and_decoding += decoded - tokenized
         sample.faults.update(fault.code for fault in windows.faults.values())
-        _count_tokens(sample, windows, batches)
+        _count_tokens(sample, windows, batches, road.budget)
     return sample
 
 
-def _count_tokens(sample: _Sample, windows: Windows, batches: Sequence[PaddedBatch]) -> None:
+def _count_tokens(sample: _Sample, windows: Windows, batches: Sequence[PaddedBatch], budget: int) -> None:
     prefix = windows.prefixes.length.astype(np.int64)
     sample.pairs += len(windows.pair_question)
     sample.prefix_tokens += int(prefix[windows.pair_question].sum())
     sample.context_tokens += sum(len(context.ids) for context in windows.contexts)
     sample.windows += len(windows)
     sample.real_tokens += int(windows.length.sum())
-    sample.tokens += sum(batch.input_ids.size for batch in batches)
-    sample.batches += [batch for batch in batches if len(batch.index)]
+    cut = [portion for batch in batches for portion in _portions(batch, budget)]
+    sample.tokens += sum(portion.input_ids.size for portion in cut)
+    sample.batches += cut
+
+
+def _portions(batch: PaddedBatch, budget: int) -> Iterator[PaddedBatch]:
+    """What the engine takes at once: of whole batches, large models could be timed on too few."""
+    for rows, tokens in portions(batch.attention_mask, budget):
+        yield replace(
+            batch,
+            index=batch.index[rows],
+            input_ids=batch.input_ids[rows, tokens],
+            attention_mask=batch.attention_mask[rows, tokens],
+            token_type_ids=batch.token_type_ids[rows, tokens],
+            context_at=batch.context_at[rows],
+        )
 
 
 def _windows_and_tokens(windower: Windower, sample: _Sample, counted: _Counted) -> tuple[int, int]:

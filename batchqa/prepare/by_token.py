@@ -46,6 +46,13 @@ _ELEMENT_BY_ELEMENT = ("Add", "Sum", "LayerNormalization", "Gelu", "BiasGelu", "
 _GELUS = ("Gelu", "BiasGelu", "FastGelu")
 _ATTENTION = "MultiHeadAttention"
 
+SHORT = 200
+"""Tokens of a window up to which attention is faster with all its scores at once than block by block: they
+still fit into a core's cache (docs/decisions/0005-without-padding.md)."""
+
+BLOCKED_QUANTIZATION_OPSET, ATTENTION_OPSET = 21, 23
+"""Versions of ONNX that have QuantizeLinear with a scale for each row, and Attention."""
+
 
 def per_token(model: Any, observed: Mapping[str, Observed], *, reduce_range: bool = False) -> Any:
     """A copy of `model` whose matrix products are int8, each token scaled by itself.
@@ -83,38 +90,91 @@ def without_padding(model: Any) -> Any:
     """A copy of a graph with fused attention that is faster on batches without padding, and marked UNPADDED.
 
     onnxruntime's attention without a mask goes over keys block by block (Dao et al. 2022, "FlashAttention"),
-    with one it writes all scores down. So each MultiHeadAttention has both forms here, and the mask itself
-    chooses. They differ in the last bit, which int8 makes larger: whoever wants answers that do not depend on
+    with one it writes all scores down and adds the mask. ONNX's own Attention writes them down too, and is
+    fastest one for short windows. So each MultiHeadAttention has all three forms; the mask and the length
+    choose. They differ in the last bit, which int8 makes larger: whoever wants answers that do not depend on
     the batch gives such a graph unpadded batches only. A graph without MultiHeadAttention stays as it is.
     """
-    onnx = load("onnx")
-    helper, graph = onnx.helper, Editor(model)
-    condition = ""
+    graph = Editor(model)
+    known = False
     for node in graph.graph.node:
-        if node.op_type != _ATTENTION or not _is_masked_by_padding_only(node):
+        if node.op_type != _ATTENTION or not _has_three_forms(graph, node):
             graph.keep(node)
             continue
-        if not condition:
-            graph.add("ReduceMin", ["attention_mask"], ["least_mask"], keepdims=0)
-            condition = graph.add("Cast", ["least_mask"], ["is_unpadded"], to=onnx.TensorProto.BOOL)
-        branches = {}
-        for name, inputs in (("then_branch", node.input[:4]), ("else_branch", node.input)):
-            form = type(node)()
-            form.CopyFrom(node)
-            del form.input[:]
-            form.input.extend(inputs)
-            form.output[0] = f"{node.output[0]}_{name}"
-            out = helper.make_tensor_value_info(form.output[0], onnx.TensorProto.FLOAT, None)
-            branches[name] = helper.make_graph([form], form.output[0], [], [out])
-        graph.add("If", [condition], list(node.output), **branches)
-    if condition:
+        if not known:
+            _add_conditions(graph)
+            known = True
+        out = node.output[0]
+        masked = _branch([_renamed(node, node.input, f"{out}_masked")])
+        blocks = _branch([_renamed(node, node.input[:4], f"{out}_blocks")])
+        longer = load("onnx").helper.make_node(
+            "If", ["is_unpadded"], [f"{out}_long"], then_branch=blocks, else_branch=masked
+        )
+        short = _branch(_at_once(graph, node, f"{out}_short"))
+        graph.add("If", ["is_short"], [out], then_branch=short, else_branch=_branch([longer]))
+    if known:
+        graph.needs_opset(ATTENTION_OPSET)
         graph.model.metadata_props.add(key=UNPADDED, value="true")
     return graph.finish()
 
 
-def _is_masked_by_padding_only(node: Any) -> bool:
-    """Whether a MultiHeadAttention has a padding mask and nothing else beyond query, key, value and bias."""
-    return len(node.input) > 4 and bool(node.input[4]) and not any(node.input[5:])
+def _has_three_forms(graph: Editor, node: Any) -> bool:
+    """Whether a MultiHeadAttention has a constant bias, a padding mask and no further inputs."""
+    given = [bool(name) for name in node.input]
+    return given == [True] * 5 and node.input[3] in graph.constants
+
+
+def _add_conditions(graph: Editor) -> None:
+    """Have `is_unpadded` and `is_short`, which means that it is unpadded as well."""
+    onnx = load("onnx")
+    graph.add("ReduceMin", ["attention_mask"], ["least_mask"], keepdims=0)
+    graph.add("Cast", ["least_mask"], ["is_unpadded"], to=onnx.TensorProto.BOOL)
+    graph.add("Shape", ["input_ids"], ["tokens_of_a_window"], start=1, end=2)
+    longer = graph.constant("longer_than_short", np.array([SHORT + 1], dtype=np.int64))
+    graph.add("Less", ["tokens_of_a_window", longer], ["has_few_tokens"])
+    graph.add("And", ["has_few_tokens", "is_unpadded"], ["is_short"])
+
+
+def _branch(nodes: list[Any]) -> Any:
+    """A branch of an If: these nodes, and the last one's output."""
+    onnx = load("onnx")
+    name = nodes[-1].output[0]
+    out = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+    return onnx.helper.make_graph(nodes, name, [], [out])
+
+
+def _renamed(node: Any, inputs: Sequence[str], output: str) -> Any:
+    """The same operator with these inputs and this output."""
+    form = type(node)()
+    form.CopyFrom(node)
+    del form.input[:]
+    form.input.extend(inputs)
+    form.output[0] = output
+    return form
+
+
+def _at_once(graph: Editor, node: Any, output: str) -> list[Any]:
+    """A MultiHeadAttention without its mask, as ONNX's Attention; its bias is added before.
+
+    Key's bias adds the same number to all scores of a query, which soft-max does not see.
+    """
+    helper = load("onnx").helper
+    query, key, value, bias = node.input[:4]
+    of_query, _, of_value = np.split(graph.value(bias), 3)
+    given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    kept = {name: given[name] for name in ("scale",) if name in given}
+    return [
+        helper.make_node("Add", [query, graph.constant(f"{bias}_query", of_query)], [f"{output}_query"]),
+        helper.make_node("Add", [value, graph.constant(f"{bias}_value", of_value)], [f"{output}_value"]),
+        helper.make_node(
+            "Attention",
+            [f"{output}_query", key, f"{output}_value"],
+            [output],
+            q_num_heads=given["num_heads"],
+            kv_num_heads=given["num_heads"],
+            **kept,
+        ),
+    ]
 
 
 def _keep(graph: Editor, node: Any, values: Mapping[str, _Values]) -> None:
@@ -321,31 +381,35 @@ class _TokenRows:
             inverse = graph.constant(f"{short}_smoothing", (1 / factors).astype(np.float32))
             values = graph.add("Mul", [values, inverse], [f"{short}_smooth"])
         if self._made_by.get(name) in _GELUS:
-            size, zero, steps, least = values, GELU_ZERO, 255 - GELU_ZERO, GELU_FLOOR / GELU_ZERO
+            size, zero, steps = values, GELU_ZERO, 255 - GELU_ZERO
         else:
-            size = graph.add("Abs", [values], [f"{short}_size"])
-            zero, steps, least = LARGEST_CODE + 1, LARGEST_CODE, 1e-10
+            size, zero, steps = graph.add("Abs", [values], [f"{short}_size"]), LARGEST_CODE + 1, LARGEST_CODE
         graph.add("ReduceMax", [size, last], [f"{short}_largest"], keepdims=1)
         step = graph.constant(f"int8_step_{zero}", np.float32(1 / steps))
-        graph.add("Mul", [f"{short}_largest", step], [f"{short}_any_scale"])
-        floor = graph.constant(f"int8_least_{zero}", np.float32(least))
-        scale = graph.add("Max", [f"{short}_any_scale", floor], [f"{short}_scale"])
-        graph.add("Squeeze", [scale, last], [f"{short}_scales"])
+        scale = graph.add("Mul", [f"{short}_largest", step], [f"{short}_scale"])
+        if zero == GELU_ZERO:
+            least = graph.constant("int8_least", np.float32(GELU_FLOOR / GELU_ZERO))
+            scale = graph.add("Max", [scale, least], [f"{short}_enough"])
+        graph.needs_opset(BLOCKED_QUANTIZATION_OPSET)
         code = graph.add(
-            "QuantizeLinear", [values, f"{short}_scales", self._zeros(zero)], [f"{short}_code"], axis=0
+            "QuantizeLinear",
+            [values, scale, self._zeros(zero)],
+            [f"{short}_code"],
+            axis=1,
+            block_size=width,
         )
         return _Codes(code, scale, graph.constant(f"int8_zero_{zero}", np.uint8(zero)))
 
     def _zeros(self, zero: int) -> str:
-        """The code of zero, once for each token of the batch."""
+        """The code of zero, once for each token of the batch: (tokens, 1)."""
         graph, name = self._graph, f"int8_zeros_{zero}"
         if self._is_first(name):
-            one = graph.constant(f"int8_single_{zero}", np.array([zero], dtype=np.uint8))
-            if self._is_first("int8_count"):
-                graph.add("Size", ["input_ids"], ["int8_size"])
-                first = graph.constant("int8_first", np.array([0], dtype=np.int64))
-                graph.add("Unsqueeze", ["int8_size", first], ["int8_count"])
-            graph.add("Expand", [one, "int8_count"], [name])
+            single = graph.constant(f"int8_single_{zero}", np.array([[zero]], dtype=np.uint8))
+            if self._is_first("int8_column"):
+                column = graph.constant("int8_any_by_one", np.array([-1, 1], dtype=np.int64))
+                graph.add("Reshape", ["input_ids", column], ["int8_tokens"])
+                graph.add("Shape", ["int8_tokens"], ["int8_column"])
+            graph.add("Expand", [single, "int8_column"], [name])
         return name
 
     def _shape(self, width: int) -> str:

@@ -60,6 +60,14 @@ class Editor:
         copy.CopyFrom(node)
         self.nodes.append(copy)
 
+    def needs_opset(self, least: int) -> None:
+        """Have the model say that it uses operators of this version of ONNX, if it does not already."""
+        for opset in self.model.opset_import:
+            if opset.domain in {"", "ai.onnx"}:
+                opset.version = max(opset.version, least)
+        needed = self._helper.find_min_ir_version_for(self.model.opset_import, True)
+        self.model.ir_version = max(self.model.ir_version, needed)
+
     def drop_unread(self) -> None:
         """Take out the nodes whose outputs nobody reads."""
         read = {out.name for out in self.graph.output}

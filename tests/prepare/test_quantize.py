@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
+import orjson
 import pytest
 
 from batchqa.prepare import by_token, editing, graphs, quantize
@@ -66,7 +70,11 @@ def test_a_windows_logits_do_not_depend_on_its_neighbours_or_padding(prepared: P
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
-def test_without_padding_attention_goes_block_by_block_and_says_the_same(prepared: Prepared) -> None:
+@pytest.mark.parametrize("short", [39, 40])
+def test_without_padding_attention_takes_another_form_and_says_the_same(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch, short: int
+) -> None:
+    monkeypatch.setattr(by_token, "SHORT", short)
     masked = by_token.per_token(prepared.graph, prepared.observed)
     both = by_token.without_padding(masked)
     full = {name: value[:1] for name, value in prepared.feed.items()}
@@ -78,9 +86,28 @@ def test_without_padding_attention_goes_block_by_block_and_says_the_same(prepare
     np.testing.assert_allclose(
         _logits(both, full), _logits(masked, full), atol=0.05 * np.ptp(_logits(both, full))
     )
+    used = _operators_used(both, full)
+    assert used["Attention"] == (2 if short == 40 else 0)
+    assert used["MultiHeadAttention"] == (0 if short == 40 else 2)
 
 
-def test_a_windows_logits_are_the_same_bits_beside_others_of_its_length(prepared: Prepared) -> None:
+def _operators_used(graph: Any, feed: dict[str, Any]) -> Counter[str]:
+    """How often each operator is run, as onnxruntime's profiler sees it."""
+    options = onnxruntime.SessionOptions()
+    options.enable_profiling, options.intra_op_num_threads = True, 1
+    with TemporaryDirectory() as folder:
+        options.profile_file_prefix = str(Path(folder, "profile"))
+        session = onnxruntime.InferenceSession(graph.SerializeToString(), options)
+        session.run(None, feed)
+        events = orjson.loads(Path(session.end_profiling()).read_bytes())
+    return Counter(event["args"]["op_name"] for event in events if event["name"].endswith("_kernel_time"))
+
+
+@pytest.mark.parametrize("short", [28, 29])
+def test_a_windows_logits_are_the_same_bits_beside_others_of_its_length(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch, short: int
+) -> None:
+    monkeypatch.setattr(by_token, "SHORT", short)
     graph = by_token.without_padding(by_token.per_token(prepared.graph, prepared.observed))
     ids = np.random.default_rng(4).integers(5, 100, (5, 29))
     feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
