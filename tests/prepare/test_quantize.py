@@ -91,6 +91,40 @@ def test_without_padding_attention_takes_another_form_and_says_the_same(
     assert used["MultiHeadAttention"] == (0 if short == 40 else 2)
 
 
+@pytest.mark.parametrize("scale", [{}, {"scale": 0.7}])
+def test_every_form_of_attention_has_the_same_bias_and_scale(scale: dict[str, float]) -> None:
+    rng = np.random.default_rng(6)
+    node, tensor = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    tables = {name: rng.normal(size=(50, 16)).astype(np.float32) for name in ("query", "key", "value")}
+    nodes = [node("Gather", [f"{name}_table", "input_ids"], [name]) for name in tables]
+    nodes.append(node("Cast", ["attention_mask"], ["mask"], to=onnx.TensorProto.INT32))
+    inputs = [*tables, "bias", "mask"]
+    nodes.append(node("MultiHeadAttention", inputs, ["out"], domain="com.microsoft", num_heads=4, **scale))
+    constants = {f"{name}_table": table for name, table in tables.items()} | {
+        "bias": rng.normal(size=48).astype(np.float32)
+    }
+    shape = ["windows", "tokens"]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "attention",
+        [tensor(name, onnx.TensorProto.INT64, shape) for name in ("input_ids", "attention_mask")],
+        [tensor("out", onnx.TensorProto.FLOAT, [*shape, 16])],
+        [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    opsets = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid("com.microsoft", 1)]
+    masked = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    forms = by_token.without_padding(masked)
+
+    for tokens in (by_token.SHORT - 1, by_token.SHORT + 1):
+        feed = {
+            "input_ids": rng.integers(0, 50, (3, tokens)),
+            "attention_mask": np.ones((3, tokens), np.int64),
+        }
+        expected = graphs.session(masked, threads=1).run(None, feed)[0]
+        np.testing.assert_allclose(graphs.session(forms, threads=1).run(None, feed)[0], expected, atol=1e-5)
+    assert np.ptp(expected) > 1
+
+
 def _operators_used(graph: Any, feed: dict[str, Any]) -> Counter[str]:
     """How often each operator is run, as onnxruntime's profiler sees it."""
     options = onnxruntime.SessionOptions()
