@@ -37,8 +37,9 @@ from batchqa.records import Float32, Int64
 from .engines import Recipe, load
 from .scoring import CrashedError, OutOfMemoryError
 
-MOST_CRASHES = 100
-"""A job that restarts its engine more often than this is not worth going on with: something else is wrong."""
+MOST_CRASHES = 300
+"""A job that restarts its engine more often than this is not worth going on with: something else is wrong. A
+row that crashes it costs some seven restarts, until its batch is halved down to it."""
 
 PROGRAM = "from batchqa.steps.inference.child import main; main()"
 """What the child runs once its `sys.path` is that of the job's process."""
