@@ -132,7 +132,8 @@ class _Child:
                 process_group=0,  # Ctrl-C on a terminal is for the job to decide about
             )
         self.connection = Connection(ours.detach())
-        self._ended = weakref.finalize(self, _end, self.process, self.connection)
+        self._writing = threading.Lock()
+        self._ended = weakref.finalize(self, _end, self.process, self.connection, self._writing)
         try:
             report = self.connection.recv_bytes()
         except (EOFError, OSError) as gone:
@@ -148,7 +149,7 @@ class _Child:
 
     def send(self, batch: bytes) -> None:
         """Hand over a batch; that a child is gone will show when its answer is waited for."""
-        with suppress(OSError):
+        with self._writing, suppress(OSError):
             self.connection.send_bytes(batch)
 
     def end(self) -> str:
@@ -161,10 +162,11 @@ class _Child:
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-def _end(process: subprocess.Popen[bytes], connection: Connection) -> None:
+def _end(process: subprocess.Popen[bytes], connection: Connection, writing: threading.Lock) -> None:
     process.kill()  # it holds nothing that needs an orderly end
     process.wait()
-    connection.close()
+    with writing:  # whoever writes to it now fails at once, and must not find another file under its number
+        connection.close()
 
 
 def _packed(input_ids: Int64, attention_mask: Int64, token_type_ids: Int64, budget: int | None) -> bytes:
