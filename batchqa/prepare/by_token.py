@@ -91,7 +91,7 @@ def without_padding(model: Any) -> Any:
 
     onnxruntime's attention without a mask goes over keys block by block (Dao et al. 2022, "FlashAttention"),
     with one it writes all scores down and adds the mask. ONNX's own Attention writes them down too, and is
-    fastest one for short windows. So each MultiHeadAttention has all three forms; the mask and the length
+    the fastest for short windows. So each MultiHeadAttention has all three forms; the mask and the length
     choose. They differ in the last bit, which int8 makes larger: whoever wants answers that do not depend on
     the batch gives such a graph unpadded batches only. A graph without MultiHeadAttention stays as it is.
     """

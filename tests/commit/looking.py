@@ -8,11 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from batchqa.commit import (
-    Commit,
-    Target,
-    open_output,
-)
+from batchqa.commit import Commit, Target, open_output
 from tests import commit_job
 from tests.commit_job import FIELDS, PART_ROWS, RECORDS, SCHEMA
 
