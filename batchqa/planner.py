@@ -264,7 +264,7 @@ class _Sample:
     """What the steps made of the sample, and how long they took, in seconds.
 
     `prefix_tokens` are those of the distinct pairs' questions, with the special ones before the context;
-    `real_tokens` are those of all windows, `tokens` with padding.
+    `tokens` are those of all windows, with padding.
     """
 
     counted: _Counted = field(default_factory=_Counted)
@@ -272,7 +272,6 @@ class _Sample:
     prefix_tokens: int = 0
     context_tokens: int = 0
     windows: int = 0
-    real_tokens: int = 0
     tokens: int = 0
     tokenizing_contexts: float = 0.0
     tokenizing_the_rest: float = 0.0
@@ -311,7 +310,6 @@ def _count_tokens(sample: _Sample, windows: Windows, batches: Sequence[PaddedBat
     sample.prefix_tokens += int(prefix[windows.pair_question].sum())
     sample.context_tokens += sum(len(context.ids) for context in windows.contexts)
     sample.windows += len(windows)
-    sample.real_tokens += int(windows.length.sum())
     cut = [portion for batch in batches for portion in _portions(batch, budget)]
     sample.tokens += sum(portion.input_ids.size for portion in cut)
     sample.batches += cut
