@@ -33,6 +33,9 @@ ALLOWED_SUFFIXES = (".json", ".onnx", ".onnx_data", ".md", ".txt")
 EXACT_INT8 = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 """Features of x86 processors, as the kernel names them, that add products of bytes in 32 bits (VNNI, AMX)."""
 
+PREFERRED = {"cpu": ("int8", "fp32"), "cuda": ("fp16", "fp32")}
+"""Precisions for a kind of device, the fastest first."""
+
 NO_INT8_ON_CUDA = (
     "int8 does not run on CUDA: onnxruntime has no CUDA kernels for its integer products, which would all "
     "run on the CPU with copies between"
@@ -146,25 +149,36 @@ class Bundle:
         """The path of a variant's ONNX file."""
         return self.path / variant.file
 
-    def choose(self, device: str, engine: str, precision: str | None) -> Variant:
-        """The best variant verified for a device kind ("cpu", "cuda") and an engine.
+    def size(self, variant: Variant) -> int:
+        """The bytes of a variant, those included that its file reads from another variant's."""
+        said = int(1e6 * variant.verification.get("megabytes", 0))
+        return max(self.model(variant).stat().st_size, said)
 
-        CUDA takes fp16, then fp32; the CPU takes int8, then fp32, but openvino fp32 first: it computes in
-        float whatever the weights are stored in. `precision` names one explicitly. Raises DeviceError,
-        saying why, where there is none.
+    def choices(self, device: str, engine: str, precision: str | None) -> list[Variant]:
+        """The variants verified for a device kind ("cpu", "cuda") and an engine, the best first.
+
+        CUDA takes fp16, then fp32; the CPU takes int8, then fp32. int8 weights that openvino widens come
+        last, since it is as fast with float32's. `precision` names one explicitly.
         """
-        order = ("fp16", "fp32") if device == "cuda" else ("int8", "fp32")
-        if engine == "openvino":
-            order = ("fp32", "int8")
-        here = {
-            variant.precision: variant
+        order = (precision,) if precision else PREFERRED[device]
+        here = [
+            variant
             for variant in self.manifest.variants
-            if device in variant.devices and engine in variant.engines
-        }
-        wanted = (precision,) if precision else order
-        for name in wanted:
-            if name in here:
-                return here[name]
+            if device in variant.devices and engine in variant.engines and variant.precision in order
+        ]
+
+        def rank(variant: Variant) -> tuple[bool, int]:
+            is_widened = variant.precision == "int8" and not variant.weight_bits
+            return engine == "openvino" and is_widened, order.index(variant.precision)
+
+        return sorted(here, key=rank)
+
+    def choose(self, device: str, engine: str, precision: str | None) -> Variant:
+        """The first of `choices`. Raises DeviceError, saying why, where there is none."""
+        found = self.choices(device, engine, precision)
+        if found:
+            return found[0]
+        order = PREFERRED[device]
         have = ", ".join(
             f"{v.precision} ({'/'.join(v.devices)}; {'/'.join(v.engines)})" for v in self.manifest.variants
         )

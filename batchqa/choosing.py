@@ -129,7 +129,7 @@ def choose(bundle: Bundle, machine: MachineSettings, devices: Sequence[str], thr
 
 def workers_for(bundle: Bundle, found: Sequence[Candidate], threads: int) -> int:
     """One worker for each thread, as far as they fit into half of the memory."""
-    largest = max(bundle.model(candidate.variant).stat().st_size for candidate in found)
+    largest = max(bundle.size(candidate.variant) for candidate in found)
     room = (memory_limit() or 2**63) // 2 // (WORKER_BYTES + WORKER_COPIES * largest)
     return max(1, min(threads, room))
 
@@ -148,43 +148,51 @@ def before_any_row(device: str) -> Iterator[None]:
 def candidates(bundle: Bundle, machine: MachineSettings, device: str) -> list[Candidate]:
     """The engines that come into question, the preferred one first, each with its best variant.
 
+    openvino has two, if the bundle does: whether int8 or bfloat16 is faster depends on the processor.
     Raises DeviceError where there is none.
     """
     engines = ["onnxruntime", "openvino"] if machine.engine == "auto" else [machine.engine]
     if machine.engine == "auto" and (device != "cpu" or not openvino_is_installed()):
         engines = ["onnxruntime"]
-    found = [candidate for engine in engines if (candidate := _candidate(bundle, machine, device, engine))]
+    kind = device.partition(":")[0]
+    found = []
+    for engine in engines:
+        for variant in _worth_trying(bundle.choices(kind, engine, machine.variant), engine, machine):
+            arithmetic: Arithmetic | None = None
+            if engine == "openvino":
+                asked = machine.arithmetic
+                arithmetic = _arithmetic(bundle, variant, machine) if asked == "auto" else asked
+            found.append(Candidate(engine, variant, arithmetic))
     if not found:
-        bundle.choose(device.partition(":")[0], engines[0], machine.variant)  # says what the bundle has
+        bundle.choose(kind, engines[0], machine.variant)  # says what the bundle has
     return found
 
 
-def _candidate(bundle: Bundle, machine: MachineSettings, device: str, engine: str) -> Candidate | None:
-    try:
-        variant = bundle.choose(device.partition(":")[0], engine, machine.variant)
-    except DeviceError:
-        return None
-    arithmetic: Arithmetic | None = None
-    if engine == "openvino":
-        asked = machine.arithmetic
-        arithmetic = _arithmetic(bundle, variant, machine) if asked == "auto" else asked
-    return Candidate(engine, variant, arithmetic)
+def _worth_trying(choices: list[Variant], engine: str, machine: MachineSettings) -> list[Variant]:
+    """The best one; two for openvino, unless a variant was named. Who names an arithmetic wants no int8."""
+    if engine != "openvino" or machine.variant is not None:
+        return choices[:1]
+    if machine.arithmetic != "auto":
+        choices = [variant for variant in choices if not variant.weight_bits] or choices
+        return choices[:1]
+    return choices[:2]
 
 
 def _arithmetic(bundle: Bundle, variant: Variant, machine: MachineSettings) -> Arithmetic:
     """bf16 where the processor has it and the export found it good, but never behind the user's back.
 
-    Who names a variant means its precision; and `auto` does not compute in less than it would without
-    OpenVINO: where that would be float32, so is this.
+    Who names a variant of floats means its precision; and `auto` does not compute in less than it would
+    without OpenVINO: where that would be float32, so is this.
     """
-    if variant.verification.get("openvino", {}).get("arithmetic") != "bf16" or machine.variant is not None:
+    verified = variant.verification.get("openvino", variant.verification)
+    if verified.get("arithmetic") != "bf16":
+        return "f32"
+    if machine.variant is not None and not variant.weight_bits:
         return "f32"
     if machine.engine == "auto":
-        try:
-            if bundle.choose("cpu", "onnxruntime", None).precision == "fp32":
-                return "f32"
-        except DeviceError:
-            pass
+        beside = bundle.choices("cpu", "onnxruntime", None)
+        if beside and beside[0].precision == "fp32":
+            return "f32"
     return best_arithmetic()
 
 

@@ -324,7 +324,9 @@ def _smoke_test(model: str, device: str) -> Iterator[Finding]:
         yield Finding("model", "fail", str(error))
         return
     resolved, manifest = annotator.resolved, annotator.bundle.manifest
-    variants = ", ".join(variant.precision for variant in manifest.variants)
+    variants = ", ".join(
+        f"{variant.precision} for {'/'.join(variant.engines)}" for variant in manifest.variants
+    )
     yield Finding(
         "model",
         "ok",

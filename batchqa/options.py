@@ -224,7 +224,8 @@ machine_options = together(
     ),
     setting(
         "--arithmetic",
-        "What openvino computes in; auto: bf16 where the processor has it and the bundle is good for it.",
+        "What openvino computes in, int8 products aside; auto: bf16 where the processor has it and the "
+        "bundle is good for it.",
         type=click.Choice(["auto", "f32", "bf16"]),
     ),
     setting("--threads", "CPU threads of the engine.", type=int, show_default="the CPU quota"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from batchqa.annotator import BUNDLED
@@ -78,11 +78,18 @@ def on_gpu(checkpoint: Path, work: Path) -> list[Contender]:
 
 def _openvino(models: Models) -> list[Contender]:
     arithmetic = {"bf16": "bf16", "f32": "fp32"}[best_arithmetic()]
-    common = {"engine": "openvino", "precision": arithmetic, "batch": OPENVINO_TOKENS}
-    bundle = models.fp32_bundle
     return [
-        Contender(f"batchqa {arithmetic}, OpenVINO", "batchqa_run.py", bundle, kind="batchqa", **common),  # type: ignore[arg-type]
-        Contender(f"bare OpenVINO {arithmetic}", "bare_engine.py", bundle, kind="limit", **common),  # type: ignore[arg-type]
+        contender
+        for precision, bundle in (("int8", BUNDLED), (arithmetic, models.fp32_bundle))
+        for contender in (
+            replace(
+                _batchqa(f"batchqa {precision}, OpenVINO", bundle, OPENVINO_TOKENS, precision),
+                engine="openvino",
+            ),
+            replace(
+                _bare(f"bare OpenVINO {precision}", bundle, OPENVINO_TOKENS, precision), engine="openvino"
+            ),
+        )
     ]
 
 

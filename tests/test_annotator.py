@@ -127,7 +127,8 @@ ROWS = [{"context": " ".join(SENTENCES[:3]) + " So." * n, "question": "Who?"} fo
 
 
 def test_the_model_in_the_package_never_sees_padding_because_its_answers_would_depend_on_it() -> None:
-    with Annotator(device="cpu", in_process=True, workers=1, batch_tokens=1000) as annotator:
+    options: dict[str, Any] = {"device": "cpu", "engine": "onnxruntime", "in_process": True, "workers": 1}
+    with Annotator(batch_tokens=1000, **options) as annotator:
         masks = _portions(annotator, ROWS * 2)
 
     assert sum(map(len, masks)) == 12  # a pair that comes again is not asked again

@@ -20,6 +20,7 @@ from batchqa.errors import DeviceError, ModelError
 from tests.models import tiny_tokenizer, write_tiny_bundle
 
 MODEL = "model.fp32.onnx"
+ENGINES = ("onnxruntime", "openvino")
 Change = Callable[[Path], object]
 
 
@@ -30,9 +31,13 @@ def bundle(tmp_path: Path) -> Path:
 
 
 def signed_anew(folder: Path) -> Path:
-    """The manifest with the digests of the files as they are now: what somebody with bad intent would do."""
+    """The manifest with the digests of the files as they are now: what somebody with bad intent would do.
+
+    It is for both engines, whoever verified it.
+    """
     manifest = open_bundle_unverified(folder)
-    write_manifest(folder, manifest)
+    variants = tuple(replace(variant, engines=ENGINES) for variant in manifest.variants)
+    write_manifest(folder, replace(manifest, variants=variants))
     return folder
 
 
@@ -42,11 +47,11 @@ def open_bundle_unverified(folder: Path) -> Manifest:
     return _manifest_from(orjson.loads((folder / MANIFEST).read_bytes()))
 
 
-def use(folder: Path) -> None:
+def use(folder: Path, engine: str = "onnxruntime") -> None:
     """Open the bundle, load it, ask it something."""
     import pyarrow as pa
 
-    with Annotator(folder, device="cpu", threads=1, batch_tokens=512) as annotator:
+    with Annotator(folder, device="cpu", threads=1, batch_tokens=512, engine=engine) as annotator:
         annotator.annotate(pa.table({"context": ["Ada wrote it."], "question": ["Who?"]}))
 
 
@@ -160,31 +165,41 @@ def _weight_bytes(bundle: Path) -> bytes:
     return next(bytes(tensor.raw_data) for tensor in model.graph.initializer if tensor.name == "tokens")
 
 
-def test_external_data_beside_the_model_is_used(bundle: Path) -> None:
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    """Each of the engines that read a bundle's files by themselves."""
+    if request.param == "openvino":
+        pytest.importorskip("openvino", reason="needs the extra `openvino`")
+    return str(request.param)
+
+
+def test_external_data_beside_the_model_is_used(bundle: Path, engine: str) -> None:
     (bundle / "weights.onnx_data").write_bytes(_weight_bytes(bundle))
     _external(bundle, "weights.onnx_data")
-    use(signed_anew(bundle))
+    use(signed_anew(bundle), engine)
 
 
 @pytest.mark.parametrize("kept", [0, 100], ids=["missing", "short"])
-def test_external_data_that_is_missing_or_short_is_refused(bundle: Path, kept: int) -> None:
+def test_external_data_that_is_missing_or_short_is_refused(bundle: Path, kept: int, engine: str) -> None:
     data = _weight_bytes(bundle)[:kept]
     _external(bundle, "weights.onnx_data")
     if data:
         (bundle / "weights.onnx_data").write_bytes(data)
     with pytest.raises(ModelError, match=r"cannot be loaded|missing"):
-        use(signed_anew(bundle))
+        use(signed_anew(bundle), engine)
 
 
 @pytest.mark.parametrize("spelled", ["parent", "absolute", "link"])
-def test_external_data_outside_the_bundle_is_refused(bundle: Path, tmp_path: Path, spelled: str) -> None:
+def test_external_data_outside_the_bundle_is_refused(
+    bundle: Path, tmp_path: Path, spelled: str, engine: str
+) -> None:
     (tmp_path / "outside.onnx_data").write_bytes(_weight_bytes(bundle))
     location = {"parent": "../outside.onnx_data", "absolute": str(tmp_path / "outside.onnx_data")}
     _external(bundle, location.get(spelled, "inside.onnx_data"))
     if spelled == "link":
         (bundle / "inside.onnx_data").symlink_to(tmp_path / "outside.onnx_data")
     with pytest.raises(ModelError, match=r"cannot be loaded|leaves the bundle"):
-        use(signed_anew(bundle))
+        use(signed_anew(bundle), engine)
 
 
 def test_external_data_that_is_hard_linked_to_another_file_is_refused_by_its_digest(
@@ -202,13 +217,13 @@ def test_external_data_that_is_hard_linked_to_another_file_is_refused_by_its_dig
 
 
 def test_the_working_directory_is_no_place_for_external_data(
-    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
     (tmp_path / "weights.onnx_data").write_bytes(_weight_bytes(bundle))
     _external(bundle, "weights.onnx_data")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match="cannot be loaded"):
-        use(signed_anew(bundle))
+        use(signed_anew(bundle), engine)
 
 
 def test_sparse_weights_with_external_data_outside_the_bundle_are_refused(
@@ -247,3 +262,17 @@ def test_a_bundle_of_a_later_format_is_refused(bundle: Path) -> None:
     write_manifest(bundle, replace(open_bundle_unverified(bundle), format=99))
     with pytest.raises(ModelError, match="format 99"):
         open_bundle(bundle)
+
+
+def test_openvino_takes_products_of_bytes_first_and_widened_bytes_last(bundle: Path) -> None:
+    (only,) = open_bundle_unverified(bundle).variants
+    fp32 = replace(only, engines=ENGINES)
+    widened = replace(fp32, precision="int8", file="widened.onnx", weight_bits=0)
+    bytes_ = replace(fp32, precision="int8", file="bytes.onnx", engines=("openvino",), weight_bits=8)
+    variants = (widened, fp32, bytes_)
+    opened = replace(open_bundle(bundle), manifest=replace(open_bundle_unverified(bundle), variants=variants))
+
+    assert opened.choices("cpu", "openvino", None) == [bytes_, fp32, widened]
+    assert opened.choices("cpu", "openvino", "int8") == [bytes_, widened]
+    assert opened.choices("cpu", "onnxruntime", None) == [widened, fp32]
+    assert opened.choose("cpu", "openvino", None) == bytes_

@@ -246,3 +246,33 @@ def test_auto_computes_in_no_less_than_it_would_without_openvino(tmp_path: Path)
     shutil.copy(float_only / "model.fp32.onnx", float_only / "model.int8.onnx")
     write_manifest(float_only, replace(manifest, variants=(*manifest.variants, int8)))
     assert arithmetic(float_only) == {"onnxruntime": None, "openvino": best}
+
+
+@needs_openvino
+def test_openvino_is_tried_in_int8_and_in_float_unless_one_of_them_is_asked_for(tmp_path: Path) -> None:
+    def names(**machine: Any) -> list[str]:
+        settings = MachineSettings(device="cpu", **machine)
+        return [found.name for found in candidates(open_bundle(path), settings, "cpu")]
+
+    best = best_arithmetic()
+    path = write_tiny_bundle(tmp_path / "b", engines=BOTH)
+    manifest = open_bundle(path).manifest
+    here = replace(manifest.variants[0], precision="int8", file="model.int8.onnx", engines=("onnxruntime",))
+    there = replace(
+        here,
+        file="model.int8.openvino.onnx",
+        engines=("openvino",),
+        weight_bits=8,
+        verification={"arithmetic": best},
+    )
+    for variant in (here, there):
+        shutil.copy(path / "model.fp32.onnx", path / variant.file)
+    write_manifest(path, replace(manifest, variants=(here, there, *manifest.variants)))
+
+    in_int8, in_float = f"openvino int8 {best}", f"openvino fp32 {best}"
+    assert names() == ["onnxruntime int8", in_int8, in_float]
+    assert names(engine="openvino") == [in_int8, in_float]
+    assert names(engine="openvino", variant="int8") == [in_int8]
+    assert names(engine="openvino", arithmetic="f32") == ["openvino fp32 f32"]
+    assert names(engine="openvino", variant="int8", arithmetic="f32") == ["openvino int8 f32"]
+    assert names(variant="int8") == ["onnxruntime int8", in_int8]

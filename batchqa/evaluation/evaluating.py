@@ -232,10 +232,10 @@ def _annotated(
             f"{source.path} holds answers already, so nothing is annotated: "
             f"leave out {', '.join(sorted(unused))}"
         )
-    variants = {v.precision: v for v in bundle.manifest.variants}
-    if variant is None and len(variants) == 1:
-        variant = next(iter(variants))
-    megabytes = bundle.model(variants[variant]).stat().st_size / 1e6 if variant in variants else None
+    sizes = {v.precision: bundle.size(v) / 1e6 for v in reversed(bundle.manifest.variants)}
+    if variant is None and len(sizes) == 1:
+        variant = next(iter(sizes))
+    megabytes = None if variant is None else sizes.get(variant)
     return source, ModelFacts(
         bundle.manifest.name, bundle.digest, variant, megabytes, None if output is None else str(output)
     )

@@ -3,9 +3,9 @@
 Each token's vector is scaled by its own largest value, inside the graph. onnxruntime's dynamic quantization
 takes one scale for the whole batch instead, so that a row's answer changes with the rows beside it.
 
-A channel with large inputs is made smaller and its weights larger before both are rounded (Xiao et al. 2022,
-"SmoothQuant", equation 4); weights are rounded as in `quantize.py`. docs/decisions/0001-int8.md has what each
-part is worth.
+A channel with large inputs is made smaller before it is rounded (`smoothing.py`); weights are rounded as in
+`quantize.py`. docs/decisions/0001-int8.md has what each part is worth. The graph has operators that only
+onnxruntime has; `by_token_openvino.py` makes OpenVINO's.
 """
 
 from __future__ import annotations
@@ -17,22 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from batchqa.records import Float32
 from batchqa.steps.inference import UNPADDED
 
-from .editing import Editor, Product, products
+from .editing import ATTENTION, GELU_FLOOR, GELUS, Editor, Product, products
 from .extras import load
 from .quantize import LARGEST_CODE, Observed, WeightCodes, shrink_tables
+from .smoothing import DividedValues, divided_values, smoothing_factors
 
 LARGEST_SAFE_CODE = 64
 """x86 processors without VNNI and AMX add two neighbouring products of an unsigned and a signed byte in 16
 bits (`vpmaddubsw`), which saturates: 2 * 255 * 127 is too much, 2 * 255 * 64 = 32,640 fits."""
-
-SMOOTHING = 0.5
-"""SmoothQuant's alpha: 0 leaves all difficulty with the inputs, 1 moves it to the weights."""
-
-GELU_FLOOR = 0.17
-"""GELU is never below -0.17, so its outputs need few of the negative codes."""
 
 GELU_ZERO = 16
 """The code of zero for GELU's outputs; 128 for all others, which are as often negative as positive."""
@@ -42,9 +36,6 @@ _SHAPE, _FLAT = "int8_shape_", "int8_flat_"
 
 _ELEMENT_BY_ELEMENT = ("Add", "Sum", "LayerNormalization", "Gelu", "BiasGelu", "FastGelu")
 """Operators that work on vectors of `width`, however many axes stand before that one."""
-
-_GELUS = ("Gelu", "BiasGelu", "FastGelu")
-_ATTENTION = "MultiHeadAttention"
 
 SHORT = 200
 """Tokens of a window up to which attention is faster with all its scores at once than block by block: they
@@ -67,12 +58,12 @@ def per_token(model: Any, observed: Mapping[str, Observed], *, reduce_range: boo
     made_by = {output: node.op_type for node in graph.graph.node for output in node.output}
     smoothing = {
         name: factors
-        for name, factors in _smoothing(graph, list(found.values()), observed).items()
+        for name, factors in smoothing_factors(graph, list(found.values()), observed).items()
         # GELU's outputs are the widest: to divide them costs more than it brings
-        if made_by.get(name) not in _GELUS
+        if made_by.get(name) not in GELUS
     }
     codes = WeightCodes(graph, observed, smoothing, LARGEST_SAFE_CODE if reduce_range else LARGEST_CODE)
-    values = _divided_values(graph, found, smoothing)
+    values = divided_values(graph, found, smoothing)
     rows = _TokenRows(graph, codes, made_by, values)
     for node in graph.graph.node:
         product = found.get(node.output[0]) if node.output else None
@@ -98,7 +89,7 @@ def without_padding(model: Any) -> Any:
     graph = Editor(model)
     known = False
     for node in graph.graph.node:
-        if node.op_type != _ATTENTION or not _has_three_forms(graph, node):
+        if node.op_type != ATTENTION or not _has_three_forms(graph, node):
             graph.keep(node)
             continue
         if not known:
@@ -177,13 +168,13 @@ def _at_once(graph: Editor, node: Any, output: str) -> list[Any]:
     ]
 
 
-def _keep(graph: Editor, node: Any, values: Mapping[str, _Values]) -> None:
+def _keep(graph: Editor, node: Any, values: Mapping[str, DividedValues]) -> None:
     """Append a node that is no product: with the divided values' bias, and GELU in its quicker form."""
     graph.keep(node)
     copy = graph.nodes[-1]
-    if copy.op_type == _ATTENTION and copy.output[0] in values and values[copy.output[0]].bias:
+    if copy.op_type == ATTENTION and copy.output[0] in values and values[copy.output[0]].bias:
         copy.input[3] = values[copy.output[0]].bias
-    if copy.op_type in _GELUS and copy.domain == "com.microsoft":
+    if copy.op_type in GELUS and copy.domain == "com.microsoft":
         # by tanh (Hendrycks and Gimpel 2016): off by 5e-4 at most, a tenth of what a code of int8 is wide
         copy.op_type = "FastGelu"
 
@@ -262,62 +253,6 @@ def _flat_inputs(graph: Editor, node: Any, twins: Mapping[str, tuple[str, str]])
     return flat if any(name in twins for name in node.input) else []
 
 
-# -------------------------------------------------------------------------------------------- smoothing
-
-
-def _smoothing(
-    graph: Editor, found: Sequence[Product], observed: Mapping[str, Observed]
-) -> dict[str, Float32]:
-    """SmoothQuant's factors per activation; none where a matrix is shared by several (ALBERT's layers)."""
-    readers = Counter(weight for _, weight in {(p.activation, p.weight) for p in found})
-    factors = {}
-    for activation in dict.fromkeys(product.activation for product in found):
-        weights = [p.weight for p in found if p.activation == activation]
-        if any(readers[weight] > 1 for weight in weights):
-            continue
-        strongest = np.max([np.abs(graph.value(weight)).max(axis=1) for weight in weights], axis=0)
-        tiny = 1e-5
-        raw = (observed[activation].largest + tiny) ** SMOOTHING / (strongest + tiny) ** (1 - SMOOTHING)
-        factors[activation] = (raw / np.exp(np.log(raw).mean())).astype(np.float32)
-    return factors
-
-
-@dataclass(frozen=True, slots=True)
-class _Values:
-    """Attention's values, whose product gives them divided by `factors`; `bias` is attention's, divided."""
-
-    product: str
-    factors: Float32
-    bias: str
-
-
-def _divided_values(
-    graph: Editor, found: Mapping[str, Product], smoothing: Mapping[str, Float32]
-) -> dict[str, _Values]:
-    """By attention's output: where its smoothing can be had for nothing.
-
-    Attention takes means of the values, channel by channel. So instead of its output the values are divided,
-    and these are a product, whose scale does it.
-    """
-    uses = Counter(name for node in graph.graph.node for name in node.input)
-    divided_values = {}
-    for node in graph.graph.node:
-        if node.op_type != _ATTENTION or node.output[0] not in smoothing:
-            continue
-        factors, values = smoothing[node.output[0]], node.input[2]
-        if values not in found or uses[values] != 1 or uses[node.output[0]] != 1:
-            continue
-        bias = node.input[3] if len(node.input) > 3 else ""
-        if bias:
-            if bias not in graph.constants:
-                continue
-            divided = graph.value(bias).copy()
-            divided[-len(factors) :] /= factors  # those of query, key and value, one after the other
-            bias = graph.constant(f"{bias}_divided", divided)
-        divided_values[node.output[0]] = _Values(values, factors, bias)
-    return divided_values
-
-
 # --------------------------------------------------------------------------------------- token by token
 
 
@@ -337,7 +272,11 @@ class _TokenRows:
     """
 
     def __init__(
-        self, graph: Editor, codes: WeightCodes, made_by: Mapping[str, str], values: Mapping[str, _Values]
+        self,
+        graph: Editor,
+        codes: WeightCodes,
+        made_by: Mapping[str, str],
+        values: Mapping[str, DividedValues],
     ) -> None:
         self._graph = graph
         self._codes = codes
@@ -380,7 +319,7 @@ class _TokenRows:
         if factors is not None and name not in self._is_smooth:
             inverse = graph.constant(f"{short}_smoothing", (1 / factors).astype(np.float32))
             values = graph.add("Mul", [values, inverse], [f"{short}_smooth"])
-        if self._made_by.get(name) in _GELUS:
+        if self._made_by.get(name) in GELUS:
             size, zero, steps = values, GELU_ZERO, 255 - GELU_ZERO
         else:
             size, zero, steps = graph.add("Abs", [values], [f"{short}_size"]), LARGEST_CODE + 1, LARGEST_CODE

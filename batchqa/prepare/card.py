@@ -58,12 +58,13 @@ def _decision(manifest: Manifest) -> str:
 
 def _variant(variant: Variant) -> str:
     figures = variant.verification
+    arithmetic = f" in {figures['arithmetic']}" if "arithmetic" in figures else ""
     verified = (
         f"Verified beside the original in PyTorch, on {figures['rows']} rows of {figures['verified_on']}, "
-        f"with {figures['verified_with']}:"
+        f"with {figures['verified_with']}{arithmetic}:"
     )
     lines = [
-        f"### {variant.precision}",
+        f"### {variant.file}",
         f"For {', '.join(variant.devices)} with {', '.join(variant.engines)}: {figures['scheme']}.",
         _PRODUCTS.get(variant.weight_bits or 0, ""),
         verified,

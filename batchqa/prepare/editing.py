@@ -11,6 +11,13 @@ import numpy.typing as npt
 
 from .extras import load
 
+ATTENTION = "MultiHeadAttention"
+GELUS = ("Gelu", "BiasGelu", "FastGelu")
+"""What fusion makes of attention and of GELU; GELU may add its bias itself."""
+
+GELU_FLOOR = 0.17
+"""GELU is never below -0.17, so its outputs need few of the negative codes."""
+
 LEAST_WIDTH = 16
 """Matrices with fewer outputs are left alone: the two logits of the head are all that is narrower."""
 

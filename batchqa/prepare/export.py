@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,7 +49,7 @@ from batchqa.steps.inference import openvino_is_installed
 from batchqa.steps.reading import ColumnPlan, pieces
 from batchqa.steps.windowing import Windower, learn_layout, open_tokenizer
 
-from . import by_token, graphs, quantize
+from . import by_token, by_token_openvino, graphs, quantize
 from .abstention import Abstains, decide, probe
 from .card import model_card
 from .checkpoint import HUB_ID, Checkpoint, fetch, open_checkpoint, write_tokenizer
@@ -357,6 +357,7 @@ class _Making:
         short = shortfall(fast, self.min_agreement, self.max_f1_drop, independent=True)
         if short is None:
             self._keep(variant, fast)
+            self._add_int8_of_openvino(fused.model, observed, said)
             return
         scheme = f"int8 weights, computed in float32, {said}"
         form = _Form("int8", scheme, ("cpu",), ("onnxruntime",), 0)
@@ -375,6 +376,32 @@ class _Making:
             f"{exact.agreement:.2%} of the answers at "
             f"{exact.windows_per_second / fast.windows_per_second:.2f} times its speed{short.advice}"
         )
+
+    def _add_int8_of_openvino(self, fused: Any, observed: Mapping[str, quantize.Observed], said: str) -> None:
+        """The same products for OpenVINO, where it is installed and keeps the limits; else none."""
+        if not openvino_is_installed():
+            return
+        beside = self.folder / self.manifest.variants[-1].file
+        file = beside.with_suffix(".openvino.onnx")
+        graph = by_token_openvino.per_token_openvino(fused, observed, reduce_range=self.reduce_range)
+        size = graphs.save(graph, file, beside)
+        bits = 7 if self.reduce_range else 8
+        variant = Variant("int8", file.name, ("cpu",), ("openvino",), weight_bits=bits)
+        bundle = replace(self.bundle, manifest=replace(self.manifest, variants=(variant,)))
+        self.say(f"{self.checkpoint.name}: verifying int8 for OpenVINO")
+        try:
+            found = compare_openvino(bundle, variant, self.table, self.original, self.verified_on)
+            short = shortfall(found, self.min_agreement, self.max_f1_drop, independent=True)
+            why = f"it {short.why}" if short else ""
+        except ModelError as error:
+            why = str(error)
+        if why:
+            file.unlink()
+            self.say(f"{self.checkpoint.name}: no int8 for OpenVINO: {why}")
+            return
+        scheme = f"int8 weights of {bits} bits and int8 activations with a scale per token, {said}"
+        figures = {"scheme": scheme, **found.figures, "megabytes": size / 1e6}
+        self._keep(replace(variant, verification=figures), found)
 
     def _measure(self, form: _Form, graph: Any) -> tuple[Variant, Comparison]:
         """Write the variant's file, and compare it with the original on the road."""

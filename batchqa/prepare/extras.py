@@ -12,7 +12,16 @@ from typing import Any
 
 from batchqa.errors import ModelError
 
-LIBRARIES = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime", "tokenizers")
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "optimum",
+    "optimum-onnx",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "tokenizers",
+)
 """What a bundle's maker depends on; their versions are written into bundle.json."""
 
 

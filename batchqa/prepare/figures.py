@@ -17,6 +17,9 @@ HEADING = "## How good its answers are"
 
 XQUAD = ("en", "es", "ar", "zh")
 BY = ("question_word", "context_length")
+ENGINE = "onnxruntime"
+"""The one that every user has."""
+
 SHARES = range(10, 101, 10)
 """Of the rows, in percent."""
 
@@ -35,10 +38,21 @@ def add_figures(folder: Path, data: Path) -> None:
     bundle = open_bundle(folder)
     with TemporaryDirectory(prefix="batchqa-figures-") as work:
         found = evaluate(
-            dev, model=folder, annotated=Path(work) / "dev.parquet", by=BY, tune=Path(work) / "tuned"
+            dev,
+            model=folder,
+            annotated=Path(work) / "dev.parquet",
+            by=BY,
+            tune=Path(work) / "tuned",
+            engine=ENGINE,
         )
         languages = [
-            evaluate(file, model=folder, language=language, annotated=Path(work) / f"{language}.parquet")
+            evaluate(
+                file,
+                model=folder,
+                language=language,
+                annotated=Path(work) / f"{language}.parquet",
+                engine=ENGINE,
+            )
             for language, file in zip(XQUAD, others, strict=True)
         ]
     card = (folder / CARD).read_text(encoding="utf-8").partition(HEADING)[0].rstrip()

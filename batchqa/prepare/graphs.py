@@ -24,6 +24,9 @@ OUTPUTS = ("start_logits", "end_logits")
 FUSION_TOLERANCE = 1e-3
 """Largest logit difference between a graph and its fused form; more means that the fusion is wrong."""
 
+LEAST_SHARED = 65_536
+"""Bytes of a tensor from which on it is not stored a second time."""
+
 _ATTENTION = ("Attention", "MultiHeadAttention")
 
 
@@ -88,8 +91,7 @@ def fuse(graph: Any, checkpoint: Checkpoint, feeds: Sequence[Feed], *, for_int8:
         options.enable_skip_layer_norm = options.enable_bias_skip_layer_norm = False
         options.enable_embed_layer_norm = False
     layers = checkpoint.layers
-    plain = type(graph)()
-    plain.CopyFrom(graph)
+    plain = _copy(graph)
     try:
         with quiet():
             optimized = optimizer.optimize_model(
@@ -112,8 +114,7 @@ def fuse(graph: Any, checkpoint: Checkpoint, feeds: Sequence[Feed], *, for_int8:
 def half(graph: Any) -> Any:
     """The graph in float16, with inputs and outputs as they were: what a CUDA device runs fastest."""
     convert = load("onnxruntime.transformers.float16").convert_float_to_float16
-    copy = type(graph)()
-    copy.CopyFrom(graph)
+    copy = _copy(graph)
     _constants_to_initializers(copy)
     kept = _position_buckets(copy)
     with quiet():
@@ -147,12 +148,32 @@ def _constants_to_initializers(graph: Any) -> None:
         graph.graph.node.remove(node)
 
 
-def save(graph: Any, target: Path) -> None:
-    """Write a graph to `target`, with its weights inside the file (protobuf's limit is 2 GB)."""
+def save(graph: Any, target: Path, beside: Path | None = None) -> int:
+    """Write a graph to `target`, with its weights inside the file (protobuf's limit is 2 GB).
+
+    `beside` is another model in the same folder: matrices that stand in it too, byte for byte, are read from
+    there (as ONNX's external data). Returns the bytes of the file and of what it reads from `beside`.
+    """
     onnx = load("onnx")
     if graph.ByteSize() >= 2**31:
         raise ModelError(f"{target.name} would be larger than 2 GB; export a smaller model")
+    size = int(graph.ByteSize())
+    if beside is not None:
+        graph, content = _copy(graph), beside.read_bytes()
+        for tensor in graph.graph.initializer:
+            found = content.find(tensor.raw_data) if len(tensor.raw_data) >= LEAST_SHARED else -1
+            if found >= 0:
+                length = len(tensor.raw_data)
+                onnx.external_data_helper.set_external_data(tensor, beside.name, found, length)
+                tensor.ClearField("raw_data")
     onnx.save(graph, str(target))
+    return size
+
+
+def _copy(graph: Any) -> Any:
+    copy = type(graph)()
+    copy.CopyFrom(graph)
+    return copy
 
 
 def session(graph: Any, threads: int = 0) -> Any:

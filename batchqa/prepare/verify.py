@@ -189,7 +189,7 @@ def onnx_scorer(bundle: Bundle, precision: str, threads: int | None = None) -> O
     A float16 graph runs on the CPU too: in float32, rounded to float16 between operators.
     """
     manifest = bundle.manifest
-    (variant,) = (variant for variant in manifest.variants if variant.precision == precision)
+    variant = next(v for v in manifest.variants if v.precision == precision and "onnxruntime" in v.engines)
     model, threads = bundle.model(variant), threads or cpu_quota()
     if "cpu" not in variant.devices and cuda_is_available():
         with suppress(DeviceError):

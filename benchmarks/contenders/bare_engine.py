@@ -1,7 +1,8 @@
 """The limit of an engine: batches that are ready in memory, sorted by length; nothing else is done.
 
 `--model` is a bundle and `--batch` the budget in tokens, as for `batchqa_run.py`; `--engine` chooses the
-engine. With `--precision bf16` OpenVINO runs the fp32 variant in bfloat16.
+engine. With `--precision bf16` OpenVINO runs the fp32 variant in bfloat16, with `int8` that of int8, and
+around its products what the processor does best.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from batchqa.bundle import open_bundle
 from batchqa.records import Chunk, Cursor, Rows
 from batchqa.settings import RunSettings
 from batchqa.steps.batching import padded_batches
-from batchqa.steps.inference import Crew, portions
+from batchqa.steps.inference import Crew, best_arithmetic, portions
+from batchqa.steps.inference.openvino_scorer import MULTIPLE
 
 options = arguments()
 rows = read_rows(options.rows)
@@ -52,10 +54,10 @@ def load() -> tuple[Callable[[list[Batch]], object], list[Batch]]:
     (whole,) = padded_batches(windows, budget=10**9)
     arrays = (whole.input_ids, whole.attention_mask, whole.token_type_ids)
     (engine, *_) = annotator.scorer.members if isinstance(annotator.scorer, Crew) else (annotator.scorer,)
-    unpadded = options.engine == "onnxruntime" and engine.unpadded
+    alike = engine.alike if options.engine == "onnxruntime" else MULTIPLE
     batches = [
         tuple(np.ascontiguousarray(array[part]) for array in arrays)
-        for part in portions(whole.attention_mask, options.batch, unpadded=unpadded)
+        for part in portions(whole.attention_mask, options.batch, alike=alike)
     ]
     score_all = _openvino(options.model) if options.engine == "openvino" else _onnxruntime(annotator)
     score_all(batches[: 2 * options.threads])  # the first run of a session allocates what later ones reuse
@@ -68,16 +70,17 @@ def _onnxruntime(annotator: Annotator) -> Callable[[list[Batch]], object]:
 
 
 def _openvino(folder: Path) -> Callable[[list[Batch]], object]:
-    """OpenVINO by itself, on the bundle's fp32 file: a stream for each thread, fed asynchronously."""
+    """OpenVINO by itself, on one of the bundle's files: a stream for each thread, fed asynchronously."""
     import openvino as ov
 
     bundle = open_bundle(folder)
-    variant = next(variant for variant in bundle.manifest.variants if variant.precision == "fp32")
+    variant = bundle.choose("cpu", "openvino", "int8" if options.precision == "int8" else "fp32")
+    arithmetic = {"fp32": "f32", "bf16": "bf16", "int8": best_arithmetic()}[options.precision]
     compiled = ov.Core().compile_model(
         str(bundle.model(variant)),
         "CPU",
         {
-            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[options.precision],
+            "INFERENCE_PRECISION_HINT": arithmetic,
             "INFERENCE_NUM_THREADS": options.threads,
             "NUM_STREAMS": options.threads,
         },

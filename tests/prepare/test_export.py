@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from batchqa.annotator import Annotator
 from batchqa.bundle import CARD, Variant, open_bundle
 from batchqa.errors import ModelError, PreconditionError, SettingsError
+from batchqa.prepare import export as exporting
 from batchqa.prepare.export import export
 from batchqa.prepare.passages import everything
-from tests.models import FAMILIES
+from tests.models import FAMILIES, SENTENCES
 from tests.reference import reference_answers
 
 pytest.importorskip("torch")
@@ -169,3 +173,54 @@ def test_an_engine_stands_in_a_bundle_only_if_it_was_verified_here(
         assert "and not taken" in (tmp_path / "bad" / CARD).read_text("utf-8")
     monkeypatch.setattr("batchqa.prepare.export.openvino_is_installed", lambda: False)
     assert variant("without", 0.0).engines == ("onnxruntime",)
+
+
+def test_int8_for_openvino_reads_its_matrices_from_the_file_beside_and_answers_whatever_the_batch(
+    checkpoints: Callable[[str], Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("openvino", reason="needs the extra `openvino`")
+    path = tmp_path / "b"
+    first, second = export(str(checkpoints("bert-uncased")), path, min_agreement=0.0).variants
+
+    assert (first.precision, first.engines) == ("int8", ("onnxruntime",))
+    assert (second.precision, second.engines) == ("int8", ("openvino",))
+    assert (path / second.file).stat().st_size < 0.8 * open_bundle(path).size(second)
+    assert second.verification["changed_by_batching"] == 0
+    arithmetic = second.verification["arithmetic"]
+    card = (path / CARD).read_text("utf-8")
+    assert f"### {second.file}" in card
+    assert f"with openvino on cpu in {arithmetic}:" in card
+
+    table = pa.table(
+        {"context": [f"{text} {text}" for text in SENTENCES], "question": ["who?"] * len(SENTENCES)}
+    )
+    options: dict[str, Any] = {"device": "cpu", "in_process": True, "engine": "openvino", "variant": "int8"}
+    small = Annotator(path, batch_tokens=64, threads=1, **options)
+    assert small.resolved.arithmetic == arithmetic
+    expected, given = small.annotate(table), Annotator(path, batch_tokens=2048, **options).annotate(table)
+    assert given.equals(expected)
+    assert expected["qa_error"].null_count == len(table)
+
+
+@pytest.mark.parametrize("why", ["below its limits", "cannot be loaded", "not installed"])
+def test_without_a_good_int8_for_openvino_a_bundle_has_onnxruntimes_alone(
+    checkpoints: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    pytest.importorskip("openvino", reason="needs the extra `openvino`")
+    said: list[str] = []
+    compared = exporting.compare_openvino
+
+    def poor(*arguments: Any) -> Any:
+        if why == "cannot be loaded":
+            raise ModelError("no such operator")
+        return replace(compared(*arguments), agreement=-1.0)
+
+    monkeypatch.setattr(exporting, "compare_openvino", poor)
+    if why == "not installed":
+        monkeypatch.setattr(exporting, "openvino_is_installed", lambda: False)
+    export(str(checkpoints("bert-uncased")), tmp_path / "b", min_agreement=0.0, on_progress=said.append)
+
+    assert [v.engines for v in open_bundle(tmp_path / "b").manifest.variants] == [("onnxruntime",)]
+    lines = [line for line in said if "no int8 for OpenVINO" in line]
+    assert len(lines) == (0 if why == "not installed" else 1)
+    assert all("--min-agreement" in line or "no such operator" in line for line in lines)

@@ -11,6 +11,7 @@ import pytest
 from batchqa.bundle import MANIFEST, open_bundle, sealed
 from batchqa.errors import ModelError
 from batchqa.prepare.export import export
+from batchqa.steps.inference import openvino_is_installed
 
 pytest.importorskip("torch")
 pytest.importorskip("optimum.exporters.onnx")
@@ -21,6 +22,7 @@ FILES = (
     "model.fp16.onnx",
     "model.fp32.onnx",
     "model.int8.onnx",
+    *(["model.int8.openvino.onnx"] if openvino_is_installed() else []),
     "tokenizer.json",
 )
 PLACES = 40

@@ -15,7 +15,7 @@ import onnxruntime
 import orjson
 import pytest
 
-from batchqa.prepare import by_token, editing, graphs, quantize
+from batchqa.prepare import by_token, by_token_openvino, editing, graphs, quantize
 from batchqa.prepare.checkpoint import open_checkpoint
 
 pytest.importorskip("optimum.exporters.onnx")
@@ -43,7 +43,26 @@ def prepared(
         fused = graphs.fuse(graph, checkpoint, [feed], for_int8=True)
         assert fused.kept
         assert fused.attentions == 2
+        _as_if_trained(fused.model)
         yield Prepared(fused.model, quantize.observe(fused.model, [feed]), feed)
+
+
+def _as_if_trained(graph: Any) -> None:
+    """Give a fresh model's graph what only training brings: biases, and channels of unlike size."""
+    rng = np.random.default_rng(5)
+    wide = {
+        product.weight for product in editing.products(graph.graph) if "intermediate" in product.node.name
+    }
+    assert wide
+    for tensor in graph.graph.initializer:
+        value = onnx.numpy_helper.to_array(tensor)
+        if tensor.name in wide:
+            changed = value * np.exp(rng.normal(size=value.shape[1]))
+        elif value.ndim == 1 and value.dtype == np.float32 and "LayerNorm" not in tensor.name:
+            changed = value + rng.normal(scale=0.3, size=value.shape)
+        else:
+            continue
+        tensor.CopyFrom(onnx.numpy_helper.from_array(changed.astype(np.float32), tensor.name))
 
 
 def _logits(graph: Any, feed: dict[str, Any]) -> np.ndarray:
@@ -55,14 +74,18 @@ def test_every_int8_form_stays_near_the_float_graph(prepared: Prepared) -> None:
     for make in (
         quantize.weights_only,
         by_token.per_token,
+        by_token_openvino.per_token_openvino,
     ):
         got = _logits(make(prepared.graph, prepared.observed), prepared.feed)
         error = np.abs(got[:, prepared.feed["attention_mask"] > 0] - expected)
         assert 0 < error.max() < 0.1 * np.ptp(expected)
 
 
-def test_a_windows_logits_do_not_depend_on_its_neighbours_or_padding(prepared: Prepared) -> None:
-    graph = by_token.per_token(prepared.graph, prepared.observed)
+@pytest.mark.parametrize("make", [by_token.per_token, by_token_openvino.per_token_openvino])
+def test_a_windows_logits_do_not_depend_on_its_neighbours_or_padding(
+    prepared: Prepared, make: Callable[..., Any]
+) -> None:
+    graph = make(prepared.graph, prepared.observed)
 
     together = _logits(graph, prepared.feed)[:, 1, :25]
     alone = _logits(graph, {name: value[1:, :25] for name, value in prepared.feed.items()})[:, 0]
@@ -154,7 +177,7 @@ def test_a_windows_logits_are_the_same_bits_beside_others_of_its_length(
 
 
 def test_the_int8_forms_store_no_wide_matrix(prepared: Prepared) -> None:
-    for make in (quantize.weights_only, by_token.per_token):
+    for make in (quantize.weights_only, by_token.per_token, by_token_openvino.per_token_openvino):
         wide = [
             tensor.name
             for tensor in make(prepared.graph, prepared.observed).graph.initializer
@@ -162,6 +185,34 @@ def test_the_int8_forms_store_no_wide_matrix(prepared: Prepared) -> None:
             if min(tensor.dims) >= editing.LEAST_WIDTH and np.prod(tensor.dims) < quantize.LEAST_TABLE
         ]
         assert all("embeddings" in name for name in wide)
+
+
+def test_codes_without_a_sign_have_no_value_below_zero_to_code(prepared: Prepared) -> None:
+    graph = by_token_openvino.per_token_openvino(prepared.graph, prepared.observed)
+    raised = [node.output[0] for node in graph.graph.node if node.output[0].startswith("int8_")]
+    raised = [name for name in raised if name.endswith("_raised")]
+    assert len(raised) == 2  # GELU's output in each layer
+    graph.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in raised
+    )
+    for values in graphs.session(graph, threads=1).run(raised, prepared.feed):
+        assert values.min() > -1e-6
+        assert values.min(axis=(0, 1)).max() > 0.01  # raised by no more than it takes
+
+
+def test_what_stands_in_the_file_beside_is_read_from_there(prepared: Prepared, tmp_path: Path) -> None:
+    first = by_token.per_token(prepared.graph, prepared.observed)
+    second = by_token_openvino.per_token_openvino(prepared.graph, prepared.observed)
+    expected = _logits(second, prepared.feed)
+    graphs.save(first, tmp_path / "first.onnx")
+    alone = graphs.save(second, tmp_path / "alone.onnx")
+    together = graphs.save(second, tmp_path / "second.onnx", tmp_path / "first.onnx")
+
+    assert together == alone == (tmp_path / "alone.onnx").stat().st_size
+    assert (tmp_path / "second.onnx").stat().st_size < 0.7 * alone
+    session = onnxruntime.InferenceSession(str(tmp_path / "second.onnx"))
+    np.testing.assert_array_equal(np.stack(session.run(list(graphs.OUTPUTS), prepared.feed)), expected)
+    assert not any(tensor.external_data for tensor in second.graph.initializer)  # the caller's is as it was
 
 
 def test_errors_of_rounding_are_made_up_for_by_later_inputs() -> None:

@@ -79,16 +79,21 @@ def test_a_window_that_never_fits_is_oom_and_its_neighbours_are_scored() -> None
     np.testing.assert_array_equal(logits.start[kept], batch.input_ids[kept])
 
 
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 200), st.booleans())
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=30),
+    st.integers(1, 200),
+    st.sampled_from([None, 1, 16]),
+)
 def test_portions_hold_every_token_once_and_stay_within_the_budget(
-    lengths: list[int], budget: int, unpadded: bool
+    lengths: list[int], budget: int, alike: int | None
 ) -> None:
     mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
     seen = np.zeros_like(mask)
-    for part in portions(mask, budget, unpadded=unpadded):
+    for part in portions(mask, budget, alike=alike):
         assert mask[part].size <= budget or len(mask[part]) == 1
         assert mask[part].any(axis=0).all()  # no column of padding only
-        assert mask[part].all() or not unpadded
+        of_one = mask[part].sum(axis=1)
+        assert alike is None or len(set(-(-of_one // alike))) == 1
         seen[part] += mask[part]
     np.testing.assert_array_equal(seen, mask)
 

@@ -46,14 +46,15 @@ class OnnxScorer:
         self._outputs = list(outputs)
         self._session = _open_session(model, device, threads)
         self._inputs = _check_signature(self._session, model, inputs, outputs)
-        self.unpadded = self._session.get_modelmeta().custom_metadata_map.get(UNPADDED) == "true"
+        is_unpadded = self._session.get_modelmeta().custom_metadata_map.get(UNPADDED) == "true"
+        self.alike = 1 if is_unpadded else None
 
     def score(
         self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64, budget: int | None = None
     ) -> tuple[Float32, Float32]:
         """See SpanScorer.score."""
         return score_in_portions(
-            self._run, input_ids, attention_mask, token_type_ids, budget, unpadded=self.unpadded
+            self._run, input_ids, attention_mask, token_type_ids, budget, alike=self.alike
         )
 
     def _run(self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64) -> tuple[Float32, Float32]:

@@ -3,12 +3,12 @@
 Two things are not OpenVINO's defaults, and both are there so that a row's answer does not depend on its
 neighbours (measured with OpenVINO 2026.4 on AVX-512; `docs/decisions/0002-openvino.md`):
 
-- Batches are padded to a multiple of 16 tokens or more. The soft-max adds up whole vectors of 16 lanes first
-  and the rest after them, so the last bits of a window depend on how many tokens its batch has beyond a
-  multiple; in bfloat16 such a bit grows to 0.1 in a logit. Between two multiples nothing differs, to the bit.
+- A window is padded to the next multiple of 16 tokens, and only windows for which that is the same go
+  together. So what a window's logits are computed from is decided by its own length: the last bits of a
+  soft-max depend on how many tokens it goes over, and in bfloat16 such a bit grows to 0.1 in a logit.
 - What the model computes in (`arithmetic`) is asked for by name, and checked.
 
-Both are tried out when the model is loaded: a model whose logits depend on the batch is not used.
+A model is tried out when it is loaded: one whose logits depend on the batch all the same is not used.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from .scoring import OutOfMemoryError, score_in_portions
 Arithmetic = Literal["f32", "bf16"]
 """What the matrix products' factors are: float32, or bfloat16 with sums in float32."""
 
-MULTIPLES = (16, 32, 64)
-"""Lengths to pad to, in tokens; the first with which logits do not depend on the batch is taken."""
+MULTIPLE = 16
+"""To what lengths are padded, in tokens: fewer lengths make larger batches."""
 
 TOLERANCE = 1e-4
 """By how much a logit may depend on the batch (the contract's equality)."""
 
-PROBED_LENGTHS = (7, 41, 90, 110, 131)
-"""Windows with which the dependence is looked for: none a multiple of anything, as real ones."""
+PROBED_LENGTHS = (7, 41, 44, 47, 90, 110, 111, 131)
+"""Windows with which the dependence is looked for: some that go together, none a multiple of anything."""
 
 _OUT_OF_MEMORY = re.compile(r"allocate|out of memory|bad_alloc", re.IGNORECASE)
 
@@ -76,19 +76,23 @@ class OpenVinoScorer:
         """
         self.arithmetic = arithmetic
         self._longest = longest
-        self._multiple = MULTIPLES[0]
         self._inputs = list(inputs)
         graph, compiled = _compiled(model, inputs, outputs, threads, arithmetic)
         self._vocabulary = _vocabulary(graph)
         self._request = compiled.create_infer_request()
         self._outputs = [compiled.output(name) for name in outputs]
-        self._multiple = self._independent_multiple(model)
+        worst = self._dependence()
+        if worst > TOLERANCE:
+            raise ModelError(
+                f"{model} in {arithmetic} on openvino gives logits that differ by {worst:.2g} with the batch "
+                "that a row is in; take --engine onnxruntime"
+            )
 
     def score(
         self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64, budget: int | None = None
     ) -> tuple[Float32, Float32]:
         """See SpanScorer.score."""
-        return score_in_portions(self._run, input_ids, attention_mask, token_type_ids, budget)
+        return score_in_portions(self._run, input_ids, attention_mask, token_type_ids, budget, alike=MULTIPLE)
 
     def _run(self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64) -> tuple[Float32, Float32]:
         # an id that the table does not have is read as zeros, without a word
@@ -115,22 +119,10 @@ class OpenVinoScorer:
     def _padded(self, array: Int64) -> Int64:
         """The array with columns of zeros (masked) up to the next multiple, or to the model's limit."""
         tokens = array.shape[1]
-        wanted = -(-tokens // self._multiple) * self._multiple
+        wanted = -(-tokens // MULTIPLE) * MULTIPLE
         if self._longest is not None:
             wanted = max(min(wanted, self._longest), tokens)
         return np.pad(array, ((0, 0), (0, wanted - tokens)))
-
-    def _independent_multiple(self, model: Path) -> int:
-        """The smallest multiple with which windows have the same logits alone and in a batch."""
-        worst = 0.0
-        for self._multiple in MULTIPLES:
-            worst = self._dependence()
-            if worst <= TOLERANCE:
-                return self._multiple
-        raise ModelError(
-            f"{model} in {self.arithmetic} on openvino gives logits that differ by {worst:.2g} with the "
-            "batch that a row is in; take --engine onnxruntime"
-        )
 
     def _dependence(self) -> float:
         """The largest difference of a logit between a window alone and the same window in a batch."""

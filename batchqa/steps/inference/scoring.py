@@ -52,25 +52,29 @@ def score_in_portions(
     token_type_ids: Int64,
     budget: int | None,
     *,
-    unpadded: bool = False,
+    alike: int | None = None,
 ) -> tuple[Float32, Float32]:
     """What SpanScorer.score does, with `run` for each portion; see `portions`."""
     start, end = np.zeros((2, *input_ids.shape), dtype=np.float32)
-    for part in portions(attention_mask, budget or input_ids.size, unpadded=unpadded):
+    for part in portions(attention_mask, budget or input_ids.size, alike=alike):
         start[part], end[part] = run(input_ids[part], attention_mask[part], token_type_ids[part])
     return start, end
 
 
-def portions(attention_mask: Int64, budget: int, *, unpadded: bool = False) -> Iterator[tuple[slice, slice]]:
+def portions(
+    attention_mask: Int64, budget: int, *, alike: int | None = None
+) -> Iterator[tuple[slice, slice]]:
     """Neighbouring windows, and as many tokens as their longest has, within `budget` tokens.
 
-    `unpadded` puts windows of one length only together. A longer window is a portion by itself.
+    `alike` puts only windows together whose lengths are equal, rounded up to a multiple of it. A window
+    longer than the budget is a portion by itself.
     """
     lengths = np.maximum(attention_mask.sum(axis=1), 1).tolist()
     first, longest = 0, 0
     for row, length in enumerate(lengths):
         wider = max(longest, length)
-        if row > first and (wider * (row + 1 - first) > budget or (unpadded and length != longest)):
+        differs = alike is not None and -(-length // alike) != -(-longest // alike)
+        if row > first and (wider * (row + 1 - first) > budget or differs):
             yield slice(first, row), slice(0, longest)
             first, wider = row, length
         longest = wider

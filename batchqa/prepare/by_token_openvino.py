@@ -1,0 +1,151 @@
+"""ONNX graph in float32 -> ONNX graph with int8 products for OpenVINO, each token scaled by itself.
+
+The same products as in `by_token.py`, in ONNX's own operators. OpenVINO (2026.4) makes int8 products of
+codes whose bounds are constant, so a token is divided by its scale first, and coded in whole steps. What it
+computes around the products, float32 or bfloat16, is chosen when it loads the file.
+docs/decisions/0007-int8-openvino.md has what each part is worth.
+
+OpenVINO goes over an activation once for a whole chain of element by element operators. So GELU's outputs are
+smoothed at no cost, as onnxruntime's could not be; and they are raised by their floor, so that all codes are
+used, which the product's bias takes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from batchqa.records import Float32
+
+from .by_token import LARGEST_SAFE_CODE
+from .editing import ATTENTION, GELU_FLOOR, GELUS, Editor, Product, products
+from .quantize import LARGEST_CODE, Observed, WeightCodes, shrink_tables
+from .smoothing import DividedValues, divided_values, smoothing_factors
+
+LARGEST_UNSIGNED = 255
+
+TINY = 1e-9
+"""The least scale: a token of zeros is not divided by zero."""
+
+
+def per_token_openvino(model: Any, observed: Mapping[str, Observed], *, reduce_range: bool = False) -> Any:
+    """A copy of `model` whose matrix products are int8 in OpenVINO, each token scaled by itself.
+
+    Only activations in `observed` are quantized. `reduce_range` gives weights 7 bits, for processors without
+    VNNI and AMX.
+    """
+    graph = Editor(model)
+    graph.needs_opset(13)  # QuantizeLinear with an axis
+    found = {
+        product.node.output[0]: product for product in products(graph.graph) if product.activation in observed
+    }
+    gelus = {node.output[0] for node in graph.graph.node if node.op_type in GELUS}
+    smoothing = smoothing_factors(graph, list(found.values()), observed)
+    codes = WeightCodes(graph, observed, smoothing, LARGEST_SAFE_CODE if reduce_range else LARGEST_CODE)
+    values = divided_values(graph, found, smoothing)
+    writer = _Writer(graph, codes, gelus, values)
+    for node in graph.graph.node:
+        product = found.get(node.output[0]) if node.output else None
+        if product is not None:
+            writer.multiply(product)
+        elif node.op_type == ATTENTION:
+            _add_bias_before(graph, node, values)
+        else:
+            graph.keep(node)
+    shrink_tables(graph)
+    return graph.finish()
+
+
+def _add_bias_before(graph: Editor, node: Any, values: Mapping[str, DividedValues]) -> None:
+    """Append attention with its bias added to query and value, in one pass with the products' scales.
+
+    Key's bias adds the same number to all scores of a query, which soft-max does not see.
+    """
+    graph.keep(node)
+    copy, out = graph.nodes[-1], node.output[0]
+    bias = node.input[3] if len(node.input) > 3 else ""
+    if out in values and values[out].bias:
+        bias = values[out].bias
+    if bias not in graph.constants:
+        return
+    graph.nodes.pop()
+    of_query, _, of_value = np.split(graph.value(bias), 3)
+    for at, part, added in ((0, "query", of_query), (2, "value", of_value)):
+        constant = graph.constant(f"{bias}_{part}", added)
+        copy.input[at] = graph.add("Add", [node.input[at], constant], [f"{out}_{part}"])
+    copy.input[3] = ""
+    graph.nodes.append(copy)
+
+
+@dataclass(frozen=True, slots=True)
+class _Coded:
+    """An activation in whole steps, (..., width): codes * scale - raised, scale (..., 1), raised (width,)."""
+
+    codes: str
+    scale: str
+    raised: Float32 | None
+
+
+class _Writer:
+    """Writes matrix products whose inputs are coded token by token."""
+
+    def __init__(
+        self, graph: Editor, codes: WeightCodes, gelus: set[str], values: Mapping[str, DividedValues]
+    ) -> None:
+        self._graph = graph
+        self._codes = codes
+        self._gelus = gelus
+        self._divided = {each.product: each.factors for each in values.values()}
+        self._is_smooth = set(values)
+        self._activations: dict[str, _Coded] = {}
+        self._one = graph.constant("int8_one", np.float32(1))
+
+    def multiply(self, product: Product) -> None:
+        """The product of codes and weights, times the token's scale; less what its input was raised by."""
+        graph, out = self._graph, product.node.output[0]
+        weight, scale = self._codes.of(product.weight)
+        if out in self._divided:
+            scale = graph.constant(f"{scale}_divided", graph.value(scale) / self._divided[out])
+        if product.activation not in self._activations:
+            self._activations[product.activation] = self._coded(product.activation)
+        activation = self._activations[product.activation]
+        zeros = graph.constant(f"{weight}_zeros", np.zeros(len(graph.value(scale)), dtype=np.int8))
+        wide = graph.add("DequantizeLinear", [weight, scale, zeros], [f"{out}_weights"], axis=1)
+        steps = graph.add("MatMul", [activation.codes, wide], [f"{out}_steps"])
+        if activation.raised is None:
+            graph.add("Mul", [steps, activation.scale], [out])
+            return
+        excess = activation.raised @ (graph.value(weight).astype(np.float32) * graph.value(scale))
+        raised = graph.add("Mul", [steps, activation.scale], [f"{out}_raised"])
+        graph.add("Sub", [raised, graph.constant(f"{out}_excess", excess)], [out])
+
+    def _coded(self, name: str) -> _Coded:
+        graph, short = self._graph, f"int8_{len(self._activations)}"
+        factors = None if name in self._is_smooth else self._codes.smoothing.get(name)
+        values, raised = name, None
+        if factors is not None:
+            inverse = graph.constant(f"{short}_smoothing", (1 / factors).astype(np.float32))
+            values = graph.add("Mul", [values, inverse], [f"{short}_smooth"])
+        zero: np.uint8 | np.int8
+        if name in self._gelus:
+            raised = np.full(len(self._codes.observed[name].largest), GELU_FLOOR, dtype=np.float32)
+            raised = raised if factors is None else raised / factors
+            values = graph.add("Add", [values, graph.constant(f"{short}_floor", raised)], [f"{short}_raised"])
+            size, zero, steps = values, np.uint8(0), LARGEST_UNSIGNED
+        else:
+            size, zero, steps = graph.add("Abs", [values], [f"{short}_size"]), np.int8(0), LARGEST_CODE
+        last = graph.constant("int8_last", np.array([-1], dtype=np.int64))
+        graph.add("ReduceMax", [size, last], [f"{short}_largest"], keepdims=1)
+        step = graph.constant(f"int8_step_{steps}", np.float32(1 / steps))
+        graph.add("Mul", [f"{short}_largest", step], [f"{short}_step"])
+        tiny = graph.constant("int8_tiny", np.float32(TINY))
+        scale = graph.add("Add", [f"{short}_step", tiny], [f"{short}_scale"])
+        units = graph.add("Div", [values, scale], [f"{short}_units"])
+        zero_code = graph.constant(f"int8_zero_{zero.dtype}", zero)
+        code = graph.add("QuantizeLinear", [units, self._one, zero_code], [f"{short}_code"])
+        return _Coded(
+            graph.add("DequantizeLinear", [code, self._one, zero_code], [f"{short}_steps"]), scale, raised
+        )
