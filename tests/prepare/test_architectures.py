@@ -20,6 +20,7 @@ from batchqa.bundle import Manifest, open_bundle
 from batchqa.cli import export_command
 from batchqa.prepare.export import export
 from batchqa.prepare.verify import Answers, agreement, answer, onnx_scorer
+from batchqa.steps.inference import openvino_is_installed
 from tests.reference import reference_answers
 
 pytest.importorskip("torch")
@@ -60,7 +61,7 @@ def _texts(xquad: Callable[[str], Questions], languages: Sequence[str]) -> list[
 
 def _table_row(architecture: Architecture, manifest: Manifest) -> str:
     """The architecture's line in docs/models.md, from what its bundle says."""
-    schemes = {v.precision: v.verification["scheme"] for v in manifest.variants}
+    schemes = {v.precision: v.verification["scheme"] for v in manifest.variants if "onnxruntime" in v.engines}
     fused = re.search(r"(\d+) of (\d+) attention layers fused", schemes["fp32"])
     assert fused is not None
     types = "yes" if "token_type_ids" in manifest.inputs else "no"
@@ -100,6 +101,9 @@ def test_an_architecture_answers_real_text_as_pytorch_with_transformers_does(
             assert variant.verification["largest_logit_difference"] < architecture.half_differs
         else:
             assert variant.verification["changed_by_batching"] == 0
+    if openvino_is_installed():
+        per_token = [v.engines for v in manifest.variants if v.precision == "int8" and v.weight_bits]
+        assert per_token in ([], [("onnxruntime",), ("openvino",)])
     assert _table_row(architecture, manifest) in DOCUMENT.read_text(encoding="utf-8").splitlines()
 
 
