@@ -103,7 +103,8 @@ def test_an_architecture_answers_real_text_as_pytorch_with_transformers_does(
             assert variant.verification["changed_by_batching"] == 0
     if openvino_is_installed():
         per_token = [v.engines for v in manifest.variants if v.precision == "int8" and v.weight_bits]
-        assert per_token in ([], [("onnxruntime",), ("openvino",)])
+        alone = architecture.model_type == "deberta-v2"  # OpenVINO cannot load its graph
+        assert per_token in ([], [("onnxruntime",)] if alone else [("onnxruntime",), ("openvino",)])
     assert _table_row(architecture, manifest) in DOCUMENT.read_text(encoding="utf-8").splitlines()
 
 
