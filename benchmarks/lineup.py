@@ -78,19 +78,13 @@ def on_gpu(checkpoint: Path, work: Path) -> list[Contender]:
 
 def _openvino(models: Models) -> list[Contender]:
     arithmetic = {"bf16": "bf16", "f32": "fp32"}[best_arithmetic()]
-    return [
-        contender
-        for precision, bundle in (("int8", BUNDLED), (arithmetic, models.fp32_bundle))
-        for contender in (
-            replace(
-                _batchqa(f"batchqa {precision}, OpenVINO", bundle, OPENVINO_TOKENS, precision),
-                engine="openvino",
-            ),
-            replace(
-                _bare(f"bare OpenVINO {precision}", bundle, OPENVINO_TOKENS, precision), engine="openvino"
-            ),
-        )
-    ]
+    contenders = []
+    for precision, bundle in (("int8", BUNDLED), (arithmetic, models.fp32_bundle)):
+        contenders += [
+            _batchqa(f"batchqa {precision}, OpenVINO", bundle, OPENVINO_TOKENS, precision),
+            _bare(f"bare OpenVINO {precision}", bundle, OPENVINO_TOKENS, precision),
+        ]
+    return [replace(contender, engine="openvino") for contender in contenders]
 
 
 def _batchqa(name: str, bundle: Path, tokens: int, precision: str, device: str = "cpu") -> Contender:

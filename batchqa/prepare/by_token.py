@@ -21,12 +21,8 @@ from batchqa.steps.inference import UNPADDED
 
 from .editing import ATTENTION, GELU_FLOOR, GELUS, Editor, Product, products
 from .extras import load
-from .quantize import LARGEST_CODE, Observed, WeightCodes, shrink_tables
+from .quantize import LARGEST_CODE, LARGEST_SAFE_CODE, Observed, WeightCodes, shrink_tables
 from .smoothing import DividedValues, divided_values, smoothing_factors
-
-LARGEST_SAFE_CODE = 64
-"""x86 processors without VNNI and AMX add two neighbouring products of an unsigned and a signed byte in 16
-bits (`vpmaddubsw`), which saturates: 2 * 255 * 127 is too much, 2 * 255 * 64 = 32,640 fits."""
 
 GELU_ZERO = 16
 """The code of zero for GELU's outputs; 128 for all others, which are as often negative as positive."""

@@ -20,9 +20,8 @@ import numpy as np
 
 from batchqa.records import Float32
 
-from .by_token import LARGEST_SAFE_CODE
 from .editing import ATTENTION, GELU_FLOOR, GELUS, Editor, Product, products
-from .quantize import LARGEST_CODE, Observed, WeightCodes, shrink_tables
+from .quantize import LARGEST_CODE, LARGEST_SAFE_CODE, Observed, WeightCodes, shrink_tables
 from .smoothing import DividedValues, divided_values, smoothing_factors
 
 LARGEST_UNSIGNED = 255

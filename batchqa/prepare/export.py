@@ -284,6 +284,10 @@ class _Making:
         """The bundle as far as it is made."""
         return Bundle(self.folder, self.manifest, digest="")
 
+    def _with(self, variant: Variant) -> Bundle:
+        """The bundle as if it had this variant alone."""
+        return replace(self.bundle, manifest=replace(self.manifest, variants=(variant,)))
+
     def begin(
         self, name: str, source: Source, threshold: float | None, note: str | None, abstains: Abstains
     ) -> None:
@@ -357,7 +361,7 @@ class _Making:
         short = shortfall(fast, self.min_agreement, self.max_f1_drop, independent=True)
         if short is None:
             self._keep(variant, fast)
-            self._add_int8_of_openvino(fused.model, observed, said)
+            self._add_int8_of_openvino(fused.model, observed, form)
             return
         scheme = f"int8 weights, computed in float32, {said}"
         form = _Form("int8", scheme, ("cpu",), ("onnxruntime",), 0)
@@ -377,7 +381,9 @@ class _Making:
             f"{exact.windows_per_second / fast.windows_per_second:.2f} times its speed{short.advice}"
         )
 
-    def _add_int8_of_openvino(self, fused: Any, observed: Mapping[str, quantize.Observed], said: str) -> None:
+    def _add_int8_of_openvino(
+        self, fused: Any, observed: Mapping[str, quantize.Observed], form: _Form
+    ) -> None:
         """The same products for OpenVINO, where it is installed and keeps the limits; else none."""
         if not openvino_is_installed():
             return
@@ -385,12 +391,12 @@ class _Making:
         file = beside.with_suffix(".openvino.onnx")
         graph = by_token_openvino.per_token_openvino(fused, observed, reduce_range=self.reduce_range)
         size = graphs.save(graph, file, beside)
-        bits = 7 if self.reduce_range else 8
-        variant = Variant("int8", file.name, ("cpu",), ("openvino",), weight_bits=bits)
-        bundle = replace(self.bundle, manifest=replace(self.manifest, variants=(variant,)))
+        variant = Variant("int8", file.name, ("cpu",), ("openvino",), weight_bits=form.weight_bits)
         self.say(f"{self.checkpoint.name}: verifying int8 for OpenVINO")
         try:
-            found = compare_openvino(bundle, variant, self.table, self.original, self.verified_on)
+            found = compare_openvino(
+                self._with(variant), variant, self.table, self.original, self.verified_on
+            )
             short = shortfall(found, self.min_agreement, self.max_f1_drop, independent=True)
             why = f"it {short.why}" if short else ""
         except ModelError as error:
@@ -399,8 +405,7 @@ class _Making:
             file.unlink()
             self.say(f"{self.checkpoint.name}: no int8 for OpenVINO: {why}")
             return
-        scheme = f"int8 weights of {bits} bits and int8 activations with a scale per token, {said}"
-        figures = {"scheme": scheme, **found.figures, "megabytes": size / 1e6}
+        figures = {"scheme": form.scheme, **found.figures, "megabytes": size / 1e6}
         self._keep(replace(variant, verification=figures), found)
 
     def _measure(self, form: _Form, graph: Any) -> tuple[Variant, Comparison]:
@@ -408,7 +413,7 @@ class _Making:
         file = self.folder / f"model.{form.precision}.onnx"
         graphs.save(graph, file)
         variant = Variant(form.precision, file.name, form.devices, form.engines, weight_bits=form.weight_bits)
-        bundle = replace(self.bundle, manifest=replace(self.manifest, variants=(variant,)))
+        bundle = self._with(variant)
         self.say(f"{self.checkpoint.name}: verifying {form.precision}")
         difference = logit_difference(self.scorer, onnx_scorer(bundle, form.precision), self.feeds[:8])
         comparison = compare(bundle, form.precision, self.table, self.original, self.verified_on, difference)
@@ -419,9 +424,10 @@ class _Making:
         """The variant, verified for OpenVINO too where that is installed and keeps the limits."""
         if not openvino_is_installed():
             return variant, here
-        bundle = replace(self.bundle, manifest=replace(self.manifest, variants=(variant,)))
         try:
-            there = compare_openvino(bundle, variant, self.table, self.original, self.verified_on)
+            there = compare_openvino(
+                self._with(variant), variant, self.table, self.original, self.verified_on
+            )
         except ModelError as error:
             self.say(f"{self.checkpoint.name}: {variant.precision} is not for OpenVINO: {error}")
             return variant, here

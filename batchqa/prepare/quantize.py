@@ -28,6 +28,10 @@ LEAST_TABLE = 65_536
 
 LARGEST_CODE = 127
 
+LARGEST_SAFE_CODE = 64
+"""x86 processors without VNNI and AMX add two neighbouring products of an unsigned and a signed byte in 16
+bits (`vpmaddubsw`), which saturates: 2 * 255 * 127 is too much, 2 * 255 * 64 = 32,640 fits."""
+
 DAMPING = 0.01
 """Share of the mean input power that is added to every input's own (GPTQ's percdamp)."""
 
