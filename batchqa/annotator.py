@@ -92,7 +92,7 @@ class Annotator:
         self.variant, self.scorer = chosen.candidate.variant, chosen.scorer
         self.speeds, self.measuring_seconds = chosen.speeds, chosen.measuring_seconds
         with before_any_row(self.scorer.device):
-            _check_vocabulary(windower.highest_id, self.scorer, self.bundle)
+            _check_vocabulary(windower.encoder.highest_id, self.scorer, self.bundle)
         self.resolved = Resolved(
             self.scorer.device,
             self.scorer.engine,

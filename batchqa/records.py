@@ -9,28 +9,19 @@ Units: *characters* are Unicode code points; ends are excluded; *tokens* are the
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-
-from batchqa.text import trim, trim_offsets, visible_before
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
-
-_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
-
-_FEW_PLACES = 50
-"""Up to so many characters are looked at one by one before all are."""
 
 ROW_ERRORS = (
     "bad_json",
@@ -196,73 +187,32 @@ class Ragged:
         return taken
 
 
-class EncodedContext:
-    """One distinct context: its text, its token ids, and where each token stands in the text.
+class EncodedContext(Protocol):
+    """One distinct context: its text, its token ids, and where each token stands in the text."""
 
-    ids: int32, (tokens,). Character offsets are looked up one token at a time, because a list of all
-    offsets costs more than the rest of the road. `regular` promises that no two token spans cover the same
-    characters (after trimming white space), so that a decoder need not look for duplicates.
-    """
+    @property
+    def text(self) -> str:
+        """As the row has it."""
 
-    __slots__ = ("_encoding", "_trimmed", "ids", "regular", "text")
+    @property
+    def ids(self) -> Int32:
+        """Token ids, (tokens,)."""
 
-    def __init__(self, text: str, encoding: Any, ids: Int32, may_be_blank: bool) -> None:
-        """`encoding` is a tokenizers.Encoding of `text`, `ids` are its token ids.
+    @property
+    def regular(self) -> bool:
+        """No two token spans cover the same characters (after trimming white space).
 
-        `may_be_blank` says that a token may cover white space only, as far as its id tells.
+        A decoder need not look for duplicates then.
         """
-        self.text = text
-        self.ids = ids
-        self._encoding = encoding
-        self._trimmed: tuple[Int32, Int32] | None = None
-        self.regular = not (may_be_blank or self._may_share()) or not self._spans_repeat()
 
     def trimmed_offsets(self) -> tuple[Int32, Int32]:
         """Where a span from or to each token starts and ends, without white space: int32, (tokens,) each.
 
         A blank token starts where the next visible character is and ends after the one before it.
         """
-        if self._trimmed is None:
-            self._trimmed = trim_offsets(self.text, self._offsets())
-        return self._trimmed
 
     def characters(self, first_token: int, last_token: int) -> tuple[int, int]:
         """The characters that a token span covers (last token included), without white space at its ends."""
-        if self._trimmed is not None:
-            return int(self._trimmed[0][first_token]), int(self._trimmed[1][last_token])
-        start = self._encoding.token_to_chars(first_token)[0]
-        end = self._encoding.token_to_chars(last_token)[1]
-        return trim(self.text, start, end)
-
-    def _offsets(self) -> Int32:
-        """Where each token starts and ends in the text, white space included: int32, (tokens, 2)."""
-        # numpy would take several times as long over a list of tuples
-        numbers = chain.from_iterable(self._encoding.offsets)
-        return np.fromiter(numbers, dtype=np.int32, count=2 * len(self.ids)).reshape(-1, 2)
-
-    def _may_share(self) -> bool:
-        """Whether a character may have several tokens, or a token none but white space beyond ASCII.
-
-        Tokens never share a character of ASCII, and most texts have few others: asking for the tokens of
-        those alone costs a fifth of what all offsets cost.
-        """
-        if self.text.isascii():
-            return False
-        places = [found.start() for found in _BEYOND_ASCII.finditer(self.text)]
-        return len(places) > _FEW_PLACES or any(self._may_share_at(place) for place in places)
-
-    def _may_share_at(self, place: int) -> bool:
-        if self.text[place].isspace():
-            return True
-        token = self._encoding.char_to_token(place)
-        if token is None or token + 1 == len(self.ids):
-            return False
-        return bool(self._encoding.token_to_chars(token + 1)[0] <= place)
-
-    def _spans_repeat(self) -> bool:
-        # counted in visible characters, white space at the ends of a span makes no difference
-        offsets = visible_before(self.text)[self._offsets()]
-        return bool(np.any(offsets[:, 0] >= offsets[:, 1]) or np.any(offsets[1:] <= offsets[:-1]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,8 +5,9 @@
 10,000 questions of SQuAD 2.0 dev, again and again, so that the first 20,000 rows and the last are alike; each
 time with another number behind context and question, so that no pair is met twice. The model is so small that
 reading, tokenizing, decoding and writing are most of the work. Speed is taken between the job's own reports,
-without starting and merging; memory is the sum over the job's processes, beside that of a run of a tenth of
-the rows.
+without starting and merging. A shared machine's own speed changes within a run, by more than what is looked
+for; so at each report a fixed piece of work is timed too, and the job's speed is also given in units of that.
+Memory is the sum over the job's processes, beside that of a run of a tenth of the rows.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import sys
 import time
-from itertools import cycle, islice
+from itertools import cycle, islice, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,7 +29,10 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # from a checkout that need not be installed
 
 import batchqa
+from batchqa.bundle import open_bundle
+from batchqa.job import Progress
 from batchqa.machine import cpu_quota
+from batchqa.steps.windowing import open_tokenizer
 from benchmarks.measuring import HERE, WORK, Process, keep, measured, spread
 from benchmarks.mixes import write_mix
 from benchmarks.models import tiny_bundle
@@ -36,6 +42,17 @@ STRETCH = 2 * PERIOD
 """Rows at the start and at the end that are compared."""
 
 ROW_GROUP = 50_000
+
+PIECE = ["Which of the old bridges over the river was closed for repairs in the spring of 1987?"] * 200
+"""The fixed piece of work: to tokenize these questions."""
+
+
+class Report(NamedTuple):
+    """What a job had done at one moment, and the CPU time that the fixed piece of work took then."""
+
+    rows: int
+    seconds: float
+    piece_seconds: float
 
 
 def main() -> int:
@@ -50,35 +67,32 @@ def main() -> int:
     WORK.mkdir(exist_ok=True)
     model = tiny_bundle(WORK)
     rows = write_mix("squad", options.data, PERIOD, WORK)
-    ratios, speeds, growths, peaks = [], [], [], []
+    figures: dict[str, list[float]] = {}
+    curves = []
     for number in range(options.rounds):
         fewer, more = (
             _measure(_repeated(rows, count), model, options.threads)
             for count in (options.rows // 10, options.rows)
         )
-        first, last = _speeds(json.loads(more.lines[-1]))
-        ratios.append(last / first)
-        speeds.append(options.rows / more.seconds)
-        growths.append(more.peak_mib / fewer.peak_mib)
-        peaks.append(more.peak_mib)
-        print(
-            f"round {number + 1}: first {first:.0f}, last {last:.0f} rows/s; {more.peak_mib:.0f} MiB",
-            flush=True,
-        )
+        reports = [Report(*report) for report in json.loads(more.lines[-1]) if report[0] > 0]
+        curves.append(_curve(reports))
+        found = _speeds(reports) | {
+            f"peak memory / that of {options.rows // 10:,} rows": more.peak_mib / fewer.peak_mib,
+            "rows/s of the whole process": options.rows / more.seconds,
+            "peak memory of all processes, MiB": more.peak_mib,
+        }
+        for name, value in found.items():
+            figures.setdefault(name, []).append(value)
+        print(f"round {number + 1}: " + "; ".join(f"{n} {v:.3f}" for n, v in found.items()), flush=True)
     lines = [
         f"{options.rows:,} rows, {options.threads} threads, {options.rounds} rounds; a tiny model",
         "",
         "| | median (smallest to largest) |",
         "|---|---|",
-        f"| last {STRETCH:,} rows / first {STRETCH:,}, rows/s | {spread(ratios, 3)} |",
-        f"| peak memory / that of {options.rows // 10:,} rows | {spread(growths, 3)} |",
-        f"| rows/s of the whole process | {spread(speeds, 0)} |",
-        f"| peak memory of all processes, MiB | {spread(peaks, 0)} |",
+        *(f"| {n} | {spread(values, 3 if max(values) < 100 else 0)} |" for n, values in figures.items()),
     ]
-    facts = {"rows": options.rows, "threads": options.threads, "last_to_first": ratios, "memory": growths}
-    keep(
-        "endurance", options.results, "\n".join(lines), facts | {"rows_per_second": speeds, "peak_mib": peaks}
-    )
+    facts = {"rows": options.rows, "threads": options.threads, "figures": figures, "curves": curves}
+    keep("endurance", options.results, "\n".join(lines), facts)
     return 0
 
 
@@ -131,9 +145,17 @@ def _measure(rows: Path, model: Path, threads: int) -> Process:
     return measured(command)
 
 
-def _reports(rows: Path, model: Path, threads: int) -> list[tuple[float, int]]:
-    """When the job had done how many rows: seconds, rows."""
+def _reports(rows: Path, model: Path, threads: int) -> list[Report]:
+    """The job's reports of one run."""
     reports = []
+    tokenizer = open_tokenizer(open_bundle(model).tokenizer)
+
+    def report(state: Progress) -> None:
+        since, began = time.monotonic(), time.thread_time()
+        for question in PIECE:
+            tokenizer.encode(question)
+        reports.append(Report(state.rows, since, time.thread_time() - began))
+
     with TemporaryDirectory(dir=WORK) as folder:
         batchqa.run(
             str(rows),
@@ -142,18 +164,34 @@ def _reports(rows: Path, model: Path, threads: int) -> list[tuple[float, int]]:
             device="cpu",
             threads=threads,
             batch_tokens=4096,
-            progress=lambda state: reports.append((time.monotonic(), state.rows)),
+            progress=report,
         )
     return reports
 
 
-def _speeds(reports: list[tuple[float, int]]) -> tuple[float, float]:
-    """Rows per second over the first rows, from the first report on, and over the last ones."""
-    begun = [report for report in reports if report[1] > 0]
-    since, until = begun[0], begun[-1]
-    first = next(report for report in begun if report[1] >= since[1] + STRETCH)
-    last = next(report for report in reversed(begun) if report[1] <= until[1] - STRETCH)
-    return tuple((b[1] - a[1]) / (b[0] - a[0]) for a, b in ((since, first), (last, until)))  # type: ignore[return-value]
+def _speeds(reports: list[Report]) -> dict[str, float]:
+    """The last rows beside the first, and the last fifth beside the first, by the clock and by the piece."""
+    speeds = {}
+    for rows in (STRETCH, reports[-1].rows // 5):
+        first = [r for r in reports if r.rows <= reports[0].rows + rows]
+        last = [r for r in reports if r.rows >= reports[-1].rows - rows]
+        for name, at_first, at_last in zip(("second", "piece"), _speed(first), _speed(last), strict=True):
+            speeds[f"last {rows:,} rows / first {rows:,}, rows per {name}"] = at_last / at_first
+    return speeds
+
+
+def _curve(reports: list[Report]) -> list[list[float]]:
+    """Rows per second and per piece of one stretch after the other."""
+    ends = range(reports[0].rows, reports[-1].rows + 1, STRETCH)
+    stretches = [[r for r in reports if low <= r.rows <= high] for low, high in pairwise(ends)]
+    return [[round(speed, 1) for speed in _speed(stretch)] for stretch in stretches]
+
+
+def _speed(reports: list[Report]) -> tuple[float, float]:
+    """Rows per second from the first report to the last, and per median time of the fixed piece of work."""
+    since, until = reports[0], reports[-1]
+    speed = (until.rows - since.rows) / (until.seconds - since.seconds)
+    return speed, speed * statistics.median(report.piece_seconds for report in reports)
 
 
 if __name__ == "__main__":

@@ -120,6 +120,21 @@ def test_a_context_is_regular_if_and_only_if_no_two_tokens_cover_the_same_visibl
     assert windows.contexts[0].regular == (not blank and not repeats)
 
 
+@thoroughly
+@given(contexts=st.lists(texts(8), min_size=1, max_size=5), questions=st.lists(texts(4), max_size=5))
+def test_any_texts_have_the_tokens_and_places_that_their_tokenizer_gives_each_of_them(
+    family: str, contexts: list[str], questions: list[str]
+) -> None:
+    tokenizer, encoder = text_only_tokenizer(family), windower_of(family, 40, 0).encoder
+    for context, found in zip(contexts, encoder.contexts(contexts), strict=True):
+        expected = tokenizer.encode(context, add_special_tokens=False)
+        assert found.ids.tolist() == expected.ids
+        characters = [found.characters(token, token) for token in range(len(found.ids))]
+        assert characters == [trim(context, *offsets) for offsets in expected.offsets]
+    expected_ids = [tokenizer.encode(question, add_special_tokens=False).ids for question in questions]
+    assert encoder.questions(questions) == expected_ids
+
+
 # --- decoding --------------------------------------------------------------------------------------------
 
 

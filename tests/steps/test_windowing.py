@@ -6,47 +6,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
+from batchqa.annotator import BUNDLED
 from batchqa.errors import ModelError
-from batchqa.records import Chunk, EncodedContext, RowFault, Windows
+from batchqa.records import Chunk, RowFault, Windows
 from batchqa.settings import WindowSettings
 from batchqa.steps.batching import padded_batches
-from batchqa.steps.windowing import Windower, learn_layout, open_tokenizer
-from tests.models import FAMILIES, tiny_tokenizer
+from batchqa.steps.windowing import Windower, learn_layout, open_tokenizer, plain
+from batchqa.steps.windowing.contexts import LookedUpContext, TiledContext
+from batchqa.steps.windowing.encoder import TextEncoder
+from tests.models import FAMILIES, MARKER, tiny_tokenizer
 from tests.steps.rows import rows_of
 
 SENTENCE = "The old bridge over the river was closed for repairs in the spring of 1987."
 
 
-class CountingTokenizer:
-    """A real tokenizer that writes down which texts it is given."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
-        self.texts: list[str] = []
-
-    def encode_batch(self, texts: list[str], **options: bool) -> object:
-        self.texts += texts
-        return self.tokenizer.encode_batch(texts, **options)
-
-    def encode_batch_fast(self, texts: list[str], **options: bool) -> object:
-        self.texts += texts
-        return self.tokenizer.encode_batch_fast(texts, **options)
-
-    def get_vocab(self, with_added_tokens: bool) -> dict[str, int]:
-        return self.tokenizer.get_vocab(with_added_tokens)
-
-    def to_str(self) -> str:
-        return self.tokenizer.to_str()
-
-
-def _windower(
-    family: str = "bert-uncased", max_length: int = 384, tokenizer: object = None, **settings: int
-) -> Windower:
-    real = tiny_tokenizer(family)
-    layout = learn_layout(real, real.token_to_id(FAMILIES[family].pad_token))
-    return Windower(tokenizer or real, layout, WindowSettings(**settings), max_length)  # type: ignore[arg-type]
+def _windower(family: str = "bert-uncased", max_length: int = 384, **settings: int) -> Windower:
+    tokenizer = tiny_tokenizer(family)
+    layout = learn_layout(tokenizer, tokenizer.token_to_id(FAMILIES[family].pad_token))
+    return Windower(tokenizer, layout, WindowSettings(**settings), max_length)
 
 
 def _windows(
@@ -96,17 +75,26 @@ def test_a_tokenizer_that_puts_the_context_first_is_refused() -> None:
         learn_layout(tokenizer, 0)
 
 
-def test_each_distinct_context_and_question_of_a_part_is_tokenized_once() -> None:
-    counting = CountingTokenizer(tiny_tokenizer("bert-uncased"))
-    windower = _windower(tokenizer=counting)
+def test_each_distinct_context_and_question_of_a_part_is_tokenized_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokenized: list[str] = []
+    for name in ("contexts", "questions"):
+        encode = getattr(TextEncoder, name)
+        monkeypatch.setattr(
+            TextEncoder,
+            name,
+            lambda self, texts, encode=encode: tokenized.extend(texts) or encode(self, texts),
+        )
+    windower = _windower()
     _windows(windower, ("one context", "why?"), ("one context", "who?"), ("another", "who?"))
-    assert sorted(counting.texts) == ["another", "one context", "who?", "why?"]
-    counting.texts.clear()
+    assert sorted(tokenized) == ["another", "one context", "who?", "why?"]
+    tokenized.clear()
     _windows(windower, ("one context", "when?"))
-    assert counting.texts == ["when?"], "the next chunk of the part tokenized a context again"
-    counting.texts.clear()
+    assert tokenized == ["when?"], "the next chunk of the part tokenized a context again"
+    tokenized.clear()
     _windows(windower, ("one context", "when?"), part=1)
-    assert sorted(counting.texts) == ["one context", "when?"], "a part must not depend on the one before"
+    assert sorted(tokenized) == ["one context", "when?"], "a part must not depend on the one before"
 
 
 def test_identical_pairs_of_a_part_are_windowed_once() -> None:
@@ -180,7 +168,7 @@ def test_special_tokens_written_in_a_text_are_text(family: str, tmp_path: Path) 
 def test_a_context_with_an_unknown_word_is_as_regular_as_any() -> None:
     windower = _windower()
     windows = _windows(windower, ("the " + "bridge" * 40 + " closed", "who?"))
-    assert windower._tokenizer.token_to_id("[UNK]") in windows.contexts[0].ids
+    assert tiny_tokenizer("bert-uncased").token_to_id("[UNK]") in windows.contexts[0].ids
     assert windows.contexts[0].regular
 
 
@@ -188,12 +176,98 @@ def test_a_token_of_white_space_beyond_ascii_makes_its_context_irregular() -> No
     tokenizer = Tokenizer(models.WordLevel({"a": 0, "\u3000": 1, "\u6f22": 2}))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
 
-    def encoded(text: str) -> EncodedContext:
+    def encoded(text: str) -> LookedUpContext:
         encoding = tokenizer.encode(text)
-        return EncodedContext(text, encoding, np.array(encoding.ids, np.int32), may_be_blank=False)
+        return LookedUpContext(text, encoding, np.array(encoding.ids, np.int32), may_be_blank=False)
 
     assert encoded("a\u6f22a").regular
     assert not encoded("a\u3000a").regular
+
+
+def _as_the_tokenizer_gives_them(tokenizer: Tokenizer, texts: list[str]) -> list[tuple[object, object]]:
+    encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
+    return [(e.ids, e.offsets) for e in encodings]
+
+
+def _as_encoded(encoder: TextEncoder, texts: list[str]) -> list[tuple[object, object]]:
+    contexts = encoder.contexts(texts)
+    offsets = (zip(*(column.tolist() for column in c.trimmed_offsets()), strict=True) for c in contexts)
+    return [(c.ids.tolist(), list(spans)) for c, spans in zip(contexts, offsets, strict=True)]
+
+
+def test_every_character_is_tokenized_as_by_the_packages_tokenizer_by_itself_and_inside_words() -> None:
+    tokenizer = open_tokenizer(BUNDLED / "tokenizer.json")
+    encoder = TextEncoder(tokenizer)
+    characters = [chr(code) for code in (*range(0xD800), *range(0xE000, 0x11000), 0x1F389, 0x20000)]
+    texts = [f"An {c}old{c} Bridge {c}" for c in characters]
+    assert _as_encoded(encoder, texts) == _as_the_tokenizer_gives_them(tokenizer, texts)
+    assert encoder.questions(texts) == [ids for ids, _ in _as_the_tokenizer_gives_them(tokenizer, texts)]
+
+
+def test_texts_in_many_pieces_keep_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plain, "AT_ONCE", 100)
+    tokenizer = open_tokenizer(BUNDLED / "tokenizer.json")
+    unknown, chinese = "a " + "bridge" * 40, "\u6f22 (kanji)"
+    texts = [
+        text for number in range(40) for text in (f"{SENTENCE} {number}", chinese, f"{unknown} {number}", "")
+    ]
+    assert _as_encoded(TextEncoder(tokenizer), texts) == _as_the_tokenizer_gives_them(tokenizer, texts)
+
+
+@pytest.mark.parametrize("family", ["bert-uncased", "bert-cased", "distilbert"])
+def test_common_texts_are_tokenized_without_a_normalizer(family: str) -> None:
+    encoder = TextEncoder(tiny_tokenizer(family))
+    common = [
+        SENTENCE,
+        "Na\u00efve caf\u00e9 owners\tpaid \u00a320,\n\u20ac35!",
+        "\u00bfQui\u00e9n lo construy\u00f3?",
+    ]
+    assert [type(context) for context in encoder.contexts(common)] == 3 * [TiledContext]
+    assert None not in encoder.plain.ids(common)
+
+
+def test_words_that_the_tokenizer_finds_before_it_normalizes_are_found_in_plain_texts_too() -> None:
+    tokenizer = tiny_tokenizer("bert-uncased")
+    texts = [f"the {MARKER} bridge", f"the {MARKER.title()} bridge"]
+    found = _as_encoded(TextEncoder(tokenizer), texts)
+    assert found == _as_the_tokenizer_gives_them(tokenizer, texts)
+    assert [tokenizer.token_to_id(MARKER) in ids for ids, _ in found] == [True, False]
+
+
+@pytest.mark.parametrize("is_text", [True, False])
+def test_special_tokens_are_text_or_not_as_the_tokenizer_has_it(is_text: bool) -> None:
+    tokenizer = Tokenizer.from_file(str(BUNDLED / "tokenizer.json"))
+    tokenizer.encode_special_tokens = is_text
+    found = _as_encoded(TextEncoder(tokenizer), ["the [SEP] bridge"])
+    assert found == _as_the_tokenizer_gives_them(tokenizer, ["the [SEP] bridge"])
+    assert (tokenizer.token_to_id("[SEP]") in found[0][0]) is not is_text
+
+
+def _of_two_letters(**normalizer: bool) -> Tokenizer:
+    """A BERT tokenizer whose vocabulary has words of an a and any number of b."""
+    tokenizer = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1, "##b": 2}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(**normalizer)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer
+
+
+def test_unknown_words_keep_their_places_whatever_their_lengths() -> None:
+    tokenizer = _of_two_letters()
+    texts = ["ab aaaa ab aaaaaa abb", "aaaaa ab", "ab ab"]
+    assert _as_encoded(TextEncoder(tokenizer), texts) == _as_the_tokenizer_gives_them(tokenizer, texts)
+
+
+def test_a_separator_that_does_not_separate_for_the_tokenizer_does_not_for_plain_texts() -> None:
+    tokenizer = _of_two_letters(clean_text=False)
+    texts = ["a\x1cab", "a\tab"]
+    found = _as_encoded(TextEncoder(tokenizer), texts)
+    assert found == _as_the_tokenizer_gives_them(tokenizer, texts)
+    assert [ids for ids, _ in found] == [[0], [1, 1, 2]]
+
+
+def test_a_text_with_a_character_that_no_piece_spells_is_not_tokenized_twice() -> None:
+    encoder = TextEncoder(_of_two_letters())
+    assert encoder.plain.ids(["ab", "ab c"]) == [[1, 2], None]
 
 
 def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:

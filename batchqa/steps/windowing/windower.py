@@ -12,80 +12,23 @@ from collections import OrderedDict
 from copy import copy
 from dataclasses import dataclass
 from hashlib import blake2b
-from pathlib import Path
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
-from batchqa.errors import ModelError
 from batchqa.records import Bool, Chunk, EncodedContext, Int32, Int64, Layout, Ragged, RowFault, Windows
 from batchqa.settings import WindowSettings
 from batchqa.text import is_blank
 
+from .encoder import TextEncoder
+
 CACHED_TOKENS = 1_000_000
-"""Context tokens kept for later chunks of the part; a token costs about 100 bytes until it is let go."""
+"""Context tokens kept for later chunks of the part: 12 bytes each, or some 100 if its text is not plain."""
 
 REMEMBERED_PAIRS = 1_000_000
 """Distinct pairs of a part that later rows can be recognised as copies of."""
-
-# A token of ASCII text covers no visible character only if its piece is blank. Blank pieces are spelled with
-# SentencePiece's underline or, in byte-level vocabularies, with the letters that stand for bytes 0 to 32.
-_BLANK_PIECES = {"\u2581", *(chr(c) for c in range(33)), *(chr(256 + c) for c in range(33))}
-
-
-def open_tokenizer(path: Path) -> Tokenizer:
-    """Load tokenizer.json for use on the road: no truncation, no padding, special tokens in texts are text.
-
-    Raises ModelError where it is no tokenizer.
-    """
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise ModelError(f"{path} cannot be read as a tokenizer: {error}; export the bundle again") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True
-    return tokenizer
-
-
-def learn_layout(tokenizer: Tokenizer, pad_id: int, pad_type: int = 0) -> Layout:
-    """How `tokenizer` joins (question, context), read off an encoded pair.
-
-    Raises ModelError where the template is not specials, question, specials, context, specials.
-    """
-    pair = tokenizer.encode("a b", "c d")
-    ids, types, sides = pair.ids, pair.type_ids, pair.sequence_ids
-    question = [at for at, side in enumerate(sides) if side == 0]
-    context = [at for at, side in enumerate(sides) if side == 1]
-    in_order = (
-        question
-        and context
-        and question == list(range(question[0], question[-1] + 1))
-        and context == list(range(context[0], context[-1] + 1))
-        and question[-1] < context[0]
-    )
-    if not in_order or question[0] == 0:
-        raise ModelError(
-            "this tokenizer's pair template is not supported: it must put special tokens before the "
-            "question and the context after it, as BERT, RoBERTa and ALBERT do"
-        )
-    between = range(question[-1] + 1, context[0])
-    after = range(context[-1] + 1, len(ids))
-    return Layout(
-        before=tuple(ids[: question[0]]),
-        between=tuple(ids[at] for at in between),
-        after=tuple(ids[at] for at in after),
-        before_type=types[0],
-        question_type=types[question[0]],
-        between_type=types[between[0]] if between else types[question[0]],
-        context_type=types[context[0]],
-        after_type=types[after[0]] if after else types[context[0]],
-        pad_id=pad_id,
-        pad_type=pad_type,
-    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,13 +47,10 @@ class Windower:
         self, tokenizer: Tokenizer, layout: Layout, settings: WindowSettings, max_length: int
     ) -> None:
         """`max_length` is the length of a window in tokens, special ones included."""
-        self._tokenizer = tokenizer
+        self.encoder = TextEncoder(tokenizer)
+        self.max_length = max_length
         self._layout = layout
         self._settings = settings
-        self.max_length = max_length
-        self.highest_id = max(tokenizer.get_vocab(with_added_tokens=True).values())
-        self._is_blank = np.zeros(self.highest_id + 1, dtype=bool)
-        self._is_blank[_blank_ids(tokenizer)] = True
         self.forget()
 
     def fresh(self) -> Windower:
@@ -178,14 +118,9 @@ class Windower:
 
     def _encode_contexts(self, texts: list[str]) -> list[EncodedContext]:
         missing = [text for text in texts if text not in self._contexts]
-        for text, encoding in zip(
-            missing, self._tokenizer.encode_batch(missing, add_special_tokens=False), strict=True
-        ):
-            ids = np.array(encoding.ids, dtype=np.int32)
-            self._contexts[text] = EncodedContext(
-                text, encoding, ids, bool(np.count_nonzero(self._is_blank[ids]))
-            )
-            self._context_tokens += len(ids)
+        for text, context in zip(missing, self.encoder.contexts(missing), strict=True):
+            self._contexts[text] = context
+            self._context_tokens += len(context.ids)
         contexts = []
         for text in texts:
             self._contexts.move_to_end(text)
@@ -201,9 +136,7 @@ class Windower:
         prefixes: list[int] = []
         lengths, cut = [], []
         faults: list[str | None] = []
-        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        for text, encoding in zip(texts, encodings, strict=True):
-            ids = encoding.ids
+        for text, ids in zip(texts, self.encoder.questions(texts), strict=True):
             asked = min(len(ids), longest)
             prefixes += self._layout.before
             prefixes += ids[:longest]
@@ -320,15 +253,3 @@ def _in_order_of_appearance(
 def _fingerprint(text: str) -> str | bytes:
     """The text, or for a long one a digest that does not keep it in memory."""
     return text if len(text) <= 128 else blake2b(text.encode(), digest_size=16).digest()
-
-
-def _blank_ids(tokenizer: Tokenizer) -> Int32:
-    """Vocabulary entries that can cover white space only: blank pieces, and the unknown token.
-
-    Unigram vocabularies know nothing of the characters 28 to 31, which are white space (`str.isspace`).
-    """
-    vocabulary = tokenizer.get_vocab(with_added_tokens=False)
-    blank = [i for piece, i in vocabulary.items() if set(piece) <= _BLANK_PIECES]
-    model = orjson.loads(tokenizer.to_str())["model"]
-    unknown = model.get("unk_id", vocabulary.get(model.get("unk_token")))
-    return np.array(blank if unknown is None else [*blank, unknown], dtype=np.int32)

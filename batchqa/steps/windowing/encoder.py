@@ -1,0 +1,64 @@
+"""Texts -> tokens, by the road that is the quickest for each text; which one makes no difference to them."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import numpy as np
+import orjson
+from tokenizers import Tokenizer
+
+from batchqa.records import EncodedContext, Int32
+
+from .contexts import LookedUpContext
+from .plain import PlainTokenizer
+
+# A token of ASCII text covers no visible character only if its piece is blank. Blank pieces are spelled with
+# SentencePiece's underline or, in byte-level vocabularies, with the letters that stand for bytes 0 to 32.
+_BLANK_PIECES = {"\u2581", *(chr(c) for c in range(33)), *(chr(256 + c) for c in range(33))}
+
+
+class TextEncoder:
+    """Tokenizes contexts and questions: plain texts as such, all others by the tokenizer as it is."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        vocabulary = tokenizer.get_vocab(with_added_tokens=False)
+        self.tokenizer = tokenizer
+        self.plain = PlainTokenizer.of(tokenizer, vocabulary)
+        self.highest_id = max(chain(vocabulary.values(), tokenizer.get_added_tokens_decoder()))
+        self._is_blank = np.zeros(self.highest_id + 1, dtype=bool)
+        self._is_blank[_blank_ids(tokenizer, vocabulary)] = True
+
+    def contexts(self, texts: list[str]) -> list[EncodedContext]:
+        """The contexts, tokenized, without special tokens."""
+        found = self.plain.contexts(texts) if self.plain else [None] * len(texts)
+        left = [text for text, context in zip(texts, found, strict=True) if context is None]
+        others = iter(self._looked_up(left))
+        return [next(others) if context is None else context for context in found]
+
+    def questions(self, texts: list[str]) -> list[list[int]]:
+        """The questions' token ids, without special tokens."""
+        found = self.plain.ids(texts) if self.plain else [None] * len(texts)
+        left = [text for text, ids in zip(texts, found, strict=True) if ids is None]
+        encodings = iter(self.tokenizer.encode_batch_fast(left, add_special_tokens=False))
+        return [next(encodings).ids if ids is None else ids for ids in found]
+
+    def _looked_up(self, texts: list[str]) -> list[LookedUpContext]:
+        contexts = []
+        encodings = self.tokenizer.encode_batch(texts, add_special_tokens=False)
+        for text, encoding in zip(texts, encodings, strict=True):
+            ids = np.array(encoding.ids, dtype=np.int32)
+            may_be_blank = bool(np.count_nonzero(self._is_blank[ids]))
+            contexts.append(LookedUpContext(text, encoding, ids, may_be_blank))
+        return contexts
+
+
+def _blank_ids(tokenizer: Tokenizer, vocabulary: dict[str, int]) -> Int32:
+    """Vocabulary entries that can cover white space only: blank pieces, and the unknown token.
+
+    Unigram vocabularies know nothing of the characters 28 to 31, which are white space (`str.isspace`).
+    """
+    blank = [i for piece, i in vocabulary.items() if _BLANK_PIECES.issuperset(piece)]
+    model = orjson.loads(tokenizer.to_str())["model"]
+    unknown = model.get("unk_id", vocabulary.get(model.get("unk_token")))
+    return np.array(blank if unknown is None else [*blank, unknown], dtype=np.int32)
