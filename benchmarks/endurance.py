@@ -1,13 +1,16 @@
 """`make bench-endurance`: does a long run slow down or grow? A million rows with a tiny model.
 
-    python benchmarks/endurance.py [--rows N] [--rounds N] [--threads N]
+    python benchmarks/endurance.py [--rows N] [--rounds N] [--threads N] [--part-rows N]
 
 10,000 questions of SQuAD 2.0 dev, again and again, so that the first 20,000 rows and the last are alike; each
 time with another number behind context and question, so that no pair is met twice. The model is so small that
-reading, tokenizing, decoding and writing are most of the work. Speed is taken between the job's own reports,
-without starting and merging. A shared machine's own speed changes within a run, by more than what is looked
-for; so at each report a fixed piece of work is timed too, and the job's speed is also given in units of that.
-Memory is the sum over the job's processes, beside that of a run of a tenth of the rows.
+reading, tokenizing, decoding and writing are most of the work.
+
+Speed is taken between the job's own reports, without starting and merging. A part is written when it ends, so
+that the last rows of a part pay for all of it; here parts are as long as what is compared, so that the first
+rows pay as much. A shared machine's own speed changes within a run, by more than what is looked for: at each
+report a fixed piece of work is timed too, and the job's speed is also given in units of that. Memory is the
+sum over the job's processes, beside that of a run of a tenth of the rows.
 """
 
 from __future__ import annotations
@@ -59,7 +62,7 @@ def main() -> int:
     """Measure, print, write the results; or, with --once, be the process that is measured."""
     options = _options()
     if options.once:
-        print(json.dumps(_reports(options.once, options.model, options.threads)))
+        print(json.dumps(_reports(options.once, options)))
         return 0
     if not (options.data / "squad-v2.0-dev.json").exists():
         print(f"this needs squad-v2.0-dev.json in {options.data}; set BATCHQA_DATA. No figures were made.")
@@ -71,8 +74,7 @@ def main() -> int:
     curves = []
     for number in range(options.rounds):
         fewer, more = (
-            _measure(_repeated(rows, count), model, options.threads)
-            for count in (options.rows // 10, options.rows)
+            _measure(_repeated(rows, count), model, options) for count in (options.rows // 10, options.rows)
         )
         reports = [Report(*report) for report in json.loads(more.lines[-1]) if report[0] > 0]
         curves.append(_curve(reports))
@@ -84,15 +86,16 @@ def main() -> int:
         for name, value in found.items():
             figures.setdefault(name, []).append(value)
         print(f"round {number + 1}: " + "; ".join(f"{n} {v:.3f}" for n, v in found.items()), flush=True)
+    run = f"{options.rows:,} rows, parts of {options.part_rows:,}, {options.threads} threads, a tiny model"
     lines = [
-        f"{options.rows:,} rows, {options.threads} threads, {options.rounds} rounds; a tiny model",
+        f"{run}; {options.rounds} rounds",
         "",
         "| | median (smallest to largest) |",
         "|---|---|",
         *(f"| {n} | {spread(values, 3 if max(values) < 100 else 0)} |" for n, values in figures.items()),
     ]
-    facts = {"rows": options.rows, "threads": options.threads, "figures": figures, "curves": curves}
-    keep("endurance", options.results, "\n".join(lines), facts)
+    facts = {"rows": options.rows, "part_rows": options.part_rows, "threads": options.threads}
+    keep("endurance", options.results, "\n".join(lines), facts | {"figures": figures, "curves": curves})
     return 0
 
 
@@ -103,6 +106,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=cpu_quota())
+    parser.add_argument("--part-rows", type=int, default=STRETCH)
     parser.add_argument("--data", type=Path, default=os.environ.get("BATCHQA_DATA", "../shared/data"))
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--once", type=Path, help=argparse.SUPPRESS)
@@ -131,24 +135,16 @@ def _numbered(row: dict[str, str], number: int) -> dict[str, str]:
     return row | {"context": row["context"] + added, "question": row["question"] + added}
 
 
-def _measure(rows: Path, model: Path, threads: int) -> Process:
-    command = [
-        sys.executable,
-        __file__,
-        "--once",
-        str(rows),
-        "--model",
-        str(model),
-        "--threads",
-        str(threads),
-    ]
+def _measure(rows: Path, model: Path, options: argparse.Namespace) -> Process:
+    command = [sys.executable, __file__, "--once", str(rows), "--model", str(model)]
+    command += ["--threads", str(options.threads), "--part-rows", str(options.part_rows)]
     return measured(command)
 
 
-def _reports(rows: Path, model: Path, threads: int) -> list[Report]:
+def _reports(rows: Path, options: argparse.Namespace) -> list[Report]:
     """The job's reports of one run."""
     reports = []
-    tokenizer = open_tokenizer(open_bundle(model).tokenizer)
+    tokenizer = open_tokenizer(open_bundle(options.model).tokenizer)
 
     def report(state: Progress) -> None:
         since, began = time.monotonic(), time.thread_time()
@@ -160,9 +156,10 @@ def _reports(rows: Path, model: Path, threads: int) -> list[Report]:
         batchqa.run(
             str(rows),
             str(Path(folder, "out.parquet")),
-            model=str(model),
+            model=str(options.model),
             device="cpu",
-            threads=threads,
+            threads=options.threads,
+            part_rows=options.part_rows,
             batch_tokens=4096,
             progress=report,
         )
