@@ -22,7 +22,7 @@ from batchqa.annotator import Annotator
 from batchqa.commit.parts import ROW_GROUP_BYTES
 from batchqa.machine import cpu_quota, peak_memory
 from batchqa.pipeline import side_by_side
-from batchqa.records import ROW_ERRORS, BatchLogits, Chunk, Cursor, Int64, PaddedBatch, Rows, Windows
+from batchqa.records import ROW_ERRORS, BatchLogits, Chunk, Cursor, Float64, Int64, PaddedBatch, Rows, Windows
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.chunking import chunks
 from batchqa.steps.decoding import Decoder
@@ -37,8 +37,8 @@ SAMPLE_SECONDS = 4.0
 SLICES, SLICE_ROWS, SLICE_BYTES = 64, 128, 128 * 2**10
 """The sample has at most so many slices, a slice so many consecutive rows and (if it has several) bytes."""
 
-TOKEN_BYTES, PAIR_BYTES = 100, 250
-"""What the road remembers of a part: each context token; each pair, a dictionary entry of two digests."""
+PAIR_BYTES = 250
+"""What the road remembers of each pair of a part: a dictionary entry of two digests."""
 
 BINS_PER_DOUBLING = 32
 """How finely contexts are counted by length: two per cent."""
@@ -79,13 +79,14 @@ class Estimate:
 
 def estimate(annotator: Annotator, cut: Iterable[Chunk], startup_seconds: float) -> Estimate:
     """Count the rows of the chunks and estimate what annotating them takes. `startup_seconds` went before."""
-    counted, slices, reading = _Counted(), _Slices(), _Stopwatch()
-    for chunk in reading.each(cut):
+    counted, slices = _Counted(), _Slices()
+    reading = np.zeros(2)
+    for chunk in _clocked(cut, reading):
         counted.add(chunk)
         slices.add(chunk.rows)
     sample = _annotate(annotator, slices.rows())
     windows, tokens = _windows_and_tokens(annotator.road.windower, sample, counted)
-    host = reading.seconds + _host_seconds(sample, counted, windows)
+    host = reading + _host_time(sample, counted, windows)
     model = tokens / _tokens_per_second(annotator, sample.batches) if tokens else 0.0
     seconds = _together(annotator.resolved.device, host, model, counted.chunks)
     faults = counted.faults.copy()
@@ -100,7 +101,7 @@ def estimate(annotator: Annotator, cut: Iterable[Chunk], startup_seconds: float)
         windows=windows,
         tokens=tokens,
         startup_seconds=round(startup_seconds, 3),
-        host_seconds=round(host, 3),
+        host_seconds=round(float(host[0]), 3),
         model_seconds=round(model, 3),
         seconds=round(startup_seconds + seconds, 3),
         rows_per_second=round(counted.rows / seconds, 1) if seconds else 0.0,
@@ -113,35 +114,37 @@ def estimate(annotator: Annotator, cut: Iterable[Chunk], startup_seconds: float)
     )
 
 
-def _together(device: str, host: float, model: float, count: int) -> float:
-    """How long host and model take together, in seconds, for `count` chunks.
+def _together(device: str, host: Float64, model: float, count: int) -> float:
+    """How long host (see `_now`) and model take together, in seconds, for `count` chunks.
 
     They overlap, except that the model waits for the first chunk and the last one's answers for the model. On
-    a CPU they share the cores besides. The host's threads take turns (Python's lock), so they count as one.
+    a CPU they share the cores besides, and the tokenizer has not all of them, as it had for the sample. The
+    host's threads take turns (Python's lock), so they count as one.
     """
-    waiting = min(host, model) / max(count, 1)
+    seconds, cpu_seconds = host.tolist()
+    waiting = min(seconds, model) / max(count, 1)
     if device == "cpu":
-        return max(host + waiting, model + max(host / cpu_quota(), waiting))
-    return max(host, model) + waiting
+        return float(max(seconds + waiting, model + max(cpu_seconds / cpu_quota(), waiting)))
+    return float(max(seconds, model) + waiting)
 
 
-@dataclass
-class _Stopwatch:
-    """How long an iterator took to give its items, in seconds."""
+def _now() -> Float64:
+    """Seconds by the clock, and those that all of this process's threads have had of the CPU: (2,)."""
+    return np.array([time.monotonic(), time.process_time()])
 
-    seconds: float = 0.0
 
-    def each(self, items: Iterable[T]) -> Iterator[T]:
-        source = iter(items)
-        while True:
-            began = time.monotonic()
-            try:
-                item = next(source)
-            except StopIteration:
-                return
-            finally:
-                self.seconds += time.monotonic() - began
-            yield item
+def _clocked(items: Iterable[T], spent: Float64) -> Iterator[T]:
+    """The same items; what it takes to make them is added to `spent`."""
+    source = iter(items)
+    while True:
+        began = _now()
+        try:
+            item = next(source)
+        except StopIteration:
+            return
+        finally:
+            spent += _now() - began
+        yield item
 
 
 @dataclass
@@ -261,21 +264,22 @@ def _copy(rows: Rows) -> Rows:
 
 @dataclass
 class _Sample:
-    """What the steps made of the sample, and how long they took, in seconds.
+    """What the steps made of the sample, and how long they took (see `_now`).
 
     `prefix_tokens` are those of the distinct pairs' questions, with the special ones before the context;
-    `tokens` are those of all windows, with padding.
+    `tokens` are those of all windows, with padding; `encoded_bytes` is the memory that the contexts take.
     """
 
     counted: _Counted = field(default_factory=_Counted)
     pairs: int = 0
     prefix_tokens: int = 0
     context_tokens: int = 0
+    encoded_bytes: int = 0
     windows: int = 0
     tokens: int = 0
-    tokenizing_contexts: float = 0.0
-    tokenizing_the_rest: float = 0.0
-    batching_and_decoding: float = 0.0
+    tokenizing_contexts: Float64 = field(default_factory=lambda: np.zeros(2))
+    tokenizing_the_rest: Float64 = field(default_factory=lambda: np.zeros(2))
+    batching_and_decoding: Float64 = field(default_factory=lambda: np.zeros(2))
     faults: Counter[str] = field(default_factory=Counter)
     batches: list[PaddedBatch] = field(default_factory=list)
 
@@ -286,16 +290,16 @@ def _annotate(annotator: Annotator, slices: Sequence[Rows]) -> _Sample:
     windower, decoder = road.windower.fresh(), Decoder(road.rules)
     for chunk in chunks(slices, part_rows=max(sum(map(len, slices)), 1)):
         sample.counted.add(chunk)
-        began = time.monotonic()
+        began = _now()
         windows = windower.windows(chunk)
-        tokenized = time.monotonic()
+        tokenized = _now()
         batches = list(padded_batches(windows, road.budget))
         for batch in batches:
             start, end = rng.standard_normal((2, *batch.input_ids.shape), dtype=np.float32)
             decoder.add(BatchLogits(batch, start, end, {}))
-        decoded = time.monotonic()
+        decoded = _now()
         windower.windows(chunk)  # its contexts are known by now
-        again = min(time.monotonic() - decoded, tokenized - began)
+        again = np.minimum(_now() - decoded, tokenized - began)
         sample.tokenizing_contexts += tokenized - began - again
         sample.tokenizing_the_rest += again
         sample.batching_and_decoding += decoded - tokenized
@@ -309,6 +313,7 @@ def _count_tokens(sample: _Sample, windows: Windows, batches: Sequence[PaddedBat
     sample.pairs += len(windows.pair_question)
     sample.prefix_tokens += int(prefix[windows.pair_question].sum())
     sample.context_tokens += sum(len(context.ids) for context in windows.contexts)
+    sample.encoded_bytes += sum(context.nbytes for context in windows.contexts)
     sample.windows += len(windows)
     cut = [portion for batch in batches for portion in _portions(batch, budget)]
     sample.tokens += sum(portion.input_ids.size for portion in cut)
@@ -353,19 +358,21 @@ def _worked_out(windower: Windower, sample: _Sample, lengths: Int64) -> tuple[fl
     return float(lengths[bins] @ count), float(lengths[bins] @ tokens)
 
 
-def _host_seconds(sample: _Sample, counted: _Counted, windows: int) -> float:
+def _host_time(sample: _Sample, counted: _Counted, windows: int) -> Float64:
     """What tokenizing, batching and decoding take of the host; each distinct context is tokenized once."""
-    return (
+    time_taken: Float64 = (
         sample.tokenizing_contexts * counted.context_bytes / max(sample.counted.context_bytes, 1)
         + sample.tokenizing_the_rest * counted.rows / max(sample.counted.rows, 1)
         + sample.batching_and_decoding * windows / max(sample.windows, 1)
     )
+    return time_taken
 
 
 def _remembered_bytes(sample: _Sample, counted: _Counted) -> int:
-    """What a run holds at the end of its largest part beyond what the sample took: see TOKEN_BYTES."""
+    """What a run holds at the end of its largest part beyond what the sample took."""
     tokens = counted.most_context_bytes * sample.context_tokens / max(sample.counted.context_bytes, 1)
-    contexts = max(min(tokens, CACHED_TOKENS) - sample.context_tokens, 0) * TOKEN_BYTES
+    more_tokens = max(min(tokens, CACHED_TOKENS) - sample.context_tokens, 0)
+    contexts = more_tokens * sample.encoded_bytes / max(sample.context_tokens, 1)
     pairs = min(counted.most_pairs, REMEMBERED_PAIRS) * PAIR_BYTES
     return round(contexts) + pairs + min(counted.most_column_bytes, ROW_GROUP_BYTES)
 

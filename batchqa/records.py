@@ -205,6 +205,10 @@ class EncodedContext(Protocol):
         A decoder need not look for duplicates then.
         """
 
+    @property
+    def nbytes(self) -> int:
+        """About what it takes of memory, its text included."""
+
     def trimmed_offsets(self) -> tuple[Int32, Int32]:
         """Where a span from or to each token starts and ends, without white space: int32, (tokens,) each.
 

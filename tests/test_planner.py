@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -90,15 +91,17 @@ def test_the_memory_grows_with_what_a_part_has_to_remember(tiny_bundle: Path, tm
 
 
 def test_host_and_model_overlap_and_the_slower_one_decides() -> None:
-    together = planner._together
+    def together(device: str, host: float, model: float, count: int, cpu: float | None = None) -> float:
+        return planner._together(device, np.array([host, host if cpu is None else cpu]), model, count)
+
     assert together("cuda:0", host=10.0, model=1.0, count=1000) == pytest.approx(10.0, rel=0.01)
     assert together("cuda:0", host=1.0, model=10.0, count=1000) == pytest.approx(10.0, rel=0.01)
     assert together("cuda:0", host=3.0, model=5.0, count=1) == 8.0, "one chunk overlaps with nothing"
     # on a CPU the model's workers and the host need the same cores
     assert together("cpu", host=10.0, model=1.0, count=1000) >= 10.0
-    assert together("cpu", host=1.0, model=10.0, count=1000) == pytest.approx(
-        10.0 + 1.0 / cpu_quota(), rel=0.01
-    )
+    shared = 10.0 + 4.0 / cpu_quota()
+    assert together("cpu", host=1.0, cpu=4.0, model=10.0, count=1000) == pytest.approx(shared, rel=0.01)
+    assert together("cuda:0", host=1.0, cpu=4.0, model=10.0, count=1000) == pytest.approx(10.0, rel=0.01)
 
 
 def test_where_the_host_is_the_limit_the_estimate_says_so(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -11,6 +12,9 @@ import numpy as np
 
 from batchqa.records import Int32
 from batchqa.text import trim, trim_offsets, visible_before
+
+ENCODED_BYTES = 100
+"""What the library's encoding and the ids take of memory for a token."""
 
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
 
@@ -34,6 +38,11 @@ class TiledContext:
     def regular(self) -> bool:
         """Always: every token has visible characters of its own."""
         return True
+
+    @property
+    def nbytes(self) -> int:
+        """As `EncodedContext` says."""
+        return sys.getsizeof(self.text) + self.ids.nbytes + self.starts.nbytes + self.ends.nbytes
 
     def trimmed_offsets(self) -> tuple[Int32, Int32]:
         """As `EncodedContext` says."""
@@ -62,6 +71,11 @@ class LookedUpContext:
         self._encoding = encoding
         self._trimmed: tuple[Int32, Int32] | None = None
         self.regular = not (may_be_blank or self._may_share()) or not self._spans_repeat()
+
+    @property
+    def nbytes(self) -> int:
+        """As `EncodedContext` says."""
+        return sys.getsizeof(self.text) + ENCODED_BYTES * len(self.ids)
 
     def trimmed_offsets(self) -> tuple[Int32, Int32]:
         """As `EncodedContext` says."""
