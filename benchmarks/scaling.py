@@ -7,7 +7,6 @@ to expect. `--write-docs` writes the figures into docs/scaling.md; `--from FILE.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import re
@@ -262,7 +261,8 @@ class _Texts:
     def _cut(self, words: list[str], number: int, count: int) -> str:
         """The `number`-th piece of so many words; it has its number in it, because texts come round again."""
         begin = number * count % len(words)
-        return " ".join([*itertools.islice(itertools.cycle(words), begin, begin + count - 1), str(number)])
+        end = begin + count - 1
+        return " ".join([*words[begin:end], *words[: max(end - len(words), 0)], str(number)])
 
 
 # --------------------------------------------------------------------------------------------- telling
