@@ -297,7 +297,7 @@ def _tables(points: list[Point]) -> dict[str, str]:
             [f"{p.question_words} | {p.rows_per_second:.1f} | {p.core_ms:.1f}" for p in of["question"]],
         ),
         "model": _table(
-            "model | file, MiB | rows/s | core milliseconds a row | memory, MiB",
+            "model | files, MiB | rows/s | core milliseconds a row | memory, MiB",
             [
                 f"{p.model} | {p.model_mib:.1f} | {p.rows_per_second:.1f} | {p.core_ms:.2f} | "
                 f"{p.memory_mib:.0f}"
@@ -377,7 +377,7 @@ def _panels(points: list[Point]) -> list[Panel]:
             {PACKAGE: curve("question", PACKAGE, "question_words", "core_ms")},
             log="",
         ),
-        Panel("model", "MiB of the model's file", "core milliseconds a row", {"": sized}),
+        Panel("model", "MiB of the model's files", "core milliseconds a row", {"": sized}),
     ]
 
 
