@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow.fs import FileSelector, FileType, LocalFileSystem
 
 from batchqa.annotator import open_model
 from batchqa.bundle import MANIFEST
 from batchqa.errors import InputError
+from batchqa.storage import Location, is_uri, locate, read_at, translated, trouble
 
 FOOTER_PREFIX = "batchqa."
 """Keys of a Parquet footer that `run` writes begin with this."""
@@ -23,20 +27,21 @@ LONGEST_VALUE = 200
 def describe(path: str) -> dict[str, Any]:
     """Everything known about the bundle or output at `path`; JSON-able, `kind` says which it is.
 
-    "default" is the bundle in the package. Raises InputError where `path` is neither, ModelError where a
-    bundle does not verify.
+    "default" is the bundle in the package; an output may be in an object store. Raises InputError where
+    `path` is neither, ModelError where a bundle does not verify, and a store's errors.
     """
-    place = Path(path)
-    if path == "default" or (place / MANIFEST).is_file():
+    if path == "default" or (not is_uri(path) and (Path(path) / MANIFEST).is_file()):
         return _bundle(path)
-    if place.is_dir():
-        return _folder(place)
-    if place.is_file():
-        return _file(place)
-    staging = place.with_name(place.name + ".batchqa")
-    if staging.is_dir():
-        return _folder(staging)
-    raise InputError(f"{path} does not exist; name a bundle's folder or an output of `batchqa run`")
+    place = locate(path) if is_uri(path) else _local(path)
+    place = replace(place, key=place.key.rstrip("/"))
+    with translated(place.uri):
+        if _type(place) is FileType.Directory:
+            return _folder(place)
+        if _type(place) is FileType.File:
+            return _file(place)
+        if _type(staging := place.beside(".batchqa")) is FileType.Directory:
+            return _folder(staging)
+    raise InputError(f"{place} does not exist; name a bundle's folder or an output of `batchqa run`")
 
 
 def render(facts: Mapping[str, Any]) -> str:
@@ -51,41 +56,50 @@ def _bundle(path: str) -> dict[str, Any]:
     return {"kind": "bundle", "path": str(bundle.path), "digest": bundle.digest, **manifest, "bytes": sizes}
 
 
-def _folder(folder: Path) -> dict[str, Any]:
+def _local(path: str) -> Location:
+    return Location("/", "/", str(Path(path).absolute()).lstrip("/"), LocalFileSystem())
+
+
+def _type(place: Location) -> FileType:
+    return place.filesystem.get_file_info(place.path).type
+
+
+def _folder(folder: Location) -> dict[str, Any]:
     """An output of part files, finished or not, or the staging of a one-file output."""
-    success, job = folder / "_SUCCESS", folder / "_batchqa" / "job.json"
-    if not success.is_file() and not job.is_file():
+    success, job = folder.child("_SUCCESS"), folder.child("_batchqa").child("job.json")
+    is_done, is_begun = (_type(file) is FileType.File for file in (success, job))
+    if not is_done and not is_begun:
         raise InputError(
             f"{folder} is neither a bundle (no {MANIFEST}) nor an output of `batchqa run` (no _SUCCESS)"
         )
-    facts: dict[str, Any] = {"kind": "output" if success.is_file() else "unfinished output"}
-    facts |= {"path": str(folder), "parts": len(list(folder.glob("part-*")))}
-    if success.is_file():
+    files = folder.filesystem.get_file_info(FileSelector(folder.path))
+    parts = sum(file.base_name.startswith("part-") for file in files)
+    facts: dict[str, Any] = {"kind": "output" if is_done else "unfinished output"}
+    facts |= {"path": folder.uri, "parts": parts}
+    if is_done:
         facts["success"] = _json_file(success)
-    if job.is_file():
+    if is_begun:
         facts["job"] = _json_file(job)
     return facts
 
 
-def _file(file: Path) -> dict[str, Any]:
-    with file.open("rb") as stream:
-        is_parquet = stream.read(4) == b"PAR1"
+def _file(file: Location) -> dict[str, Any]:
+    with file.filesystem.open_input_file(file.path) as stream:
+        is_parquet = read_at(stream, 0, 4) == b"PAR1"
     if is_parquet:
         return _parquet(file)
-    sidecar = file.with_name(file.name + ".batchqa.json")
-    if sidecar.is_file():
-        return {"kind": "output", "path": str(file), "format": "jsonl", "record": _json_file(sidecar)}
+    sidecar = file.beside(".batchqa.json")
+    if _type(sidecar) is FileType.File:
+        return {"kind": "output", "path": file.uri, "format": "jsonl", "record": _json_file(sidecar)}
     raise InputError(f"{file} was not written by `batchqa run`: it is no Parquet and has no {sidecar.name}")
 
 
-def _parquet(file: Path) -> dict[str, Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def _parquet(file: Location) -> dict[str, Any]:
     try:
-        footer = pq.read_metadata(file)
+        footer = pq.read_metadata(file.path, filesystem=file.filesystem)
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+        damaged = InputError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}")
+        raise trouble(file.uri, error) or damaged from error
     metadata = footer.metadata or {}
     record = {
         key.decode().removeprefix(FOOTER_PREFIX): _value(text)
@@ -96,7 +110,7 @@ def _parquet(file: Path) -> dict[str, Any]:
         raise InputError(f"{file} was not written by `batchqa run`: its footer has no {FOOTER_PREFIX}* keys")
     return {
         "kind": "output",
-        "path": str(file),
+        "path": file.uri,
         "format": "parquet",
         "rows": footer.num_rows,
         "row_groups": footer.num_row_groups,
@@ -105,9 +119,11 @@ def _parquet(file: Path) -> dict[str, Any]:
     }
 
 
-def _json_file(file: Path) -> Any:
+def _json_file(file: Location) -> Any:
+    with file.filesystem.open_input_file(file.path) as stream:
+        text = read_at(stream, 0, stream.size())
     try:
-        return orjson.loads(file.read_bytes())
+        return orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise InputError(f"{file} is no JSON: {error}; the output was damaged or is not ours") from error
 
