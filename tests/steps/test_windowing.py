@@ -257,6 +257,13 @@ def test_unknown_words_keep_their_places_whatever_their_lengths() -> None:
     assert _as_encoded(TextEncoder(tokenizer), texts) == _as_the_tokenizer_gives_them(tokenizer, texts)
 
 
+def test_a_vocabulary_without_an_unknown_token_is_left_to_the_library() -> None:
+    tokenizer = Tokenizer(models.WordPiece({"a": 0, "##b": 1}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    assert _as_encoded(TextEncoder(tokenizer), ["ab a"]) == [([0, 1, 0], [(0, 1), (1, 2), (3, 4)])]
+
+
 def test_a_separator_that_does_not_separate_for_the_tokenizer_does_not_for_plain_texts() -> None:
     tokenizer = _of_two_letters(clean_text=False)
     texts = ["a\x1cab", "a\tab"]

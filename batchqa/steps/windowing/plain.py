@@ -82,6 +82,7 @@ class PlainTokenizer:
         if (
             not isinstance(model, WordPiece)
             or model.continuing_subword_prefix != PREFIX
+            or model.unk_token not in vocabulary
             or not isinstance(normalizer, BertNormalizer)
             or not isinstance(splitter, BertPreTokenizer)
             or any(token.normalized for token in added)
