@@ -33,6 +33,9 @@ GPU_ROWS = 11_873
 FEW = 120
 """Rows on which a peer's best batch size is found."""
 
+TRIES = 3
+"""Interleaved rounds in which it is found: by one alone, chance decides between near ones."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -129,8 +132,11 @@ def _options() -> argparse.Namespace:
 def _at_best_batch(contender: Contender, rows: Path, threads: int) -> Contender:
     if contender.batch:
         return contender
-    candidates = [replace(contender, batch=batch) for batch in PEER_BATCHES]
-    best = max(candidates, key=lambda candidate: _run(candidate, "", rows, threads, -1).rows_per_second)
+    speeds: dict[int, list[float]] = {batch: [] for batch in PEER_BATCHES}
+    for _ in range(TRIES):
+        for batch, tried in speeds.items():
+            tried.append(_run(replace(contender, batch=batch), "", rows, threads, -1).rows_per_second)
+    best = replace(contender, batch=max(speeds, key=lambda batch: statistics.median(speeds[batch])))
     print(f"{best.name}: best batch {best.batch}", flush=True)
     return best
 
