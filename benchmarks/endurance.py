@@ -6,11 +6,11 @@
 time with another number behind context and question, so that no pair is met twice. The model is so small that
 reading, tokenizing, decoding and writing are most of the work.
 
-Speed is taken between the job's own reports, without starting and merging. A part is written when it ends, so
-that the last rows of a part pay for all of it; here parts are as long as what is compared, so that the first
-rows pay as much. A shared machine's own speed changes within a run, by more than what is looked for: at each
-report a fixed piece of work is timed too, and the job's speed is also given in units of that. Memory is the
-sum over the job's processes, beside that of a run of a tenth of the rows.
+Speed is taken between the job's own reports, without starting and merging. A part is written when it ends,
+so the last rows of a run pay for a whole part, the first for none; with `--part-rows 20000` both pay for
+theirs. A shared machine's own speed changes within a run, by more than what is looked for: at each report a
+fixed piece of work is timed too, and the job's speed is also given in units of that. Memory is the sum over
+the job's processes, beside that of a run of a tenth of the rows.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ import batchqa
 from batchqa.bundle import open_bundle
 from batchqa.job import Progress
 from batchqa.machine import cpu_quota
+from batchqa.settings import OutputSettings
 from batchqa.steps.windowing import open_tokenizer
 from benchmarks.measuring import HERE, WORK, Process, keep, measured, spread
 from benchmarks.mixes import write_mix
@@ -106,7 +107,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=cpu_quota())
-    parser.add_argument("--part-rows", type=int, default=STRETCH)
+    parser.add_argument("--part-rows", type=int, default=OutputSettings().part_rows)
     parser.add_argument("--data", type=Path, default=os.environ.get("BATCHQA_DATA", "../shared/data"))
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--once", type=Path, help=argparse.SUPPRESS)

@@ -26,7 +26,7 @@ def open_tokenizer(path: Path) -> Tokenizer:
 
 
 def learn_layout(tokenizer: Tokenizer, pad_id: int, pad_type: int = 0) -> Layout:
-    """How `tokenizer` joins (question, context), read off an encoded pair.
+    """How `tokenizer` joins (question, context), read off an encoded pair: whatever its special tokens are.
 
     Raises ModelError where the template is not specials, question, specials, context, specials.
     """

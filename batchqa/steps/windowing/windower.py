@@ -1,9 +1,7 @@
 """Chunk -> windows: texts become tokens, and long contexts become overlapping windows.
 
 Each distinct context is tokenized once however many questions it has, each distinct question once, and a
-(context, question) that the part has had before is not windowed again. The pair template of the tokenizer
-is learned by looking at an encoded pair, so every tokenizer that joins question and context in that order
-works, whatever its special tokens.
+(context, question) that the part has had before is not windowed again.
 """
 
 from __future__ import annotations
