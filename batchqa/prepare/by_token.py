@@ -19,7 +19,7 @@ import numpy as np
 
 from batchqa.steps.inference import UNPADDED
 
-from .editing import ATTENTION, GELU_FLOOR, GELUS, Editor, Product, products
+from .editing import ATTENTION, GELU_FLOOR, GELUS, Editor, Product, is_masked_attention, products
 from .extras import load
 from .quantize import LARGEST_CODE, LARGEST_SAFE_CODE, Observed, WeightCodes, shrink_tables
 from .smoothing import DividedValues, divided_values, smoothing_factors
@@ -85,7 +85,7 @@ def without_padding(model: Any) -> Any:
     graph = Editor(model)
     known = False
     for node in graph.graph.node:
-        if node.op_type != ATTENTION or not _has_three_forms(graph, node):
+        if node.op_type != ATTENTION or not is_masked_attention(graph, node):
             graph.keep(node)
             continue
         if not known:
@@ -103,12 +103,6 @@ def without_padding(model: Any) -> Any:
         graph.needs_opset(ATTENTION_OPSET)
         graph.model.metadata_props.add(key=UNPADDED, value="true")
     return graph.finish()
-
-
-def _has_three_forms(graph: Editor, node: Any) -> bool:
-    """Whether a MultiHeadAttention has a constant bias, a padding mask and no further inputs."""
-    given = [bool(name) for name in node.input]
-    return given == [True] * 5 and node.input[3] in graph.constants
 
 
 def _add_conditions(graph: Editor) -> None:

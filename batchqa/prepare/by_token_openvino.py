@@ -1,9 +1,9 @@
 """ONNX graph in float32 -> ONNX graph with int8 products for OpenVINO, each token scaled by itself.
 
 The same products as in `by_token.py`, in ONNX's own operators. OpenVINO (2026.4) makes int8 products of
-codes whose bounds are constant, so a token is divided by its scale first, and coded in whole steps. What it
-computes around the products, float32 or bfloat16, is chosen when it loads the file.
-docs/decisions/0007-int8-openvino.md has what each part is worth.
+codes whose bounds are constant, so a token is divided by its scale first, and coded in whole steps. Attention
+is written out (`attention_openvino.py`). What it computes around the products, float32 or bfloat16, is chosen
+when it loads the file. docs/decisions/0007-int8-openvino.md has what each part is worth.
 
 OpenVINO goes over an activation once for a whole chain of element by element operators. So GELU's outputs are
 smoothed at no cost, as onnxruntime's could not be; and they are raised by their floor, so that all codes are
@@ -20,7 +20,8 @@ import numpy as np
 
 from batchqa.records import Float32
 
-from .editing import ATTENTION, GELU_FLOOR, GELUS, Editor, Product, products
+from .attention_openvino import AttentionWriter
+from .editing import ATTENTION, GELU_FLOOR, GELUS, Editor, Product, is_masked_attention, products
 from .quantize import LARGEST_CODE, LARGEST_SAFE_CODE, Observed, WeightCodes, shrink_tables
 from .smoothing import DividedValues, divided_values, smoothing_factors
 
@@ -46,37 +47,41 @@ def per_token_openvino(model: Any, observed: Mapping[str, Observed], *, reduce_r
     codes = WeightCodes(graph, observed, smoothing, LARGEST_SAFE_CODE if reduce_range else LARGEST_CODE)
     values = divided_values(graph, found, smoothing)
     writer = _Writer(graph, codes, gelus, values)
+    attention = AttentionWriter(graph)
     for node in graph.graph.node:
         product = found.get(node.output[0]) if node.output else None
         if product is not None:
             writer.multiply(product)
         elif node.op_type == ATTENTION:
-            _add_bias_before(graph, node, values)
+            _write_attention(graph, attention, node, values)
         else:
             graph.keep(node)
     shrink_tables(graph)
+    graph.drop_unread()  # the mask that fused attention took
     return graph.finish()
 
 
-def _add_bias_before(graph: Editor, node: Any, values: Mapping[str, DividedValues]) -> None:
-    """Append attention with its bias added to query and value, in one pass with the products' scales.
+def _write_attention(
+    graph: Editor, attention: AttentionWriter, node: Any, values: Mapping[str, DividedValues]
+) -> None:
+    """Append attention, with its bias added to query and value in one pass with the products' scales.
 
     Key's bias adds the same number to all scores of a query, which soft-max does not see.
     """
-    graph.keep(node)
-    copy, out = graph.nodes[-1], node.output[0]
-    bias = node.input[3] if len(node.input) > 3 else ""
-    if out in values and values[out].bias:
-        bias = values[out].bias
-    if bias not in graph.constants:
+    out = node.output[0]
+    bias = values[out].bias if out in values else ""
+    if not is_masked_attention(graph, node):
+        graph.keep(node)
+        if bias:
+            graph.nodes[-1].input[3] = bias
         return
-    graph.nodes.pop()
-    of_query, _, of_value = np.split(graph.value(bias), 3)
-    for at, part, added in ((0, "query", of_query), (2, "value", of_value)):
-        constant = graph.constant(f"{bias}_{part}", added)
-        copy.input[at] = graph.add("Add", [node.input[at], constant], [f"{out}_{part}"])
-    copy.input[3] = ""
-    graph.nodes.append(copy)
+    query, key, value, own, _ = node.input
+    parts = np.split(graph.value(bias or own), 3)
+    biased = [
+        graph.add("Add", [name, graph.constant(f"{out}_{part}_bias", added)], [f"{out}_{part}"])
+        for name, part, added in ((query, "query", parts[0]), (value, "value", parts[2]))
+    ]
+    attention.write(node, biased[0], key, biased[1], width=len(parts[0]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +143,39 @@ class _Writer:
             size, zero, steps = graph.add("Abs", [values], [f"{short}_size"]), np.int8(0), LARGEST_CODE
         last = graph.constant("int8_last", np.array([-1], dtype=np.int64))
         graph.add("ReduceMax", [size, last], [f"{short}_largest"], keepdims=1)
-        step = graph.constant(f"int8_step_{steps}", np.float32(1 / steps))
-        graph.add("Mul", [f"{short}_largest", step], [f"{short}_step"])
-        tiny = graph.constant("int8_tiny", np.float32(TINY))
-        scale = graph.add("Add", [f"{short}_step", tiny], [f"{short}_scale"])
-        units = graph.add("Div", [values, scale], [f"{short}_units"])
+        scale = self._scale(short, f"{short}_largest", steps, "scale")
+        units = graph.add("Mul", [values, self._inverse(short, steps)], [f"{short}_units"])
         zero_code = graph.constant(f"int8_zero_{zero.dtype}", zero)
         code = graph.add("QuantizeLinear", [units, self._one, zero_code], [f"{short}_code"])
         return _Coded(
             graph.add("DequantizeLinear", [code, self._one, zero_code], [f"{short}_steps"]), scale, raised
         )
+
+    def _scale(self, short: str, largest: str, steps: int, name: str, sign: int = 1) -> str:
+        """How much one step of a code is: largest / steps + TINY, or the negative of that."""
+        graph, kind = self._graph, "" if sign > 0 else "_negative"
+        step = graph.constant(f"int8_step_{steps}{kind}", np.float32(sign / steps))
+        tiny = graph.constant(f"int8_tiny{kind}", np.float32(sign * TINY))
+        return graph.add(
+            "Add", [graph.add("Mul", [largest, step], [f"{short}_{name}_step"]), tiny], [f"{short}_{name}"]
+        )
+
+    def _inverse(self, short: str, steps: int) -> str:
+        """1 / scale, (..., 1): a division for each token instead of one for each of its channels.
+
+        OpenVINO would make the division part of the pass over all channels: so it is made on (...), without
+        the last axis. What a pass leaves behind is bfloat16, whose error all channels of a token would share;
+        so there is a second number, by how much the first is too large.
+        """
+        graph = self._graph
+        last = graph.constant("int8_last", np.array([-1], dtype=np.int64))
+        largest = graph.add("Squeeze", [f"{short}_largest", last], [f"{short}_largest_of_token"])
+        inverse, negative = (
+            graph.add(
+                "Reciprocal", [self._scale(short, largest, steps, name, sign)], [f"{short}_{name}_inverse"]
+            )
+            for name, sign in (("positive", 1), ("negative", -1))
+        )
+        excess = graph.add("Add", [inverse, negative], [f"{short}_excess"])
+        terms = [graph.add("Unsqueeze", [part, last], [f"{part}_wide"]) for part in (inverse, excess)]
+        return graph.add("Sub", terms, [f"{short}_inverse"])

@@ -117,3 +117,9 @@ def products(graph: Any) -> list[Product]:
         if node.op_type == "MatMul" and len(shapes.get(node.input[1], ())) == 2
         if shapes[node.input[1]][1] >= LEAST_WIDTH
     ]
+
+
+def is_masked_attention(graph: Editor, node: Any) -> bool:
+    """Whether a MultiHeadAttention has a constant bias, a padding mask and no further inputs."""
+    given = [bool(name) for name in node.input]
+    return given == [True] * 5 and node.input[3] in graph.constants

@@ -137,6 +137,7 @@ def test_every_form_of_attention_has_the_same_bias_and_scale(scale: dict[str, fl
     opsets = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid("com.microsoft", 1)]
     masked = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
     forms = by_token.without_padding(masked)
+    in_plain_operators = by_token_openvino.per_token_openvino(masked, {})
 
     for tokens in (by_token.SHORT - 1, by_token.SHORT + 1):
         feed = {
@@ -145,7 +146,12 @@ def test_every_form_of_attention_has_the_same_bias_and_scale(scale: dict[str, fl
         }
         expected = graphs.session(masked, threads=1).run(None, feed)[0]
         np.testing.assert_allclose(graphs.session(forms, threads=1).run(None, feed)[0], expected, atol=1e-5)
+        feed["attention_mask"][1, 20:] = 0
+        expected = graphs.session(masked, threads=1).run(None, feed)[0]
+        got = graphs.session(in_plain_operators, threads=1).run(None, feed)[0]
+        np.testing.assert_allclose(got, expected, atol=1e-5)
     assert np.ptp(expected) > 1
+    assert "MultiHeadAttention" not in {node.op_type for node in in_plain_operators.graph.node}
 
 
 def _operators_used(graph: Any, feed: dict[str, Any]) -> Counter[str]:
