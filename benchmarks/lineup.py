@@ -10,7 +10,7 @@ from batchqa.annotator import BUNDLED
 from batchqa.steps.inference import best_arithmetic
 from benchmarks.models import Models, base_sized, cuda_bundle, haystack_python, prepare
 
-ORT_TOKENS, OPENVINO_TOKENS, CUDA_TOKENS = 512, 768, 32_768
+ORT_TOKENS, OPENVINO_TOKENS, CUDA_TOKENS = 512, 1536, 32_768
 """Token budgets of batchqa and of the bare engines: given, so that both do the same."""
 
 
