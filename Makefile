@@ -51,7 +51,7 @@ test-faults: $(DEVELOPER)  ## kills, broken storage, damaged files
 bench: $(DEVELOPER)  ## rows per second beside the peers, as ratios
 	$(BIN)/python benchmarks/compare.py
 
-bench-full: $(DEVELOPER)  ## the same with every contender and every mix of rows: about an hour
+bench-full: $(DEVELOPER)  ## the same with every contender and every mix of rows: hours
 	$(BIN)/python benchmarks/compare.py --lineup full
 
 bench-gpu: $(DEVELOPER)  ## the table on one CUDA device; needs a driver and the extra `cuda`

@@ -22,6 +22,9 @@ from benchmarks.mixes import MIXES, write_mix
 from benchmarks.quality import Quality, quality
 
 PEER_BATCHES = (1, 8, 32)
+"""Rows that a peer takes at once. It runs with each in every round, and the best for a mix counts: found in
+fewer rows or rounds, it would be chance's choice, or that of other rows."""
+
 ROWS = {"squad": 600, "scripts": 400, "long": 40, "single": 400}
 TITLES = {
     "squad": "SQuAD 2.0 dev",
@@ -30,11 +33,6 @@ TITLES = {
     "single": "A context for each question",
 }
 GPU_ROWS = 11_873
-FEW = 120
-"""Rows on which a peer's best batch size is found."""
-
-TRIES = 3
-"""Interleaved rounds in which it is found: by one alone, chance decides between near ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +43,7 @@ class Run:
     """
 
     contender: str
+    batch: int
     mix: str
     round: int
     rows: int
@@ -74,9 +73,8 @@ def main() -> int:
         return 0
     WORK.mkdir(exist_ok=True)
     lineup = {"cpu": on_cpu, "full": all_on_cpu, "gpu": on_gpu}[options.lineup]
-    few = write_mix("squad", options.data, FEW, WORK)
     wanted = [c for c in lineup(checkpoint, WORK) if not options.only or c.name in options.only]
-    contenders = [_at_best_batch(contender, few, options.threads) for contender in wanted]
+    contenders = [sized for contender in wanted for sized in _at_each_batch(contender)]
     mixes = options.mixes or (MIXES if options.lineup == "full" else MIXES[:1])
     counts = dict.fromkeys(mixes, GPU_ROWS) if options.lineup == "gpu" else ROWS
     files = {name: write_mix(name, options.data, options.rows or counts[name], WORK) for name in mixes}
@@ -86,15 +84,14 @@ def main() -> int:
             for contender in contenders:
                 runs.append(_run(contender, mix, rows, options.threads, number))
                 speed = f"{runs[-1].rows_per_second:.1f} rows/s"
-                print(f"round {number + 1}: {mix}: {contender.name}: {speed}", flush=True)
+                print(f"round {number + 1}: {mix}: {contender.name}, {contender.batch}: {speed}", flush=True)
     qualities = {}
-    for contender in contenders if options.quality or options.lineup == "full" else []:
+    for contender in wanted if options.quality or options.lineup == "full" else []:
         if contender.kind == "batchqa":
             qualities[contender.name] = quality(contender, squad, options.threads)
             print(f"{contender.name}: {qualities[contender.name]}", flush=True)
     tables = [
-        f"### {mix}\n\n{_table(contenders, [run for run in runs if run.mix == mix], qualities)}"
-        for mix in mixes
+        f"### {mix}\n\n{_table(_at_best_batch(contenders, runs, mix), runs, mix, qualities)}" for mix in mixes
     ]
     head = f"{options.threads} threads, {options.rounds} rounds"
     facts = {
@@ -107,7 +104,7 @@ def main() -> int:
     }
     name = keep(options.lineup, options.results, "\n\n".join([head, *tables]), facts)
     draw(
-        [(c.name, c.kind, _median(runs, c.name, mixes[0])) for c in contenders],
+        [(c.name, c.kind, _median(runs, c, mixes[0])) for c in _at_best_batch(contenders, runs, mixes[0])],
         name.with_suffix(".svg"),
         f"{TITLES[mixes[0]]}, {head}",
     )
@@ -129,16 +126,19 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _at_best_batch(contender: Contender, rows: Path, threads: int) -> Contender:
-    if contender.batch:
-        return contender
-    speeds: dict[int, list[float]] = {batch: [] for batch in PEER_BATCHES}
-    for _ in range(TRIES):
-        for batch, tried in speeds.items():
-            tried.append(_run(replace(contender, batch=batch), "", rows, threads, -1).rows_per_second)
-    best = replace(contender, batch=max(speeds, key=lambda batch: statistics.median(speeds[batch])))
-    print(f"{best.name}: best batch {best.batch}", flush=True)
-    return best
+def _at_each_batch(contender: Contender) -> list[Contender]:
+    """The contender with each of the peers' batch sizes, or with its own alone."""
+    return [contender] if contender.batch else [replace(contender, batch=batch) for batch in PEER_BATCHES]
+
+
+def _at_best_batch(contenders: list[Contender], runs: list[Run], mix: str) -> list[Contender]:
+    """Of each name the one that was fastest on a mix, in the same order."""
+    best: dict[str, Contender] = {}
+    for contender in contenders:
+        other = best.get(contender.name)
+        if other is None or _median(runs, contender, mix) > _median(runs, other, mix):
+            best[contender.name] = contender
+    return list(best.values())
 
 
 def _run(contender: Contender, mix: str, rows: Path, threads: int, number: int) -> Run:
@@ -156,6 +156,7 @@ def _run(contender: Contender, mix: str, rows: Path, threads: int, number: int) 
     process = measured(command, environment)
     return Run(
         contender=contender.name,
+        batch=contender.batch,
         mix=mix,
         round=number,
         **json.loads(process.lines[-1]),
@@ -165,15 +166,13 @@ def _run(contender: Contender, mix: str, rows: Path, threads: int, number: int) 
     )
 
 
-def _table(contenders: list[Contender], runs: list[Run], qualities: Mapping[str, Quality]) -> str:
+def _table(contenders: list[Contender], runs: list[Run], mix: str, qualities: Mapping[str, Quality]) -> str:
     """Rows per second, and each form of batchqa as a multiple of them: median (smallest to largest).
 
     F1 is that of `qualities`, as far as it was looked at.
     """
-    speeds = {
-        contender.name: [run.rows_per_second for run in runs if run.contender == contender.name]
-        for contender in contenders
-    }
+    own = {contender.name: _of(runs, contender, mix) for contender in contenders}
+    speeds = {name: [run.rows_per_second for run in of_it] for name, of_it in own.items()}
     leaders = [contender.name for contender in contenders if contender.kind == "batchqa"]
     ratios = " | ".join(f"{leader} / this" for leader in leaders)
     lines = [
@@ -181,28 +180,34 @@ def _table(contenders: list[Contender], runs: list[Run], qualities: Mapping[str,
         "|---|---|---|" + "---|" * len(leaders) + "---|---|---|---|",
     ]
     for contender in contenders:
-        own = [run for run in runs if run.contender == contender.name]
+        name = contender.name
         cells = [
-            contender.name,
+            name,
             str(contender.batch),
-            spread(speeds[contender.name], 1),
+            spread(speeds[name], 1),
             *(
                 ""
-                if leader == contender.name
-                else spread([a / b for a, b in zip(speeds[leader], speeds[contender.name], strict=True)], 2)
+                if leader == name
+                else spread([a / b for a, b in zip(speeds[leader], speeds[name], strict=True)], 2)
                 for leader in leaders
             ),
-            f"{statistics.median(run.process_seconds for run in own):.1f}",
-            f"{statistics.median(run.cpu_seconds for run in own):.1f}",
-            f"{max(run.peak_mib for run in own):.0f}",
-            f"{qualities[contender.name].f1:.2f}" if contender.name in qualities else "",
+            f"{statistics.median(run.process_seconds for run in own[name]):.1f}",
+            f"{statistics.median(run.cpu_seconds for run in own[name]):.1f}",
+            f"{max(run.peak_mib for run in own[name]):.0f}",
+            f"{qualities[name].f1:.2f}" if name in qualities else "",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _median(runs: list[Run], name: str, mix: str) -> float:
-    return statistics.median(run.rows_per_second for run in runs if (run.contender, run.mix) == (name, mix))
+def _of(runs: list[Run], contender: Contender, mix: str) -> list[Run]:
+    """A contender's runs on a mix, round after round."""
+    wanted = (contender.name, contender.batch, mix)
+    return [run for run in runs if (run.contender, run.batch, run.mix) == wanted]
+
+
+def _median(runs: list[Run], contender: Contender, mix: str) -> float:
+    return statistics.median(run.rows_per_second for run in _of(runs, contender, mix))
 
 
 if __name__ == "__main__":
