@@ -22,7 +22,7 @@ HIDDEN = -10_000.0
 
 
 class AttentionWriter:
-    """Writes each MultiHeadAttention of a graph in plain operators, its mask made once for all of them."""
+    """Writes each MultiHeadAttention of a graph as products and soft-max; the mask is made once for all."""
 
     def __init__(self, graph: Editor) -> None:
         self._graph = graph
@@ -48,7 +48,7 @@ class AttentionWriter:
         scale = graph.constant(f"scale_of_{out}", np.float32(given.get("scale") or depth**-0.5))
         scaled = graph.add("Mul", [query, scale], [f"{out}_query_scaled"])
         scores = graph.add(
-            "FusedMatMul",  # with the keys as they are
+            "FusedMatMul",  # onnxruntime's, which OpenVINO reads too: the keys stay as they are
             [by_head(scaled, "query"), by_head(key, "key")],
             [f"{out}_scores"],
             domain="com.microsoft",

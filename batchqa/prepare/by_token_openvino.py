@@ -1,6 +1,6 @@
 """ONNX graph in float32 -> ONNX graph with int8 products for OpenVINO, each token scaled by itself.
 
-The same products as in `by_token.py`, in ONNX's own operators. OpenVINO (2026.4) makes int8 products of
+The same products as in `by_token.py`, in what OpenVINO (2026.4) has. It makes int8 products of
 codes whose bounds are constant, so a token is divided by its scale first, and coded in whole steps. Attention
 is written out (`attention_openvino.py`). What it computes around the products, float32 or bfloat16, is chosen
 when it loads the file. docs/decisions/0007-int8-openvino.md has what each part is worth.
