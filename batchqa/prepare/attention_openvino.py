@@ -80,9 +80,9 @@ class AttentionWriter:
         windows = graph.add("Shape", ["input_ids"], [f"windows_{heads}"], start=0, end=1)
         tokens = graph.add("Shape", ["input_ids"], [f"tokens_{heads}"], start=1, end=2)
         real = graph.add("Cast", ["attention_mask"], [f"real_{heads}"], to=load("onnx").TensorProto.FLOAT)
-        less = graph.add("Sub", [real, graph.constant("mask_one", np.float32(1))], [f"less_{heads}"])
+        padding = graph.add("Sub", [graph.constant("mask_one", np.float32(1)), real], [f"padding_{heads}"])
         hidden = graph.add(
-            "Mul", [less, graph.constant("mask_hidden", np.float32(-HIDDEN))], [f"hidden_{heads}"]
+            "Mul", [padding, graph.constant("mask_hidden", np.float32(HIDDEN))], [f"hidden_{heads}"]
         )
         axes = graph.constant("mask_axes", np.array([1, 2], dtype=np.int64))
         lone = graph.add("Unsqueeze", [hidden, axes], [f"hidden_of_a_window_{heads}"])

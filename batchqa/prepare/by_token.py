@@ -5,7 +5,7 @@ takes one scale for the whole batch instead, so that a row's answer changes with
 
 A channel with large inputs is made smaller before it is rounded (`smoothing.py`); weights are rounded as in
 `quantize.py`. docs/decisions/0001-int8.md has what each part is worth. The graph has operators that only
-onnxruntime has; `by_token_openvino.py` makes OpenVINO's.
+onnxruntime has; `int8_openvino.py` makes OpenVINO's.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ from batchqa.steps.inference import openvino_is_installed
 from batchqa.steps.reading import ColumnPlan, pieces
 from batchqa.steps.windowing import Windower, learn_layout, open_tokenizer
 
-from . import by_token, by_token_openvino, graphs, quantize
+from . import by_token, graphs, int8_openvino, quantize
 from .abstention import Abstains, decide, probe
 from .card import model_card
 from .checkpoint import HUB_ID, Checkpoint, fetch, open_checkpoint, write_tokenizer
@@ -361,7 +361,7 @@ class _Making:
         short = shortfall(fast, self.min_agreement, self.max_f1_drop, independent=True)
         if short is None:
             self._keep(variant, fast)
-            self._add_int8_of_openvino(fused.model, observed, form)
+            self._add_int8_of_openvino(fused.model, observed, said)
             return
         scheme = f"int8 weights, computed in float32, {said}"
         form = _Form("int8", scheme, ("cpu",), ("onnxruntime",), 0)
@@ -381,17 +381,30 @@ class _Making:
             f"{exact.windows_per_second / fast.windows_per_second:.2f} times its speed{short.advice}"
         )
 
-    def _add_int8_of_openvino(
-        self, fused: Any, observed: Mapping[str, quantize.Observed], form: _Form
-    ) -> None:
-        """The same products for OpenVINO, where it is installed and keeps the limits; else none."""
+    def _add_int8_of_openvino(self, fused: Any, observed: Mapping[str, quantize.Observed], said: str) -> None:
+        """int8 for OpenVINO, where it is installed: with static scales, else with none, else not at all."""
         if not openvino_is_installed():
             return
+        name = self.checkpoint.name
+        for may_be_static in (True, False):
+            made = int8_openvino.int8_openvino(
+                fused, observed, reduce_range=self.reduce_range, may_be_static=may_be_static
+            )
+            why = self._try_for_openvino(made, said)
+            if not why:
+                return
+            if not made.static:
+                break
+            self.say(f"{name}: int8 for OpenVINO with {made.static} static scales: {why}; trying without")
+        self.say(f"{name}: no int8 for OpenVINO: {why}")
+
+    def _try_for_openvino(self, made: int8_openvino.Int8Graph, said: str) -> str:
+        """Keep an int8 graph that is within the limits on OpenVINO; else say why it is not."""
         beside = self.folder / self.manifest.variants[-1].file
         file = beside.with_suffix(".openvino.onnx")
-        graph = by_token_openvino.per_token_openvino(fused, observed, reduce_range=self.reduce_range)
-        size = graphs.save(graph, file, beside)
-        variant = Variant("int8", file.name, ("cpu",), ("openvino",), weight_bits=form.weight_bits)
+        size = graphs.save(made.model, file, beside)
+        bits = 7 if self.reduce_range else 8
+        variant = Variant("int8", file.name, ("cpu",), ("openvino",), weight_bits=bits)
         self.say(f"{self.checkpoint.name}: verifying int8 for OpenVINO")
         try:
             found = compare_openvino(
@@ -403,10 +416,13 @@ class _Making:
             why = str(error)
         if why:
             file.unlink()
-            self.say(f"{self.checkpoint.name}: no int8 for OpenVINO: {why}")
-            return
-        figures = {"scheme": form.scheme, **found.figures, "megabytes": size / 1e6}
-        self._keep(replace(variant, verification=figures), found)
+            return why
+        scales = f"{made.static} of {made.coded} with a static scale, the others with a scale per token"
+        scheme = f"int8 weights of {bits} bits and int8 activations, {scales}, {said}"
+        self._keep(
+            replace(variant, verification={"scheme": scheme, **found.figures, "megabytes": size / 1e6}), found
+        )
+        return ""
 
     def _measure(self, form: _Form, graph: Any) -> tuple[Variant, Comparison]:
         """Write the variant's file, and compare it with the original on the road."""

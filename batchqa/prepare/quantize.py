@@ -2,8 +2,8 @@
 
 They are rounded so that the error of one is made up for by those that are rounded after it, on inputs
 seen in calibration (Frantar et al. 2022, "GPTQ", section 3). `weights_only` is the form that widens them
-again when the model is loaded and computes in float32: a quarter of the size, float32's speed. The form
-whose products are int8 themselves is in `by_token.py`.
+again when the model is loaded and computes in float32: a quarter of the size, float32's speed. The forms
+whose products are int8 themselves are in `by_token.py` and `int8_openvino.py`.
 """
 
 from __future__ import annotations
@@ -39,16 +39,59 @@ BLOCK = 128
 """Inputs whose rounding errors are spread together (GPTQ's block)."""
 
 
+SAMPLED = 16
+"""Tokens of each batch that are kept as they are."""
+
+
 @dataclass(slots=True)
 class Observed:
-    """What calibration saw of one input of matrix products.
+    """What calibration saw of one input of matrix products, x, (tokens, width).
 
-    gram: float64, (width, width), sum over tokens of x x^T; largest: float32, (width,), of |x|. The input
-    itself is (windows, tokens, width); others are not observed.
+    gram: float64, (width, width), sum over tokens of x x^T; total: float64, (width,), of x. low, high:
+    float32, (width,), the least and the largest x. sample: float32, (some tokens, width). The input itself
+    is (windows, tokens, width); others are not observed.
     """
 
     gram: Float64
-    largest: Float32
+    total: Float64
+    tokens: int
+    low: Float32
+    high: Float32
+    sample: Float32
+
+    @classmethod
+    def of(cls, x: Float32) -> Observed:
+        """Of float32, (tokens, width)."""
+        wide = x.astype(np.float64)
+        sample = x[:: max(1, len(x) // SAMPLED)][:SAMPLED].copy()
+        return cls(wide.T @ x, wide.sum(axis=0), len(x), x.min(axis=0), x.max(axis=0), sample)
+
+    def __add__(self, other: Observed) -> Observed:
+        """Of the tokens of both."""
+        return Observed(
+            self.gram + other.gram,
+            self.total + other.total,
+            self.tokens + other.tokens,
+            np.minimum(self.low, other.low),
+            np.maximum(self.high, other.high),
+            np.concatenate([self.sample, other.sample]),
+        )
+
+    @property
+    def largest(self) -> Float32:
+        """The largest |x|, float32, (width,)."""
+        return np.maximum(-self.low, self.high)
+
+    @property
+    def mean(self) -> Float64:
+        """Float64, (width,)."""
+        return self.total / self.tokens
+
+    @property
+    def centred_gram(self) -> Float64:
+        """The sum of (x - mean) (x - mean)^T, float64, (width, width)."""
+        centred: Float64 = self.gram - np.outer(self.total, self.mean)
+        return centred
 
 
 def observe(model: Any, feeds: Iterable[Feed]) -> dict[str, Observed]:
@@ -73,13 +116,8 @@ def observe(model: Any, feeds: Iterable[Feed]) -> dict[str, Observed]:
         for name, value in zip(names, session.run(names, {key: feed[key] for key in wanted}), strict=True):
             if value.shape[:-1] != feed["attention_mask"].shape:
                 continue  # not one vector per token
-            tokens = value.reshape(-1, value.shape[-1])[real]
-            gram, largest = tokens.T.astype(np.float64) @ tokens, np.abs(tokens).max(axis=0)
-            if name in seen:
-                seen[name].gram += gram
-                seen[name].largest = np.maximum(seen[name].largest, largest)
-            else:
-                seen[name] = Observed(gram, largest)
+            observed = Observed.of(value.reshape(-1, value.shape[-1])[real])
+            seen[name] = seen[name] + observed if name in seen else observed
     return seen
 
 
@@ -137,13 +175,15 @@ class WeightCodes:
     """Matrices as int8 codes and scales, made once each.
 
     smoothing: per activation, float32, (width,): what its channels are divided by and the weights multiplied.
-    largest: the largest code of a weight.
+    largest: the largest code of a weight. are_corrected: the products are right on average (they have a
+    bias for it), so that rounding need not take care of that.
     """
 
     graph: Editor
     observed: Mapping[str, Observed]
     smoothing: Mapping[str, Float32]
     largest: int
+    are_corrected: bool = False
     _made: dict[str, tuple[str, str]] = field(default_factory=dict)
     _spread: dict[str, tuple[Int64, Float32]] = field(default_factory=dict)
 
@@ -172,7 +212,9 @@ class WeightCodes:
             return codes
         key = "\0".join(known)
         if key not in self._spread:
-            gram = np.sum([self.observed[name].gram for name in known], axis=0)
+            observed = [self.observed[name] for name in known]
+            grams = [each.centred_gram if self.are_corrected else each.gram for each in observed]
+            gram = np.sum(grams, axis=0)
             self._spread[key] = _error_spread(gram if factors is None else gram / np.outer(factors, factors))
         return _round_with_feedback(values, scale, self.largest, *self._spread[key])
 

@@ -30,10 +30,20 @@ def smoothing_factors(
         weights = [p.weight for p in found if p.activation == activation]
         if any(readers[weight] > 1 for weight in weights):
             continue
-        strongest = np.max([np.abs(graph.value(weight)).max(axis=1) for weight in weights], axis=0)
-        tiny = 1e-5
-        raw = (observed[activation].largest + tiny) ** SMOOTHING / (strongest + tiny) ** (1 - SMOOTHING)
-        factors[activation] = (raw / np.exp(np.log(raw).mean())).astype(np.float32)
+        matrices = [graph.value(weight) for weight in weights]
+        factors[activation] = balanced(observed[activation].largest, matrices, SMOOTHING)
+    return factors
+
+
+def balanced(largest: Float32, matrices: Sequence[Float32], alpha: float) -> Float32:
+    """SmoothQuant's factors, (width,), whose geometric mean is 1.
+
+    largest: of each channel's values, (width,); matrices: what multiplies them, (width, outputs).
+    """
+    strongest = np.max([np.abs(matrix).max(axis=1) for matrix in matrices], axis=0)
+    tiny = 1e-5
+    raw = (largest + tiny) ** alpha / (strongest + tiny) ** (1 - alpha)
+    factors: Float32 = (raw / np.exp(np.log(raw).mean())).astype(np.float32)
     return factors
 
 

@@ -202,6 +202,31 @@ def test_int8_for_openvino_reads_its_matrices_from_the_file_beside_and_answers_w
     assert expected["qa_error"].null_count == len(table)
 
 
+@pytest.mark.parametrize(("refused", "static"), [(0, 4), (1, 0)])
+def test_int8_for_openvino_has_no_static_scales_where_these_miss_the_limits(
+    checkpoints: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    refused: int,
+    static: int,
+) -> None:
+    pytest.importorskip("openvino", reason="needs the extra `openvino`")
+    said: list[str] = []
+    compared, still_refused = exporting.compare_openvino, iter([True] * refused)
+
+    def first_is_poor(*arguments: Any) -> Any:
+        found = compared(*arguments)
+        return replace(found, agreement=-1.0) if next(still_refused, False) else found
+
+    monkeypatch.setattr(exporting, "compare_openvino", first_is_poor)
+    path = tmp_path / "b"
+    export(str(checkpoints("bert-uncased")), path, min_agreement=0.0, on_progress=said.append)
+
+    scheme = open_bundle(path).manifest.variants[1].verification["scheme"]
+    assert f"activations, {static} of 8 with a static scale" in scheme
+    assert sum("trying without" in line for line in said) == refused
+
+
 @pytest.mark.parametrize("why", ["below its limits", "cannot be loaded", "not installed"])
 def test_without_a_good_int8_for_openvino_a_bundle_has_onnxruntimes_alone(
     checkpoints: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
