@@ -160,8 +160,7 @@ class _Writer:
     def _by_static_scale(self, name: str, static: StaticScale) -> _Coded:
         graph, short = self._graph, f"int8_{len(self._activations)}"
         inverse = 1 / (static.factors * static.step)
-        by = np.full_like(inverse, 1 / static.step) if name in self._is_smooth else inverse
-        values = graph.add("Mul", [name, graph.constant(f"{short}_inverse", by)], [f"{short}_scaled"])
+        values = graph.add("Mul", [name, graph.constant(f"{short}_inverse", inverse)], [f"{short}_scaled"])
         middle = graph.constant(f"{short}_middle", static.middle * inverse)
         values = graph.add("Sub", [values, middle], [f"{short}_units"])
         return _Coded(self._steps(short, values, np.int8(0)), "", static.step, static.middle, static.factors)
