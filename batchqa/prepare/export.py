@@ -327,6 +327,11 @@ class _Making:
         fitted = Threshold(value, note or f"best F1 on {Path(labelled).name}")
         self.manifest = replace(self.manifest, threshold=fitted)
 
+    @property
+    def weight_bits(self) -> int:
+        """Of int8's codes: 7 cannot overflow on any processor."""
+        return 7 if self.reduce_range else 8
+
     def answer_with_original(self) -> None:
         """Let the original answer the verification's rows."""
         self.say(f"{self.checkpoint.name}: the original answers {len(self.table)} rows of {self.verified_on}")
@@ -351,7 +356,7 @@ class _Making:
         fused = graphs.fuse(self.graph, self.checkpoint, self.feeds[:2], for_int8=True)
         self.say(f"{name}: calibrating int8 on {len(self.calibration)} rows")
         observed = quantize.observe(fused.model, self.feeds)
-        bits = 7 if self.reduce_range else 8
+        bits = self.weight_bits
         said = f"{fused.said}; int8 instructions of the exporting machine: {_int8_instructions()}"
         scheme = f"int8 weights of {bits} bits and int8 activations with a scale per token, {said}"
         form = _Form("int8", scheme, ("cpu",), ("onnxruntime",), bits)
@@ -403,7 +408,7 @@ class _Making:
         beside = self.folder / self.manifest.variants[-1].file
         file = beside.with_suffix(".openvino.onnx")
         size = graphs.save(made.model, file, beside)
-        bits = 7 if self.reduce_range else 8
+        bits = self.weight_bits
         variant = Variant("int8", file.name, ("cpu",), ("openvino",), weight_bits=bits)
         self.say(f"{self.checkpoint.name}: verifying int8 for OpenVINO")
         try:

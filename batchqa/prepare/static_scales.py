@@ -66,7 +66,7 @@ def static_scales(
     scales = {}
     for name, read_by in matrices.items():
         scale = _scale(observed[name], read_by, is_smoothed=name in smoothing)
-        if noise(scale, observed[name], read_by) <= MOST_NOISE:
+        if _noise(scale, observed[name], read_by) <= MOST_NOISE:
             scales[name] = scale
     return scales
 
@@ -81,7 +81,7 @@ def _scale(observed: Observed, matrices: Sequence[Float32], *, is_smoothed: bool
     return StaticScale(middle, factors, largest / LARGEST_CODE if largest > 0 else 1.0)
 
 
-def noise(scale: StaticScale, observed: Observed, matrices: Sequence[Float32]) -> float:
+def _noise(scale: StaticScale, observed: Observed, matrices: Sequence[Float32]) -> float:
     """How much rounding the activation adds to its products, as a share of their power in a usual token.
 
     Rounding to steps of d is an error of variance d^2 / 12 in each channel. "Usual" is the median: a token
