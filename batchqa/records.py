@@ -23,6 +23,12 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
 
+ALIKE = 16
+"""Windows are of one kind if their lengths, rounded up to a multiple of it, are the same.
+
+An engine may take only such together; and each shape that is new to an engine costs it a few milliseconds.
+"""
+
 ROW_ERRORS = (
     "bad_json",
     "bad_utf8",

@@ -1,16 +1,18 @@
 """Windows -> padded batches: like lengths together, long ones first.
 
 So the engine's buffers are allocated once at their largest. A batch is what the host handles at once; where
-that is more than the engine's budget, the engine takes it in portions.
+that is more than the engine's budget, the engine takes it in portions. Batches end where portions do: so none
+is cut in two, and a worker meets fewer shapes, of which each costs it some milliseconds when it is new.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 
-from batchqa.records import Int32, Int64, Layout, PaddedBatch, Ragged, Windows
+from batchqa.records import ALIKE, Int32, Int64, Layout, PaddedBatch, Ragged, Windows
 
 HOST_TOKENS = 4096
 """Tokens of a batch, unless the engine takes more: a dozen windows or more share what it costs the host."""
@@ -31,16 +33,33 @@ def padded_batches(windows: Windows, budget: int) -> Iterator[PaddedBatch]:
     """
     contexts = Ragged.joined([context.ids for context in windows.contexts])
     order = np.argsort(-windows.length, kind="stable").astype(np.int32)
+    ends = _portion_ends(windows.length[order], budget)
     place, left = 0, int(windows.length.sum())
     while True:
         longest = int(windows.length[order[place]]) if len(order) else 1
         size = max(min(left // LAST_BATCHES, HOST_TOKENS), budget)
-        end = min(place + max(size // longest, 1), len(order))
+        fits = place + max(size // longest, 1)
+        end = int(ends[np.searchsorted(ends, fits, side="right") - 1])
         left -= int(windows.length[order[place:end]].sum())
         yield _pad(windows, contexts, order[place:end], last=end == len(order))
         place = end
         if place == len(order):
             return
+
+
+def _portion_ends(lengths: Int32, budget: int) -> Int64:
+    """Where a portion of windows of one kind ends that fits into `budget` tokens; of sorted lengths.
+
+    Zero comes first, for a chunk without windows. A batch that is a portion by itself may end anywhere.
+    """
+    if budget >= HOST_TOKENS:
+        return np.arange(len(lengths) + 1)
+    padded = -(-lengths // ALIKE) * ALIKE
+    kinds = np.concatenate([np.flatnonzero(np.diff(padded, prepend=-1)), [len(lengths)]])
+    within = [
+        np.arange(first, end, max(budget // int(padded[first]), 1))[1:] for first, end in pairwise(kinds)
+    ]
+    return np.unique(np.concatenate([[0], kinds, *within])).astype(np.int64)
 
 
 def blank_batch(layout: Layout, rows: int, tokens: int) -> tuple[Int64, Int64, Int64]:

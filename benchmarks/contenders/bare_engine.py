@@ -18,11 +18,10 @@ from contender import arguments, measure, read_rows
 
 from batchqa.annotator import Annotator
 from batchqa.bundle import open_bundle
-from batchqa.records import Chunk, Cursor, Rows
+from batchqa.records import ALIKE, Chunk, Cursor, Rows
 from batchqa.settings import RunSettings
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.inference import Crew, best_arithmetic, portions
-from batchqa.steps.inference.openvino_scorer import MULTIPLE
 
 options = arguments()
 rows = read_rows(options.rows)
@@ -54,7 +53,7 @@ def load() -> tuple[Callable[[list[Batch]], object], list[Batch]]:
     (whole,) = padded_batches(windows, budget=10**9)
     arrays = (whole.input_ids, whole.attention_mask, whole.token_type_ids)
     (engine, *_) = annotator.scorer.members if isinstance(annotator.scorer, Crew) else (annotator.scorer,)
-    alike = engine.alike if options.engine == "onnxruntime" else MULTIPLE
+    alike = engine.alike if options.engine == "onnxruntime" else ALIKE
     batches = [
         tuple(np.ascontiguousarray(array[part]) for array in arrays)
         for part in portions(whole.attention_mask, options.batch, alike=alike)

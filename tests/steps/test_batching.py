@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from batchqa.records import Chunk, Windows
+from batchqa.records import ALIKE, Chunk, Windows
 from batchqa.settings import WindowSettings
 from batchqa.steps.batching import HOST_TOKENS, LAST_BATCHES, padded_batches
+from batchqa.steps.inference import portions
 from batchqa.steps.windowing import Windower, learn_layout
 from tests.models import tiny_tokenizer
 from tests.steps.rows import rows_of
@@ -54,6 +55,18 @@ def test_batches_are_large_for_the_host_and_become_smaller_towards_the_end_of_th
 def test_an_engine_that_takes_more_than_the_host_asks_for_gets_full_batches() -> None:
     sizes = [batch.input_ids.size for batch in padded_batches(_windows([40] * 3000), 20_000)]
     assert all(size > 20_000 - 60 for size in sizes[:-1])
+
+
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=60), st.integers(1, 900))
+@example([40] * 30, 170)
+def test_no_batch_ends_within_a_portion_of_the_engine(lengths: list[int], budget: int) -> None:
+    """Else the engine would meet more shapes, of which each costs it milliseconds when it is new."""
+    windows = _windows(lengths)
+    (whole,) = padded_batches(windows, 10**9)
+    at_once = list(portions(whole.attention_mask, budget, alike=ALIKE))
+    batches = list(padded_batches(windows, budget))
+    in_batches = [part for batch in batches for part in portions(batch.attention_mask, budget, alike=ALIKE)]
+    assert len(in_batches) == len(at_once)
 
 
 def test_windows_are_sorted_so_that_little_is_padded() -> None:

@@ -98,6 +98,13 @@ def test_portions_hold_every_token_once_and_stay_within_the_budget(
     np.testing.assert_array_equal(seen, mask)
 
 
+def test_all_portions_of_a_kind_but_the_last_are_of_one_shape_once_padded() -> None:
+    """An engine that pads to a multiple of 16 would else meet a new shape where windows become shorter."""
+    lengths = np.arange(160, 144, -1)  # 9 of 160 tokens fit into 1,500, but 10 of 150
+    mask = (np.arange(160) < np.concatenate([lengths, lengths[-1:].repeat(20)])[:, None]).astype(np.int64)
+    assert [len(mask[part]) for part in portions(mask, 1500, alike=16)] == [9, 9, 9, 9]
+
+
 def test_the_engine_gets_a_batch_in_portions_and_the_logits_are_those_of_the_whole() -> None:
     ids, taken = np.arange(1, 61).reshape(6, 10), []
 

@@ -3,7 +3,7 @@
 Two things are not OpenVINO's defaults, and both are there so that a row's answer does not depend on its
 neighbours (measured with OpenVINO 2026.4 on AVX-512; `docs/decisions/0002-openvino.md`):
 
-- A window is padded to the next multiple of 16 tokens, and only windows for which that is the same go
+- A window is padded to the next multiple of ALIKE tokens, and only windows for which that is the same go
   together. So what a window's logits are computed from is decided by its own length: the last bits of a
   soft-max depend on how many tokens it goes over, and in bfloat16 such a bit grows to 0.1 in a logit.
 - What the model computes in (`arithmetic`) is asked for by name, and checked.
@@ -24,15 +24,12 @@ import numpy as np
 
 from batchqa.errors import DeviceError, ModelError
 from batchqa.machine import cpu_flags
-from batchqa.records import Float32, Int64
+from batchqa.records import ALIKE, Float32, Int64
 
 from .scoring import OutOfMemoryError, score_in_portions
 
 Arithmetic = Literal["f32", "bf16"]
 """What the matrix products' factors are: float32, or bfloat16 with sums in float32."""
-
-MULTIPLE = 16
-"""To what lengths are padded, in tokens: fewer lengths make larger batches."""
 
 TOLERANCE = 1e-4
 """By how much a logit may depend on the batch (the contract's equality)."""
@@ -92,7 +89,7 @@ class OpenVinoScorer:
         self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64, budget: int | None = None
     ) -> tuple[Float32, Float32]:
         """See SpanScorer.score."""
-        return score_in_portions(self._run, input_ids, attention_mask, token_type_ids, budget, alike=MULTIPLE)
+        return score_in_portions(self._run, input_ids, attention_mask, token_type_ids, budget, alike=ALIKE)
 
     def _run(self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64) -> tuple[Float32, Float32]:
         # an id that the table does not have is read as zeros, without a word
@@ -119,7 +116,7 @@ class OpenVinoScorer:
     def _padded(self, array: Int64) -> Int64:
         """The array with columns of zeros (masked) up to the next multiple, or to the model's limit."""
         tokens = array.shape[1]
-        wanted = -(-tokens // MULTIPLE) * MULTIPLE
+        wanted = -(-tokens // ALIKE) * ALIKE
         if self._longest is not None:
             wanted = max(min(wanted, self._longest), tokens)
         return np.pad(array, ((0, 0), (0, wanted - tokens)))

@@ -66,18 +66,20 @@ def portions(
 ) -> Iterator[tuple[slice, slice]]:
     """Neighbouring windows, and as many tokens as their longest has, within `budget` tokens.
 
-    `alike` puts only windows together whose lengths are equal, rounded up to a multiple of it. A window
+    `alike` puts only windows together whose lengths are equal, rounded up to a multiple of it; they count as
+    if they had that length, so that there are equally many in all portions of a kind but the last. A window
     longer than the budget is a portion by itself.
     """
     lengths = np.maximum(attention_mask.sum(axis=1), 1).tolist()
-    first, longest = 0, 0
+    first, longest, widest = 0, 0, 0
     for row, length in enumerate(lengths):
-        wider = max(longest, length)
-        differs = alike is not None and -(-length // alike) != -(-longest // alike)
+        wide = -(-length // alike) * alike if alike is not None else length
+        wider = max(widest, wide)
+        differs = alike is not None and wide != widest
         if row > first and (wider * (row + 1 - first) > budget or differs):
             yield slice(first, row), slice(0, longest)
-            first, wider = row, length
-        longest = wider
+            first, longest, wider = row, 0, wide
+        longest, widest = max(longest, length), wider
     if lengths:
         yield slice(first, len(lengths)), slice(0, longest)
 
