@@ -55,6 +55,7 @@ from .card import model_card
 from .checkpoint import HUB_ID, Checkpoint, fetch, open_checkpoint, write_tokenizer
 from .extras import versions
 from .passages import everything
+from .reduction import reduced
 from .threshold import best_for_f1
 from .verify import (
     BUDGET,
@@ -387,27 +388,47 @@ class _Making:
         )
 
     def _add_int8_of_openvino(self, fused: Any, observed: Mapping[str, quantize.Observed], said: str) -> None:
-        """int8 for OpenVINO, where it is installed: with static scales, else with none, else not at all."""
+        """int8 for OpenVINO, where it is installed: as fast as it can be, else as exact, else not at all."""
         if not openvino_is_installed():
             return
-        name = self.checkpoint.name
-        for may_be_static in (True, False):
-            made = int8_openvino.int8_openvino(
-                fused, observed, reduce_range=self.reduce_range, may_be_static=may_be_static
-            )
-            why = self._try_for_openvino(made, said)
+        tried: list[str] = []
+        for fast in (True, False):
+            model, how = self._made_for_openvino(fused, observed, fast=fast)
+            if how in tried:
+                continue
+            tried.append(how)
+            why = self._try_for_openvino(model, f"{how}, {said}")
             if not why:
                 return
-            if not made.static:
-                break
-            self.say(f"{name}: int8 for OpenVINO with {made.static} static scales: {why}; trying without")
-        self.say(f"{name}: no int8 for OpenVINO: {why}")
+            self.say(f"{self.checkpoint.name}: no int8 for OpenVINO with {how}: {why}")
 
-    def _try_for_openvino(self, made: int8_openvino.Int8Graph, said: str) -> str:
+    def _made_for_openvino(
+        self, fused: Any, observed: Mapping[str, quantize.Observed], *, fast: bool
+    ) -> tuple[Any, str]:
+        """int8 for OpenVINO, and what is in it. `fast`: with static scales and a reduced last layer.
+
+        That layer is fitted on the package's passages too, which are in several scripts.
+        """
+        last = None
+        if fast:
+            passages = everything()
+            more = [] if self.calibration.equals(passages) else batches_of(self.bundle, passages)
+            last = reduced(fused, self.feeds + more)
+        if last is not None:
+            fused, observed = last.model, quantize.observe(last.model, self.feeds)
+        made = int8_openvino.int8_openvino(
+            fused, observed, reduce_range=self.reduce_range, may_be_static=fast
+        )
+        how = f"{made.static} static scales of {made.coded}, the others per token"
+        if last is not None:
+            how += f", a last layer of {last.neurons} neurons and {last.width} channels"
+        return made.model, how
+
+    def _try_for_openvino(self, model: Any, said: str) -> str:
         """Keep an int8 graph that is within the limits on OpenVINO; else say why it is not."""
         beside = self.folder / self.manifest.variants[-1].file
         file = beside.with_suffix(".openvino.onnx")
-        size = graphs.save(made.model, file, beside)
+        size = graphs.save(model, file, beside)
         bits = self.weight_bits
         variant = Variant("int8", file.name, ("cpu",), ("openvino",), weight_bits=bits)
         self.say(f"{self.checkpoint.name}: verifying int8 for OpenVINO")
@@ -422,8 +443,7 @@ class _Making:
         if why:
             file.unlink()
             return why
-        scales = f"{made.static} of {made.coded} with a static scale, the others with a scale per token"
-        scheme = f"int8 weights of {bits} bits and int8 activations, {scales}, {said}"
+        scheme = f"int8 weights of {bits} bits and int8 activations: {said}"
         self._keep(
             replace(variant, verification={"scheme": scheme, **found.figures, "megabytes": size / 1e6}), found
         )

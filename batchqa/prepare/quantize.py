@@ -8,7 +8,7 @@ whose products are int8 themselves are in `by_token.py` and `int8_openvino.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,10 +99,25 @@ def observe(model: Any, feeds: Iterable[Feed]) -> dict[str, Observed]:
 
     Padding is left out: feeds have an attention_mask.
     """
+    names = list(dict.fromkeys(product.activation for product in products(model.graph)))
+    seen: dict[str, Observed] = {}
+    for feed, values in activations(model, names, feeds):
+        real = feed["attention_mask"].reshape(-1) > 0
+        for name, value in zip(names, values, strict=True):
+            if value.shape[:-1] != feed["attention_mask"].shape:
+                continue  # not one vector per token
+            observed = Observed.of(value.reshape(-1, value.shape[-1])[real])
+            seen[name] = seen[name] + observed if name in seen else observed
+    return seen
+
+
+def activations(
+    model: Any, names: Sequence[str], feeds: Iterable[Feed]
+) -> Iterator[tuple[Feed, list[Float32]]]:
+    """Run `model` (ModelProto) on `feeds`; each feed, and the activations of these names."""
     onnx, ort = load("onnx"), load("onnxruntime")
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
-    names = list(dict.fromkeys(product.activation for product in products(probe.graph)))
     probe.graph.output.extend(
         onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in names
     )
@@ -110,15 +125,8 @@ def observe(model: Any, feeds: Iterable[Feed]) -> dict[str, Observed]:
     options.log_severity_level = 3
     session = ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
     wanted = [node.name for node in session.get_inputs()]
-    seen: dict[str, Observed] = {}
     for feed in feeds:
-        real = feed["attention_mask"].reshape(-1) > 0
-        for name, value in zip(names, session.run(names, {key: feed[key] for key in wanted}), strict=True):
-            if value.shape[:-1] != feed["attention_mask"].shape:
-                continue  # not one vector per token
-            observed = Observed.of(value.reshape(-1, value.shape[-1])[real])
-            seen[name] = seen[name] + observed if name in seen else observed
-    return seen
+        yield feed, session.run(names, {key: feed[key] for key in wanted})
 
 
 def weights_only(model: Any, observed: Mapping[str, Observed]) -> Any:

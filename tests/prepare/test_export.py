@@ -17,6 +17,7 @@ from batchqa.errors import ModelError, PreconditionError, SettingsError
 from batchqa.prepare import export as exporting
 from batchqa.prepare.export import export
 from batchqa.prepare.passages import everything
+from batchqa.prepare.reduction import Reduced
 from tests.models import FAMILIES, SENTENCES
 from tests.reference import reference_answers
 
@@ -223,8 +224,32 @@ def test_int8_for_openvino_has_no_static_scales_where_these_miss_the_limits(
     export(str(checkpoints("bert-uncased")), path, min_agreement=0.0, on_progress=said.append)
 
     scheme = open_bundle(path).manifest.variants[1].verification["scheme"]
-    assert f"activations, {static} of 8 with a static scale" in scheme
-    assert sum("trying without" in line for line in said) == refused
+    assert f"activations: {static} static scales of 8" in scheme
+    assert sum("no int8 for OpenVINO with 4 static scales" in line for line in said) == refused
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_last_layer_is_fitted_on_the_packages_passages_too_and_the_bundle_says_how_small_it_is(
+    checkpoints: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: bool
+) -> None:
+    """They are in four languages: fitted on one alone, a model is worse at the others."""
+    pytest.importorskip("openvino", reason="needs the extra `openvino`")
+    rows, seen = everything(), []
+    file = tmp_path / "rows.parquet"
+    pq.write_table(rows.select(["context", "question"]).slice(0, 5), file)
+
+    def noted(model: Any, feeds: Any) -> Reduced:
+        seen.extend(feeds)
+        return Reduced(model, 64, 896, 0.0)
+
+    monkeypatch.setattr(exporting, "reduced", noted)
+    path = tmp_path / "b"
+    export(str(checkpoints("bert-uncased")), path, min_agreement=0.0, calibrate_on=file if own else None)
+
+    windows = sum(len(feed["input_ids"]) for feed in seen)
+    assert windows == len(rows) + (5 if own else 0)  # no passage has more than one window
+    scheme = open_bundle(path).manifest.variants[1].verification["scheme"]
+    assert "a last layer of 896 neurons and 64 channels" in scheme
 
 
 @pytest.mark.parametrize("why", ["below its limits", "cannot be loaded", "not installed"])
@@ -247,5 +272,5 @@ def test_without_a_good_int8_for_openvino_a_bundle_has_onnxruntimes_alone(
 
     assert [v.engines for v in open_bundle(tmp_path / "b").manifest.variants] == [("onnxruntime",)]
     lines = [line for line in said if "no int8 for OpenVINO" in line]
-    assert len(lines) == (0 if why == "not installed" else 1)
+    assert len(lines) == (0 if why == "not installed" else 2)  # with static scales, and without
     assert all("--min-agreement" in line or "no such operator" in line for line in lines)
