@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import onnx
 import pytest
 
 from batchqa.prepare import graphs, reduction
+from batchqa.prepare.checkpoint import open_checkpoint
+from tests.models import FAMILIES
 
 pytest.importorskip("optimum.exporters.onnx")
 
@@ -191,3 +194,27 @@ def test_a_last_layer_of_another_kind_stays(change: Callable[..., None]) -> None
     model = _model(change=change)
     assert np.isfinite(_logits(model, _feeds(2))).all()
     assert reduction.reduced(model, _feeds(2)) is None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_last_layer_of_every_family_is_found_and_its_smaller_form_runs(
+    checkpoints: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    monkeypatch.setattr(reduction, "WIDTHS", (24,))  # these have 32 channels
+    monkeypatch.setattr(reduction, "MOST_ERROR", 1e-2)
+    rng = np.random.default_rng(7)
+    with open_checkpoint(str(checkpoints(family)), None) as checkpoint:
+        graph = graphs.export_graph(checkpoint, tmp_path)
+        ids = rng.integers(5, int(checkpoint.config["vocab_size"]), (200, 20))
+        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        feed = {name.name: feed[name.name] for name in graph.graph.input}
+        fused = graphs.fuse(graph, checkpoint, [feed], for_int8=True)
+    assert fused.kept
+
+    smaller = reduction.reduced(fused.model, [feed])
+
+    assert smaller is not None
+    assert smaller.width == 24
+    expected, found = _logits(fused.model, [feed]), _logits(smaller.model, [feed])
+    assert np.corrcoef(expected.ravel(), found.ravel())[0, 1] > 0.98
+    assert expected.std() > 0.1
