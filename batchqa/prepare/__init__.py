@@ -11,8 +11,8 @@
     smoothing.py      channels made alike before they are rounded
     by_token.py       onnxruntime's graph with int8 products, each token scaled by itself
     static_scales.py  which activations can do with one scale for all tokens
-    last_layer.py     the last layer of BERT's kind in a graph, and a smaller one in its place
-    reduction.py      how small the last layer may be for the logits' sake
+    last_layer.py     the last layer of BERT's kind in a graph: found, and replaced
+    smaller_last_layer.py  which of its neurons and channels the logits need
     attention_openvino.py  attention in the operators that OpenVINO is fastest with
     int8_openvino.py  OpenVINO's graph with int8 products, static scales or one per token
     passages.py       the package's own texts: plainly answerable and plainly unanswerable pairs

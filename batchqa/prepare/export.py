@@ -55,7 +55,7 @@ from .card import model_card
 from .checkpoint import HUB_ID, Checkpoint, fetch, open_checkpoint, write_tokenizer
 from .extras import versions
 from .passages import everything
-from .reduction import reduced
+from .smaller_last_layer import reduced
 from .threshold import best_for_f1
 from .verify import (
     BUDGET,

@@ -35,7 +35,6 @@ class LastLayer:
     hidden: str
     summed: str
     logits: str
-    gelu: Any
     replaced: tuple[str, ...]
     first: Float32
     first_bias: Float32
@@ -53,7 +52,9 @@ class LastLayer:
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """A smaller last layer: logits = normalization(hidden @ second + residual @ channels + bias) @ head + ...
+    """A smaller last layer.
+
+    logits = normalization(hidden[neurons] @ second + residual @ channels + bias) @ head + constant
 
     neurons: which of hidden are left; second: (left, width); bias: (width,); channels: (width of y, width);
     head: (width, 2).
@@ -99,7 +100,6 @@ def find_last_layer(graph: Editor) -> LastLayer | None:
             hidden=gelu.output[0],
             summed=total.output[0],
             logits=logits.output[0],
-            gelu=gelu,
             replaced=tuple(node.output[0] for node in (first, second, added, total, norm, head)),
             first=graph.value(first.input[1]),
             first_bias=graph.value(gelu.input[1]),

@@ -17,7 +17,7 @@ from batchqa.errors import ModelError, PreconditionError, SettingsError
 from batchqa.prepare import export as exporting
 from batchqa.prepare.export import export
 from batchqa.prepare.passages import everything
-from batchqa.prepare.reduction import Reduced
+from batchqa.prepare.smaller_last_layer import Reduced
 from tests.models import FAMILIES, SENTENCES
 from tests.reference import reference_answers
 

@@ -70,18 +70,17 @@ def portions(
     if they had that length, so that there are equally many in all portions of a kind but the last. A window
     longer than the budget is a portion by itself.
     """
-    lengths = np.maximum(attention_mask.sum(axis=1), 1).tolist()
-    first, longest, widest = 0, 0, 0
-    for row, length in enumerate(lengths):
-        wide = -(-length // alike) * alike if alike is not None else length
-        wider = max(widest, wide)
-        differs = alike is not None and wide != widest
-        if row > first and (wider * (row + 1 - first) > budget or differs):
-            yield slice(first, row), slice(0, longest)
-            first, longest, wider = row, 0, wide
-        longest, widest = max(longest, length), wider
-    if lengths:
-        yield slice(first, len(lengths)), slice(0, longest)
+    lengths = np.maximum(attention_mask.sum(axis=1), 1)
+    counted = lengths if alike is None else -(-lengths // alike) * alike
+    first, widest = 0, 0
+    for row, width in enumerate(counted.tolist()):
+        too_many = max(widest, width) * (row + 1 - first) > budget
+        if row > first and (too_many or (alike is not None and width != widest)):
+            yield slice(first, row), slice(0, int(lengths[first:row].max()))
+            first, widest = row, 0
+        widest = max(widest, width)
+    if len(lengths):
+        yield slice(first, len(lengths)), slice(0, int(lengths[first:].max()))
 
 
 def score_batch(scorer: SpanScorer, batch: PaddedBatch, budget: int | None = None) -> BatchLogits:

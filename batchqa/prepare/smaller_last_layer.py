@@ -78,9 +78,7 @@ def reduced(model: Any, feeds: Iterable[Feed]) -> Reduced | None:
     MOST_ERROR.
     """
     graph = Editor(model)
-    layer = find_last_layer(graph)
-    seen = _Seen.of(model, layer, feeds) if layer is not None else None
-    if layer is None or seen is None:
+    if (layer := find_last_layer(graph)) is None or (seen := _Seen.of(model, layer, feeds)) is None:
         return None
     whole = _Neurons(np.arange(len(layer.second)), layer.second, layer.bias)
     for width in (width for width in WIDTHS if width < layer.width):

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from batchqa.prepare import graphs, reduction
+from batchqa.prepare import graphs, smaller_last_layer
 from batchqa.prepare.checkpoint import open_checkpoint
 from tests.models import FAMILIES
 
@@ -113,7 +113,7 @@ def test_logits_stay_what_they_are_with_fewer_channels_and_neurons_on_windows_ne
 ) -> None:
     model = _model(idle=idle)
 
-    smaller = reduction.reduced(model, _feeds(2))
+    smaller = smaller_last_layer.reduced(model, _feeds(2))
 
     assert smaller is not None
     left = smaller.neurons
@@ -124,7 +124,7 @@ def test_logits_stay_what_they_are_with_fewer_channels_and_neurons_on_windows_ne
     given = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
     free = given["constant"] + given["shift"] @ given["head"]  # what a logit is without its text
     error = np.square(found - expected).mean() / np.square(expected - free[:, None]).mean()
-    assert 0 < error < 3 * reduction.MOST_ERROR
+    assert 0 < error < 3 * smaller_last_layer.MOST_ERROR
     assert smaller.error == pytest.approx(error, rel=1)  # what is promised was held out
 
 
@@ -136,7 +136,7 @@ def test_a_length_is_found_from_some_channels_where_the_others_depend_on_them(
     found, shift = rng.normal(size=(500, 4)) + np.array([20, 0, 0, 0]), np.array([0, 1, -2, 0.5])
     square = 1.1 * (np.square(found + shift).sum(axis=1) + rest) * rng.uniform(0.999, 1.001, 500)
 
-    factor, moved, more = reduction._length(found, square, 1 / square)
+    factor, moved, more = smaller_last_layer._length(found, square, 1 / square)
 
     assert more > 0
     again = factor * (np.square(found + moved).sum(axis=1) + more)
@@ -144,8 +144,8 @@ def test_a_length_is_found_from_some_channels_where_the_others_depend_on_them(
 
 
 def test_nothing_is_reduced_where_all_channels_matter_or_few_windows_were_seen() -> None:
-    assert reduction.reduced(_model(directions=WIDTH, uneven=1.5), _feeds(2)) is None
-    assert reduction.reduced(_model(), _feeds(2, windows=2, batches=12)) is None
+    assert smaller_last_layer.reduced(_model(directions=WIDTH, uneven=1.5), _feeds(2)) is None
+    assert smaller_last_layer.reduced(_model(), _feeds(2, windows=2, batches=12)) is None
 
 
 def test_an_error_of_the_first_token_counts_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,11 +156,11 @@ def test_an_error_of_the_first_token_counts_more(monkeypatch: pytest.MonkeyPatch
         ids[:, 1:] %= 300
         ids[:, 0] = rng.integers(300, WORDS, len(ids))  # words that only begin
     model = _model(directions=90, uneven=1)
-    monkeypatch.setattr(reduction, "MOST_ERROR", np.inf)
+    monkeypatch.setattr(smaller_last_layer, "MOST_ERROR", np.inf)
 
     def error_of_first(weight: float) -> float:
-        monkeypatch.setattr(reduction, "FIRST_TOKEN", weight)
-        smaller = reduction.reduced(model, feeds)
+        monkeypatch.setattr(smaller_last_layer, "FIRST_TOKEN", weight)
+        smaller = smaller_last_layer.reduced(model, feeds)
         assert smaller is not None
         only = [{name: value[:, :1] for name, value in feed.items()} for feed in feeds]
         return float(np.abs(_logits(smaller.model, only) - _logits(model, only)).mean())
@@ -193,15 +193,15 @@ def _no_normalization(nodes: list[Any], constants: dict[str, Any]) -> None:
 def test_a_last_layer_of_another_kind_stays(change: Callable[..., None]) -> None:
     model = _model(change=change)
     assert np.isfinite(_logits(model, _feeds(2))).all()
-    assert reduction.reduced(model, _feeds(2)) is None
+    assert smaller_last_layer.reduced(model, _feeds(2)) is None
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_last_layer_of_every_family_is_found_and_its_smaller_form_runs(
     checkpoints: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
-    monkeypatch.setattr(reduction, "WIDTHS", (24,))  # these have 32 channels
-    monkeypatch.setattr(reduction, "MOST_ERROR", 1e-2)
+    monkeypatch.setattr(smaller_last_layer, "WIDTHS", (24,))  # these have 32 channels
+    monkeypatch.setattr(smaller_last_layer, "MOST_ERROR", 1e-2)
     rng = np.random.default_rng(7)
     with open_checkpoint(str(checkpoints(family)), None) as checkpoint:
         graph = graphs.export_graph(checkpoint, tmp_path)
@@ -211,7 +211,7 @@ def test_the_last_layer_of_every_family_is_found_and_its_smaller_form_runs(
         fused = graphs.fuse(graph, checkpoint, [feed], for_int8=True)
     assert fused.kept
 
-    smaller = reduction.reduced(fused.model, [feed])
+    smaller = smaller_last_layer.reduced(fused.model, [feed])
 
     assert smaller is not None
     assert smaller.width == 24
