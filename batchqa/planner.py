@@ -27,7 +27,7 @@ from batchqa.steps.batching import padded_batches
 from batchqa.steps.chunking import chunks
 from batchqa.steps.decoding import Decoder
 from batchqa.steps.inference import portions, score_batch
-from batchqa.steps.windowing import CACHED_TOKENS, REMEMBERED_PAIRS, Windower
+from batchqa.steps.windowing import CACHED_BYTES, PAIR_BYTES, REMEMBERED_PAIRS, Windower
 
 T = TypeVar("T")
 
@@ -37,8 +37,8 @@ SAMPLE_SECONDS = 4.0
 SLICES, SLICE_ROWS, SLICE_BYTES = 64, 128, 128 * 2**10
 """The sample has at most so many slices, a slice so many consecutive rows and (if it has several) bytes."""
 
-PAIR_BYTES = 250
-"""What the road remembers of each pair of a part: a dictionary entry of two digests."""
+ANSWER_BYTES = 80
+"""About what decoding keeps of each pair's answer, for the rows that are copies of it."""
 
 BINS_PER_DOUBLING = 32
 """How finely contexts are counted by length: two per cent."""
@@ -370,10 +370,9 @@ def _host_time(sample: _Sample, counted: _Counted, windows: int) -> Float64:
 
 def _remembered_bytes(sample: _Sample, counted: _Counted) -> int:
     """What a run holds at the end of its largest part beyond what the sample took."""
-    tokens = counted.most_context_bytes * sample.context_tokens / max(sample.counted.context_bytes, 1)
-    more_tokens = max(min(tokens, CACHED_TOKENS) - sample.context_tokens, 0)
-    contexts = more_tokens * sample.encoded_bytes / max(sample.context_tokens, 1)
-    pairs = min(counted.most_pairs, REMEMBERED_PAIRS) * PAIR_BYTES
+    grown = counted.most_context_bytes / max(sample.counted.context_bytes, 1)
+    contexts = max(min(sample.encoded_bytes * grown, CACHED_BYTES) - sample.encoded_bytes, 0)
+    pairs = counted.most_pairs * ANSWER_BYTES + min(counted.most_pairs, REMEMBERED_PAIRS) * PAIR_BYTES
     return round(contexts) + pairs + min(counted.most_column_bytes, ROW_GROUP_BYTES)
 
 

@@ -16,6 +16,9 @@ from batchqa.text import trim, trim_offsets, visible_before
 ENCODED_BYTES = 100
 """What the library's encoding and the ids take of memory for a token."""
 
+OBJECT_BYTES = 500
+"""What a context takes besides its text and its tokens: its objects, their arrays' heads, a cache's entry."""
+
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
 
 _FEW_PLACES = 50
@@ -42,7 +45,8 @@ class TiledContext:
     @property
     def nbytes(self) -> int:
         """As `EncodedContext` says."""
-        return sys.getsizeof(self.text) + self.ids.nbytes + self.starts.nbytes + self.ends.nbytes
+        arrays = self.ids.nbytes + self.starts.nbytes + self.ends.nbytes
+        return OBJECT_BYTES + sys.getsizeof(self.text) + arrays
 
     def trimmed_offsets(self) -> tuple[Int32, Int32]:
         """As `EncodedContext` says."""
@@ -75,7 +79,7 @@ class LookedUpContext:
     @property
     def nbytes(self) -> int:
         """As `EncodedContext` says."""
-        return sys.getsizeof(self.text) + ENCODED_BYTES * len(self.ids)
+        return OBJECT_BYTES + sys.getsizeof(self.text) + ENCODED_BYTES * len(self.ids)
 
     def trimmed_offsets(self) -> tuple[Int32, Int32]:
         """As `EncodedContext` says."""

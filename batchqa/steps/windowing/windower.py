@@ -6,10 +6,8 @@ Each distinct context is tokenized once however many questions it has, each dist
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from copy import copy
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
@@ -21,12 +19,7 @@ from batchqa.settings import WindowSettings
 from batchqa.text import is_blank
 
 from .encoder import TextEncoder
-
-CACHED_TOKENS = 1_000_000
-"""Context tokens kept for later chunks of the part: 12 bytes each, or some 100 if its text is not plain."""
-
-REMEMBERED_PAIRS = 1_000_000
-"""Distinct pairs of a part that later rows can be recognised as copies of."""
+from .remembering import ContextCache, PairNumbers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,11 +53,8 @@ class Windower:
     def forget(self) -> None:
         """Begin a part: what was tokenized and windowed before it plays no role in it."""
         self._part = -1
-        self._contexts: OrderedDict[str, EncodedContext] = OrderedDict()
-        self._context_tokens = 0
-        self._texts: dict[str | bytes, int] = {}
-        self._pairs: dict[int, int] = {}
-        self._pair_count = 0
+        self._contexts = ContextCache(self.encoder.contexts)
+        self._pairs = PairNumbers()
 
     def windows(self, chunk: Chunk) -> Windows:
         """All windows of a chunk. The chunks of a part must come in order."""
@@ -73,7 +63,7 @@ class Windower:
             self._part = chunk.part
         context_codes, context_texts = _distinct(chunk.rows.context)
         question_codes, question_texts = _distinct(chunk.rows.question)
-        contexts = self._encode_contexts(context_texts)
+        contexts = self._contexts.encoded(context_texts)
         questions = self._encode_questions(question_texts)
         context_faults = [
             "empty_context" if not len(c.ids) or is_blank(t) else None
@@ -84,19 +74,19 @@ class Windower:
         judged = np.ones(len(chunk.rows), dtype=bool)
         judged[list(faults)] = False
 
-        first_pair = self._pair_count
+        first_pair = self._pairs.count
         keys = context_codes * max(len(question_texts), 1) + question_codes
         row_pair = np.full(len(chunk.rows), -1, dtype=np.int32)
         distinct, inverse = _in_order_of_appearance(keys[judged])
-        numbers, is_new = self._number_pairs(distinct, context_texts, question_texts)
+        pair_context, pair_question = np.divmod(distinct, max(len(question_texts), 1))
+        numbers, is_new = self._pairs.number(pair_context, pair_question, context_texts, question_texts)
         row_pair[judged] = numbers[inverse]
-        pair_context, pair_question = np.divmod(distinct[is_new], max(len(question_texts), 1))
         return self._lay_out(
             chunk,
             contexts,
             questions.prefixes,
-            pair_context.astype(np.int32),
-            pair_question.astype(np.int32),
+            pair_context[is_new].astype(np.int32),
+            pair_question[is_new].astype(np.int32),
             row_pair,
             first_pair,
             faults,
@@ -113,20 +103,6 @@ class Windower:
         shared = np.where(self._settings.stride < capacity, self._settings.stride, capacity // 2)
         step = capacity - shared
         return capacity, step, 1 + -(-np.maximum(tokens - capacity, 0) // np.maximum(step, 1))
-
-    def _encode_contexts(self, texts: list[str]) -> list[EncodedContext]:
-        missing = [text for text in texts if text not in self._contexts]
-        for text, context in zip(missing, self.encoder.contexts(missing), strict=True):
-            self._contexts[text] = context
-            self._context_tokens += len(context.ids)
-        contexts = []
-        for text in texts:
-            self._contexts.move_to_end(text)
-            contexts.append(self._contexts[text])
-        while self._context_tokens > CACHED_TOKENS:
-            _, dropped = self._contexts.popitem(last=False)
-            self._context_tokens -= len(dropped.ids)
-        return contexts
 
     def _encode_questions(self, texts: list[str]) -> _Questions:
         longest = self._settings.max_question_length
@@ -169,26 +145,6 @@ class Windower:
             if code is not None:
                 faults[row] = RowFault(code, chunk.rows.locate(row))
         return faults
-
-    def _number_pairs(self, keys: Int64, contexts: list[str], questions: list[str]) -> tuple[Int32, Bool]:
-        """Each distinct pair's number in the part, and whether this chunk is the first to have it."""
-        if len(self._pairs) > REMEMBERED_PAIRS or len(self._texts) > 2 * REMEMBERED_PAIRS:
-            self._pairs.clear()
-            self._texts.clear()
-        context, question = np.divmod(keys, max(len(questions), 1))
-        pairs = (self._number_texts(contexts)[context] << 32) + self._number_texts(questions)[question]
-        numbers = np.array([self._pairs.get(pair, -1) for pair in pairs.tolist()], dtype=np.int32)
-        is_new = numbers < 0
-        count = int(is_new.sum())
-        numbers[is_new] = self._pair_count + np.arange(count)
-        self._pair_count += count
-        self._pairs.update(zip(pairs[is_new].tolist(), numbers[is_new].tolist(), strict=True))
-        return numbers, is_new
-
-    def _number_texts(self, texts: list[str]) -> Int64:
-        """Each text's number in the part: the same text has the same number, as long as it is remembered."""
-        numbers = [self._texts.setdefault(_fingerprint(text), len(self._texts)) for text in texts]
-        return np.array(numbers, dtype=np.int64)
 
     def _lay_out(
         self,
@@ -246,8 +202,3 @@ def _in_order_of_appearance(
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
     return distinct[order], rank[inverse]
-
-
-def _fingerprint(text: str) -> str | bytes:
-    """The text, or for a long one a digest that does not keep it in memory."""
-    return text if len(text) <= 128 else blake2b(text.encode(), digest_size=16).digest()
