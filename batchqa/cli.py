@@ -19,6 +19,7 @@ from typing import Any, TextIO
 import click
 import orjson
 
+from batchqa.allocator import choose_allocator
 from batchqa.errors import BatchqaError, StoppedError, StorageError
 from batchqa.options import (
     answer_options,
@@ -61,6 +62,7 @@ EXIT_CODES = (
 
 def program() -> int:
     """The command `batchqa`, as a process of its own."""
+    choose_allocator()
     code = main()
     storage = sys.modules.get("batchqa.storage")  # not imported for it: `--help` is quick
     if storage and storage.is_waiting():
