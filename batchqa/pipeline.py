@@ -1,8 +1,8 @@
 """The spine: chunks in, answered chunks out, in order, every row counted.
 
-Threads work at the same time and hand over through short queues: the caller's iterator, the tokenizer and the
-padding run in one, the model in one for each scorer that works side by side, decoding and whatever the caller
-does with the answers in the caller's own. So a device waits for Python only while the queues are empty.
+Threads work at the same time and hand over through short queues: the caller's iterator and windowing run in
+one, batching in another, the model in one for each scorer that works side by side, decoding and whatever the
+caller does with the answers in the caller's own. So a device waits for Python only when a queue is empty.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from batchqa.records import AnsweredChunk, Chunk, PaddedBatch
+from batchqa.records import AnsweredChunk, Chunk, PaddedBatch, Windows
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.decoding import Decoder, DecodingRules
 from batchqa.steps.inference import SpanScorer, score_batch
@@ -27,6 +27,9 @@ R = TypeVar("R")
 
 BATCHES_AHEAD = 16
 """Batches that wait between two threads at most."""
+
+CHUNKS_AHEAD = 1
+"""Chunks that are windowed in advance: a fast model has used up the batches that wait before a chunk is."""
 
 POLL_SECONDS = 0.1
 """How often a waiting thread looks whether the run was stopped."""
@@ -53,7 +56,10 @@ class Road:
         decoder = Decoder(self.rules)
         windower = self.windower.fresh()
         stop = threading.Event()
-        batches = in_background(self._batches(windower, chunks), BATCHES_AHEAD, "batchqa-host", stop)
+        windows = side_by_side(
+            windower.windows, chunks, width=1, ahead=CHUNKS_AHEAD, name="batchqa-windowing", stop=stop
+        )
+        batches = in_background(self._batches(windows), BATCHES_AHEAD, "batchqa-batching", stop)
         scored = side_by_side(
             lambda batch: score_batch(self.scorer, batch, self.budget),
             batches,
@@ -74,9 +80,9 @@ class Road:
             with suppress(ValueError):  # a device thread that does not end still runs it
                 batches.close()
 
-    def _batches(self, windower: Windower, chunks: Iterable[Chunk]) -> Iterator[PaddedBatch]:
-        for chunk in chunks:
-            yield from padded_batches(windower.windows(chunk), self.budget)
+    def _batches(self, windows: Iterable[Windows]) -> Iterator[PaddedBatch]:
+        for chunk in windows:
+            yield from padded_batches(chunk, self.budget)
 
 
 class _Handover:

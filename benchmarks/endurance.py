@@ -6,11 +6,11 @@
 time with another number behind context and question, so that no pair is met twice. The model is so small that
 reading, tokenizing, decoding and writing are most of the work.
 
-Speed is taken between the job's own reports, without starting and merging. A part is written when it ends,
-so the last rows of a run pay for a whole part, the first for none; with `--part-rows 20000` both pay for
-theirs. A shared machine's own speed changes within a run, by more than what is looked for: at each report a
-fixed piece of work is timed too, and the job's speed is also given in units of that. Memory is the sum over
-the job's processes, beside that of a run of a tenth of the rows.
+Speed is taken between the job's own reports, without starting and merging. The last rows of a run pay for
+the end of a part and the first do not, but nothing is windowed beside them any more; with `--part-rows
+20000` both pay for an end. A shared machine's own speed changes within a run, by more than what is looked
+for: at each report a fixed piece of work is timed too, and the job's speed is also given in units of that.
+Memory is the sum over the job's processes, beside that of a run of a tenth of the rows.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +15,9 @@ import pytest
 from batchqa.annotator import Annotator
 from batchqa.errors import ModelError, StorageError
 from batchqa.pipeline import in_background, side_by_side
-from batchqa.records import Chunk
+from batchqa.records import Chunk, Windows
 from batchqa.steps.chunking import chunks
+from batchqa.steps.windowing import Windower
 from tests.steps.rows import rows_of
 
 PAIRS = [(f"The bridge number {i} is old.", "What is old?") for i in range(50)]
@@ -106,6 +108,33 @@ def test_an_error_of_the_model_reaches_the_caller(
     monkeypatch.setattr(annotator.scorer, "score", fail)
     with pytest.raises(ModelError, match="failed on cpu"):
         list(annotator.answer(_endless()))
+
+
+def test_the_next_chunk_and_no_more_is_windowed_while_the_model_works_on_this_one(
+    annotator: Annotator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windowed: list[int] = []
+    make, score = Windower.windows, annotator.scorer.score
+
+    def windows(self: Windower, chunk: Chunk) -> Windows:
+        made = make(self, chunk)
+        windowed.append(chunk.part)
+        return made
+
+    def score_late(*batch: Any) -> Any:
+        if not at_first_batch:
+            _wait_for(lambda: len(windowed) > 1)
+            time.sleep(0.3)
+            at_first_batch[:] = windowed
+        return score(*batch)
+
+    monkeypatch.setattr(Windower, "windows", windows)
+    monkeypatch.setattr(annotator.scorer, "score", score_late)
+    at_first_batch: list[int] = []
+    many = [(f"The bridge number {i} is old.", "What is old?") for i in range(3000)]
+    parts = (Chunk(rows_of(many, first_record=3000 * i), i, last_of_part=True) for i in range(4))
+    assert [answered.chunk.part for answered in annotator.answer(parts)] == windowed == [0, 1, 2, 3]
+    assert at_first_batch == [0, 1]
 
 
 def test_a_caller_that_leaves_stops_the_threads(annotator: Annotator) -> None:

@@ -16,7 +16,10 @@ import pyarrow.compute as pc
 from batchqa.records import Chunk, Cursor, Int64, Rows
 
 CHUNK_ROWS = 4096
-"""Rows of a chunk at most: enough windows of each length for batches without much padding."""
+"""Rows of a chunk at most: enough windows of each length for batches without much padding.
+
+A part is cut evenly, since a short last chunk would have small batches, just before the part's end.
+"""
 
 CHUNK_BYTES = 8 * 2**20
 """UTF-8 bytes of text in a chunk at most, unless one row alone has more."""
@@ -56,9 +59,10 @@ def _split(held: list[Rows], end: int) -> tuple[Rows, list[Rows]]:
 
 
 def _chunk_end(held: list[Rows], left: int) -> int:
-    """How many of the rows held belong to the next chunk, when `left` rows are left in the part."""
+    """How many of the rows held are the next chunk, when the part still lacks `left` rows (at least 1)."""
     sizes = np.concatenate([np.zeros(0, np.int64), *(_text_bytes(rows) for rows in held)])
-    most = min(CHUNK_ROWS, left, len(sizes))
+    share = -(-left // -(-left // CHUNK_ROWS))
+    most = min(share, len(sizes))
     fits = int(np.searchsorted(np.cumsum(sizes[:most]), CHUNK_BYTES, side="right"))
     return min(max(fits, 1), most)
 

@@ -43,8 +43,13 @@ def test_a_stream_without_rows_has_no_chunk() -> None:
     assert _cut([0, 0], 10) == []
 
 
-def test_a_chunk_has_so_many_rows_and_the_last_of_a_part_is_marked() -> None:
-    assert _cut([10], 10) == [(0, 0, 4, False), (0, 4, 4, False), (0, 8, 2, True)]
+def test_a_part_is_cut_evenly_and_its_last_chunk_is_marked() -> None:
+    assert _cut([10], 10) == [(0, 0, 4, False), (0, 4, 3, False), (0, 7, 3, True)]
+    assert _cut([9, 3], 9) == [(0, 0, 3, False), (0, 3, 3, False), (0, 6, 3, True), (1, 9, 3, True)]
+
+
+def test_a_stream_whose_end_is_not_known_is_cut_into_chunks_of_the_largest_size() -> None:
+    assert _cut([10], 2**63 - 1) == [(0, 0, 4, False), (0, 4, 4, False), (0, 8, 2, True)]
 
 
 def test_a_part_that_ends_with_the_stream_is_complete_and_no_empty_one_follows() -> None:
@@ -52,7 +57,7 @@ def test_a_part_that_ends_with_the_stream_is_complete_and_no_empty_one_follows()
 
 
 def test_a_chunk_never_crosses_a_part() -> None:
-    assert _cut([3, 2, 2], 5) == [(0, 0, 4, False), (0, 4, 1, True), (1, 5, 2, True)]
+    assert _cut([3, 2, 2], 5) == [(0, 0, 3, False), (0, 3, 2, True), (1, 5, 2, True)]
 
 
 def test_a_chunk_is_bounded_in_bytes_but_one_large_row_is_one_chunk() -> None:
