@@ -82,10 +82,11 @@ class PairNumbers:
         low, high = (_digests(contexts)[context] * _MIX + _digests(questions)[question]).T
         place = np.searchsorted(self._low, low)
         is_new = (self._low[place] != low) | (self._high[place] != high)
+        new = np.flatnonzero(is_new)
         numbers = self._number[place]
-        numbers[is_new] = np.arange(self.count, self.count + np.count_nonzero(is_new))
-        self.count += int(np.count_nonzero(is_new))
-        added = np.flatnonzero(is_new)[np.argsort(low[is_new])]
+        numbers[new] = self.count + np.arange(len(new))
+        self.count += len(new)
+        added = new[np.argsort(low[new])]
         self._low = np.insert(self._low, place[added], low[added])
         self._high = np.insert(self._high, place[added], high[added])
         self._number = np.insert(self._number, place[added], numbers[added])
