@@ -27,6 +27,7 @@ from batchqa.commit import (
     LocalTarget,
     ObjectTarget,
     PartRange,
+    PartRecord,
     PartWriter,
     StreamCommit,
     StreamPart,
@@ -254,11 +255,17 @@ class _Stretch:
 
 @dataclass
 class _Tally:
-    """What happened to the rows of a part."""
+    """What happened to the rows of a part, or of several."""
 
     rows: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, part: PartRecord) -> None:
+        """Count a committed part."""
+        self.rows += part.records_in
+        self.errors.update(part.errors)
+        self.counts.update(part.counts)
 
 
 class _Job:
@@ -283,7 +290,11 @@ class _Job:
         self._progress = progress
         self._named: list[str] = []
         self._versions = {"batchqa": VERSION, **_versions(annotator.resolved.engine)}
-        clock.resumed_rows = sum(part.records_in for part in commit.committed)
+        # running totals: to sum all parts for each chunk would be quadratic
+        self._committed = _Tally()
+        for part in commit.committed:
+            self._committed.add(part)
+        clock.resumed_rows = self._committed.rows
         clock.startup = clock.seconds()
 
     def annotate(self) -> None:
@@ -307,14 +318,16 @@ class _Job:
 
     def _write_parts(self, answered: Iterator[AnsweredChunk]) -> None:
         writer: PartWriter | StreamPart | None = None
-        tally = _Tally()
+        tally, first_file = _Tally(), 0
         try:
             for piece in answered:
                 with self._clock.committing():
-                    writer = writer or self._commit.part(piece.chunk.part)
+                    if writer is None:
+                        writer = self._commit.part(piece.chunk.part)
+                        first_file = piece.chunk.rows.cursor_after(0).file
                     self._write(piece, writer, tally)
                     if piece.chunk.last_of_part:
-                        self._commit_part(piece, writer, tally)
+                        self._commit_part(piece, writer, tally, first_file)
                         writer, tally = None, _Tally()
                 self._report(piece, tally)
                 if writer is None:
@@ -357,21 +370,24 @@ class _Job:
     def _counts_as_error(self, code: str) -> bool:
         return self._settings.errors.strict or code in ROW_ERRORS
 
-    def _commit_part(self, piece: AnsweredChunk, writer: PartWriter | StreamPart, tally: _Tally) -> None:
+    def _commit_part(
+        self, piece: AnsweredChunk, writer: PartWriter | StreamPart, tally: _Tally, first_file: int
+    ) -> None:
         rows = piece.chunk.rows
-        self._source.check_unchanged()
-        writer.commit(
+        end = rows.cursor_after(len(rows))
+        self._source.check_unchanged(first_file, end.file + 1)
+        record = writer.commit(
             tally.rows,
-            rows.cursor_after(len(rows)),
+            end,
             errors=tally.errors,
             counts=tally.counts,
             versions=self._versions,
             device=self._annotator.resolved.device,
         )
+        self._committed.add(record)
 
     def _report(self, piece: AnsweredChunk, tally: _Tally) -> None:
-        done = sum(part.records_in for part in self._commit.committed) + tally.rows
-        answered = sum(part.counts.get("answered", 0) for part in self._commit.committed)
+        done = self._committed.rows + tally.rows
         seconds = self._clock.seconds()
         working = max(seconds - (self._clock.startup or 0.0), 1e-9)
         limits = [n for n in (self._source.rows, self._settings.output.limit) if n is not None]
@@ -379,7 +395,7 @@ class _Job:
             Progress(
                 rows=done,
                 total_rows=min(limits, default=None) if self._source.rows is not None else None,
-                answered=answered + tally.counts["answered"],
+                answered=self._committed.counts["answered"] + tally.counts["answered"],
                 seconds=seconds,
                 rows_per_second=(done - (self._clock.resumed_rows or 0)) / working,
                 part=piece.chunk.part,
@@ -387,9 +403,8 @@ class _Job:
         )
 
     def _errors_and_rows(self) -> tuple[int, int]:
-        parts = self._commit.committed
-        errors = sum(n for part in parts for code, n in part.errors.items() if self._counts_as_error(code))
-        return errors, sum(part.records_in for part in parts)
+        done = self._committed
+        return sum(n for code, n in done.errors.items() if self._counts_as_error(code)), done.rows
 
     def _check_number_of_errors(self) -> None:
         if not self._settings.errors.max_errors.percent:

@@ -256,7 +256,7 @@ def test_several_inputs_are_read_in_the_order_given(run: Run, tmp_path: Path) ->
 def test_a_folder_output_holds_its_parts_and_a_marker(run: Run, parquet: Path, tmp_path: Path) -> None:
     run(parquet, f"{tmp_path / 'out'}/", part_rows=15)
     parts = sorted((tmp_path / "out").glob("*.parquet"))
-    assert [path.name for path in parts] == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
+    assert [path.name for path in parts] == ["part-0000000.parquet", "part-0000001.parquet", "part-0000002.parquet"]
     assert [row["n"] for path in parts for row in _table(path)] == list(range(40))
     assert json.loads((tmp_path / "out" / "_SUCCESS").read_text())
 

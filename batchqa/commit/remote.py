@@ -2,10 +2,10 @@
 
 Layout, where OUT is the output's URI::
 
-    OUT/part-00000.parquet                     folder of Parquet parts: committed where they stay
+    OUT/part-0000000.parquet                   folder of Parquet parts: committed where they stay
     OUT/_batchqa/job.json, rejects-00000.jsonl ... and what belongs to the unfinished job
     OUT/_SUCCESS                               last: the folder is complete
-    OUT.batchqa/part-00000.parquet             one file, a folder of JSONL, or a folder that replaces another:
+    OUT.batchqa/part-0000000.parquet           one file, a folder of JSONL, or a folder that replaces another:
     OUT.batchqa/_batchqa/job.json, ...         the parts wait here until all are done
 
 Nothing is renamed. A file is published by its upload: the store shows an object when it is complete. A run
@@ -45,9 +45,10 @@ from batchqa.commit.staging import (
     is_control,
     is_output,
     is_sound,
+    numbers_of,
     parsed_job,
     part_name,
-    part_numbers,
+    part_names,
     record_of,
     too_short,
 )
@@ -234,15 +235,15 @@ class ObjectStaging:
 
     def has_parts(self) -> bool:
         """Whether there are parts, good or not."""
-        return bool(self._part_numbers())
+        return bool(self._parts())
 
-    def _part_numbers(self) -> list[int]:
-        return part_numbers(objects.below(self.root))
+    def _parts(self) -> list[str]:
+        return part_names(objects.below(self.root))
 
     def committed(self, fingerprint: str, part_rows: int, schema: pa.Schema) -> list[PartRecord]:
         """The good parts, in order. Parts of ours that are not good are removed, to be done again."""
         good: list[PartRecord] = []
-        for part in self._part_numbers():
+        for part in numbers_of(self._parts(), self.where):
             record = self._judge(part, fingerprint, part_rows, schema)
             if record:
                 good.append(record)
@@ -312,11 +313,12 @@ class ObjectStaging:
 
     def discard_job(self) -> None:
         """Remove an unfinished job, this one or another; a part that batchqa did not write is refused."""
-        for part in self._part_numbers():
-            with objects.opened(self._part(part)) as file:
-                footer_of(file, str(self._part(part)))
-        for part in self._part_numbers():
-            self.remove_part(part)
+        parts = [self.root.child(name) for name in self._parts()]
+        for part in parts:
+            with objects.opened(part) as file:
+                footer_of(file, str(part))
+        for part in parts:
+            objects.remove(part)
         objects.remove_below(self.control)
 
     def remove(self) -> bool:

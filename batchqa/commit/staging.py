@@ -2,7 +2,7 @@
 
 Layout (DESIGN.md, Commit protocol)::
 
-    ROOT/part-00000.parquet            a committed part; its footer is its commit record
+    ROOT/part-0000000.parquet          a committed part; its footer is its commit record
     ROOT/_batchqa/job.json             what this job is; written once, before the first part
     ROOT/_batchqa/lock                 held while a run works here
     ROOT/_batchqa/*.tmp                unfinished files; removed at the next start
@@ -18,7 +18,7 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -42,8 +42,8 @@ _FOLDER = re.compile(r"(new|old)-[0-9a-f]{8}")
 
 
 def part_name(part: int, suffix: str = "parquet") -> str:
-    """The name of a part; sorted by name, parts are in order."""
-    return f"part-{part:05d}.{suffix}"
+    """The name of a part: seven digits, so that ten million parts sorted by name are in order."""
+    return f"part-{part:07d}.{suffix}"
 
 
 class Staging:
@@ -151,7 +151,7 @@ class Staging:
     def committed(self, fingerprint: str, part_rows: int, schema: pa.Schema) -> list[PartRecord]:
         """The good parts, in order. Parts of ours that are not good are removed, to be done again."""
         good: list[PartRecord] = []
-        for part in self._part_numbers():
+        for part in numbers_of(self._parts(), self.where):
             record = self._judge(part, fingerprint, part_rows, schema)
             if record:
                 good.append(record)
@@ -164,10 +164,10 @@ class Staging:
 
     def has_parts(self) -> bool:
         """Whether there are files named like parts, good or not."""
-        return bool(self._part_numbers())
+        return bool(self._parts())
 
-    def _part_numbers(self) -> list[int]:
-        return part_numbers(path.name for path in self.root.iterdir())
+    def _parts(self) -> list[str]:
+        return part_names(path.name for path in self.root.iterdir())
 
     def remove_part(self, part: int) -> None:
         """Remove a part of ours: it is to be made again."""
@@ -195,15 +195,15 @@ class Staging:
 
     def discard_job(self) -> None:
         """Remove an unfinished job, this one or another; a part that batchqa did not write is refused."""
-        for part in self._part_numbers():
-            _footer(self.part_path(part))
+        for name in self._parts():
+            _footer(self.root / name)
         self.clear()
 
     def clear(self) -> None:
         """Remove everything of ours but the lock; job.json last, so that an interrupted clearing goes on."""
         self._remove_folders()
-        for part in self._part_numbers():
-            files.remove(self.part_path(part))
+        for name in self._parts():
+            files.remove(self.root / name)
         self._clear_control()
 
     def _remove_folders(self) -> None:
@@ -238,10 +238,21 @@ class Staging:
         return gone
 
 
-def part_numbers(names: Iterable[str]) -> list[int]:
-    """The numbers of those names that are parts', sorted."""
-    matches = [_PART.fullmatch(name) for name in names]
-    return sorted(int(match[1]) for match in matches if match)
+def part_names(names: Iterable[str]) -> list[str]:
+    """Those names that are parts', also as earlier versions wrote them; sorted."""
+    return sorted(name for name in names if _PART.fullmatch(name))
+
+
+def numbers_of(parts: Sequence[str], where: str) -> list[int]:
+    """The numbers of parts by their names. Parts that an earlier version named otherwise are refused."""
+    numbers = [int(name.removeprefix("part-").partition(".")[0]) for name in parts]
+    for name, number in zip(parts, numbers, strict=True):
+        if name != part_name(number, name.rpartition(".")[2]):
+            raise PreconditionError(
+                f"{where}/{name}: an earlier version of batchqa began this job and numbered its parts with "
+                "fewer digits; finish the job with that version, or discard its parts with --restart"
+            )
+    return sorted(numbers)
 
 
 def record_of(footer: pq.ParquetFile, fingerprint: str, where: str) -> PartRecord:

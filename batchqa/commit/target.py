@@ -274,7 +274,7 @@ def _check_glob(target: LocalTarget, text: str) -> None:
 
 def _check_match(target: Target, text: str, path: Sequence[str], pattern: Sequence[str]) -> None:
     # A folder's parts stand one level below it.
-    below = (f"part-00000.{target.format}",) if target.kind == "folder" else ()
+    below = (f"part-0000000.{target.format}",) if target.kind == "folder" else ()
     if _matches(path, pattern) or _matches((*path, *below), pattern):
         raise SettingsError(f"-o {target}: it matches the input {text!r} and would become input")
 

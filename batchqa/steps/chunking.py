@@ -32,18 +32,33 @@ def chunks(rows: Iterable[Rows], part_rows: int, first_part: int = 0) -> Iterato
     """
     part, left = first_part, part_rows
     held: list[Rows] = []
+    rows_held = bytes_held = 0  # running: to measure all that is held for each piece would be quadratic
     for piece in rows:
+        if not len(piece):
+            continue
+        held.append(piece)
+        rows_held += len(piece)
+        bytes_held += int(_text_bytes(piece).sum())
         # one row more than fits shows that the stream goes on
-        while sum(map(len, held)) > (end := _chunk_end(held, left)):
+        while rows_held > _most_rows(left) or bytes_held > CHUNK_BYTES:
+            end = _chunk_end(held, left)
+            if end == rows_held:
+                break
             chunk, held = _split(held, end)
             yield Chunk(chunk, part, last_of_part=end == left)
             part, left = (part + 1, part_rows) if end == left else (part, left - end)
-        held.append(piece)
-    while total := sum(map(len, held)):
+            rows_held -= end
+            bytes_held = sum(int(_text_bytes(rest).sum()) for rest in held)
+    while held:
         end = _chunk_end(held, left)
         chunk, held = _split(held, end)
-        yield Chunk(chunk, part, last_of_part=end in (left, total))
+        yield Chunk(chunk, part, last_of_part=end == left or not held)
         part, left = (part + 1, part_rows) if end == left else (part, left - end)
+
+
+def _most_rows(left: int) -> int:
+    """Rows of the next chunk at most, when the part still lacks `left` rows: an even share of them."""
+    return -(-left // -(-left // CHUNK_ROWS))
 
 
 def _split(held: list[Rows], end: int) -> tuple[Rows, list[Rows]]:
@@ -61,8 +76,7 @@ def _split(held: list[Rows], end: int) -> tuple[Rows, list[Rows]]:
 def _chunk_end(held: list[Rows], left: int) -> int:
     """How many of the rows held are the next chunk, when the part still lacks `left` rows (at least 1)."""
     sizes = np.concatenate([np.zeros(0, np.int64), *(_text_bytes(rows) for rows in held)])
-    share = -(-left // -(-left // CHUNK_ROWS))
-    most = min(share, len(sizes))
+    most = min(_most_rows(left), len(sizes))
     fits = int(np.searchsorted(np.cumsum(sizes[:most]), CHUNK_BYTES, side="right"))
     return min(max(fits, 1), most)
 

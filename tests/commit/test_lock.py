@@ -132,7 +132,7 @@ def test_where_locks_do_not_work_two_runs_at_once_do_not_disturb_each_other(
                 of_second.write(rows_of([0]))
                 of_first.write(rows_of([2]))
                 of_first.commit(3, Cursor(0, 3, 3, 20), errors={}, counts={}, versions={}, device="cpu")
-                assert pq.read_table(staging(output) / "part-00000.parquet").num_rows == 3
+                assert pq.read_table(staging(output) / "part-0000000.parquet").num_rows == 3
     run(output)
     assert numbers_in(output) == kept(RECORDS)
 
@@ -165,7 +165,7 @@ def test_a_tmp_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("precious")
     with open_commit(output) as commit:
         commit.begin({})
-        commit._staging.tmp("part-00000.parquet").symlink_to(tmp_path / "victim")
+        commit._staging.tmp("part-0000000.parquet").symlink_to(tmp_path / "victim")
         with commit.part(0) as part:
             commit_job.fill(part, [0, 1, 2])
     assert (tmp_path / "victim").read_text() == "precious"

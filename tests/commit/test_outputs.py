@@ -198,8 +198,8 @@ def test_a_folder_is_replaced_even_where_the_kernel_cannot_exchange_two_names(
 
 def test_a_finished_folder_from_which_a_part_was_taken_is_not_done(tmp_path: Path) -> None:
     run(f"{tmp_path}/out/")
-    (tmp_path / "out" / "part-00003.parquet").unlink()
-    with pytest.raises(PreconditionError, match=r"part-00003\.parquet is missing"):
+    (tmp_path / "out" / "part-0000003.parquet").unlink()
+    with pytest.raises(PreconditionError, match=r"part-0000003\.parquet is missing"):
         run(f"{tmp_path}/out/")
 
 
@@ -223,7 +223,7 @@ def test_an_unfinished_job_with_other_options_is_refused_and_restart_discards_it
     run(output, stop_at=4)
     with pytest.raises(PreconditionError, match=r'model: "abc" -> "other".*--restart'):
         run(output, fields={**FIELDS, "model": "other"})
-    assert (staging(output) / "part-00003.parquet").exists()
+    assert (staging(output) / "part-0000003.parquet").exists()
     assert run(output, fields={**FIELDS, "model": "other"}, restart=True).state == "fresh"
     assert numbers_in(output) == kept(RECORDS)
 

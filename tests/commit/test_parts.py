@@ -13,6 +13,7 @@ from batchqa.commit import (
     parts,
 )
 from batchqa.commit import files as commit_files
+from batchqa.commit.staging import part_name
 from batchqa.errors import InputError
 from batchqa.records import Cursor
 from tests import commit_job
@@ -54,7 +55,7 @@ def test_an_exception_while_writing_never_leaves_a_footer_in_the_file(
         commit.begin({})
         with pytest.raises(RuntimeError, match="in the middle"):
             fail_in_the_middle(commit)
-    (tmp,) = staging(output).rglob("part-00000.parquet.*.tmp")
+    (tmp,) = staging(output).rglob("part-0000000.parquet.*.tmp")
     with pytest.raises(pa.ArrowInvalid):
         pq.read_metadata(tmp)
 
@@ -114,3 +115,9 @@ def test_columns_that_parquet_cannot_hold_are_refused_at_once(tmp_path: Path) ->
     with pytest.raises(InputError, match="cannot be written to Parquet"):
         open_commit(str(tmp_path / "out.parquet"), schema=schema)
     assert not list(tmp_path.iterdir())
+
+
+def test_ten_million_parts_sorted_by_name_are_in_order() -> None:
+    numbers = [0, 9, 10, 99_999, 100_000, 100_001, 999_999, 1_000_000, 9_999_999]
+    assert sorted(map(part_name, reversed(numbers))) == [part_name(number) for number in numbers]
+    assert part_name(0) == "part-0000000.parquet"

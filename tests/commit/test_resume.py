@@ -54,7 +54,7 @@ def test_parts_that_are_missing_are_done_again_and_only_those(tmp_path: Path, mi
     commit_before_publishing(output)
     kept_parts = {}
     for part in range(8):
-        path = staging(output) / f"part-{part:05d}.parquet"
+        path = staging(output) / f"part-{part:07d}.parquet"
         if part in missing:
             path.unlink()
         else:
@@ -64,7 +64,7 @@ def test_parts_that_are_missing_are_done_again_and_only_those(tmp_path: Path, mi
         todo = [part for part, _ in commit_job.numbers_of_parts(commit, RECORDS, PART_ROWS)]
     assert todo == missing
     assert {
-        p: (staging(output) / f"part-{p:05d}.parquet").stat().st_mtime_ns for p in kept_parts
+        p: (staging(output) / f"part-{p:07d}.parquet").stat().st_mtime_ns for p in kept_parts
     } == kept_parts
     run(output)
     assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "once.parquet").read_bytes()
@@ -125,7 +125,7 @@ def change_rejects(path: Path) -> None:
 @pytest.mark.parametrize("damage", [truncate, empty, flip_in_the_footer, drop_rejects, change_rejects])
 def test_a_damaged_part_is_done_again(output: str, damage: Callable[[Path], None], tmp_path: Path) -> None:
     run(output, stop_at=5)
-    damage(staging(output) / "part-00001.parquet")
+    damage(staging(output) / "part-0000001.parquet")
     with open_commit(output) as commit:
         assert [part.part for part in commit.committed] == [0, 2, 3, 4]
     run(output)
@@ -139,11 +139,11 @@ def test_a_flipped_bit_in_a_parts_pages_is_found_before_publishing_and_mended_by
 ) -> None:
     output = f"{tmp_path}/{name}"
     run(output, stop_at=7)
-    path = staging(output) / "part-00002.parquet"
+    path = staging(output) / "part-0000002.parquet"
     data = bytearray(path.read_bytes())
     data[1000] ^= 4
     path.write_bytes(data)
-    with pytest.raises(StorageError, match=r"part-00002\.parquet.*the same command makes it again"):
+    with pytest.raises(StorageError, match=r"part-0000002\.parquet.*the same command makes it again"):
         run(output)
     assert find_output(Target.parse(output)) is None
     run(output)
@@ -153,7 +153,7 @@ def test_a_flipped_bit_in_a_parts_pages_is_found_before_publishing_and_mended_by
 def test_a_part_whose_count_is_not_that_of_its_record_is_done_again(tmp_path: Path) -> None:
     output = str(tmp_path / "out.parquet")
     run(output, stop_at=3)
-    path = staging(output) / "part-00001.parquet"
+    path = staging(output) / "part-0000001.parquet"
     metadata = pq.read_metadata(path).metadata
     with pq.ParquetWriter(path, SCHEMA) as writer:
         writer.write_table(pa.Table.from_batches([rows_of([3])]))
@@ -193,7 +193,7 @@ def test_a_part_that_is_damaged_before_publishing_keeps_the_output_from_being_pu
         for part, numbers in commit_job.numbers_of_parts(commit, RECORDS, PART_ROWS):
             with commit.part(part) as writer:
                 commit_job.fill(writer, numbers)
-        damage(staging(output) / "part-00002.parquet")
+        damage(staging(output) / "part-0000002.parquet")
         with pytest.raises(StorageError):
             commit.publish({})
     assert find_output(Target.parse(output)) is None
@@ -230,8 +230,8 @@ def write_parquet(path: Path) -> None:
     ("name", "write"),
     [
         ("notes.txt", write_text),
-        ("part-00001.parquet", write_text),
-        ("part-00001.parquet", write_parquet),
+        ("part-0000001.parquet", write_text),
+        ("part-0000001.parquet", write_parquet),
         ("_batchqa/notes.txt", write_text),
     ],
 )
@@ -247,16 +247,31 @@ def test_a_strangers_file_in_the_staging_is_refused_and_never_removed(
     with pytest.raises(PreconditionError, match=stranger.name):
         run(output, restart=restart)
     assert stranger.read_bytes() == before
-    assert (staging(output) / "part-00002.parquet").exists()
+    assert (staging(output) / "part-0000002.parquet").exists()
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out/"])
+def test_parts_that_an_earlier_version_named_with_five_digits_are_refused_until_discarded(
+    tmp_path: Path, name: str
+) -> None:
+    output = str(tmp_path / name)
+    run(output, stop_at=3)
+    for part in staging(output).glob("part-*"):
+        part.rename(part.with_name(part.name.replace("part-00", "part-")))
+    with pytest.raises(PreconditionError, match=r"part-00000\.parquet: an earlier version.*--restart"):
+        run(output)
+    assert run(output, restart=True).state == "fresh"
+    assert numbers_in(output) == kept(RECORDS)
+    assert not list(tmp_path.rglob("part-0000?.parquet"))
 
 
 def test_a_part_of_another_job_is_refused(tmp_path: Path) -> None:
     run(tmp_path / "one.parquet", stop_at=3)
     run(tmp_path / "other.parquet", stop_at=2, fields={"model": "other"})
-    (tmp_path / "one.parquet.batchqa" / "part-00002.parquet").rename(
-        tmp_path / "other.parquet.batchqa" / "part-00002.parquet"
+    (tmp_path / "one.parquet.batchqa" / "part-0000002.parquet").rename(
+        tmp_path / "other.parquet.batchqa" / "part-0000002.parquet"
     )
-    with pytest.raises(PreconditionError, match=r"part-00002\.parquet: this is a part of another job"):
+    with pytest.raises(PreconditionError, match=r"part-0000002\.parquet: this is a part of another job"):
         run(tmp_path / "other.parquet", fields={"model": "other"})
 
 
@@ -272,7 +287,7 @@ def test_hidden_files_do_not_disturb_a_job_and_are_left_with_a_note(tmp_path: Pa
 
 def test_unfinished_files_of_a_stopped_run_are_removed_at_the_next_start(output: str) -> None:
     run(output, stop_at=3)
-    tmp = staging(output) / "_batchqa" / "part-00003.parquet.tmp"
+    tmp = staging(output) / "_batchqa" / "part-0000003.parquet.tmp"
     tmp.write_bytes(b"PAR1 half of a part")
     with open_commit(output):
         assert not tmp.exists()

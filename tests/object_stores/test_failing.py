@@ -64,7 +64,7 @@ def test_a_store_that_fails_for_good_is_exit_75_and_the_same_command_goes_on_lat
     assert len(before) >= 3
     commit = small(uri)
     assert commit.state == "resumed"
-    assert not [r for r in bucket.proxy.log if r.operation == "PutObject" and "part-00000" in r.key]
+    assert not [r for r in bucket.proxy.log if r.operation == "PutObject" and "part-0000000" in r.key]
     assert bucket.contents("x/") == undisturbed(tmp_path / "local", "out.parquet")
 
 
@@ -80,7 +80,7 @@ def test_a_part_that_cannot_be_read_for_the_moment_is_not_taken_for_a_damaged_on
     tries = itertools.count(1)
     bucket.proxy.fault = lambda request: (
         fault
-        if request.operation == "GetObject" and "part-00001" in request.key and next(tries) <= 2
+        if request.operation == "GetObject" and "part-0000001" in request.key and next(tries) <= 2
         else None
     )
     with pytest.raises(TryAgainError):

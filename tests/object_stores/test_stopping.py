@@ -126,7 +126,7 @@ def test_an_exception_in_a_run_publishes_nothing_but_whole_parts_and_the_next_ru
     left = bucket.contents("x/")
     assert (
         {name for name in left if name.endswith("arquet")}
-        >= {name for name in left if "part-00001" in name}
+        >= {name for name in left if "part-0000001" in name}
         != set()
     )
     assert "out.parquet" not in left
@@ -173,14 +173,14 @@ def test_a_run_that_waits_for_a_silent_store_ends_when_it_is_told_to(
     assert process.returncode == 143, errors
     assert b"stopped by SIGTERM" in errors
     assert [name for name in bucket.listing("x/") if "part-" in name] == [
-        "x/out.parquet.batchqa/part-00000.parquet"
+        "x/out.parquet.batchqa/part-0000000.parquet"
     ]
 
 
 def test_a_damaged_part_is_made_again_and_a_foreign_one_refused(bucket: Bucket, tmp_path: Path) -> None:
     uri = bucket.uri("x/out.parquet")
     small(uri, stop_at=3)
-    part = "x/out.parquet.batchqa/part-00002.parquet"
+    part = "x/out.parquet.batchqa/part-0000002.parquet"
     good = bucket.get(part)
     bucket.put(part, parquet(ROWS))
     with pytest.raises(PreconditionError, match="this is not of batchqa; it is left alone"):
@@ -189,7 +189,7 @@ def test_a_damaged_part_is_made_again_and_a_foreign_one_refused(bucket: Bucket, 
     small(uri, stop_at=3)
     assert bucket.get(part) == good
     bucket.put(part, bytes([*good[:1000], good[1000] ^ 4, *good[1001:]]))
-    with pytest.raises(StorageError, match=r"part-00002\.parquet.*checksum.*same command makes it again"):
+    with pytest.raises(StorageError, match=r"part-0000002\.parquet.*checksum.*same command makes it again"):
         small(uri)
     small(uri)
     assert bucket.contents("x/") == undisturbed(tmp_path / "local", "out.parquet")
@@ -214,7 +214,7 @@ def test_replacing_a_folder_that_is_stopped_half_way_is_finished_by_the_same_com
     # the eighth upload after the parts of the new job: job.json in the folder, then parts over the old ones
     bucket.proxy.reset()
     bucket.proxy.fault = lambda request: (
-        "AccessDenied" if request.operation == "PutObject" and "out/part-00003" in request.key else None
+        "AccessDenied" if request.operation == "PutObject" and "out/part-0000003" in request.key else None
     )
     with pytest.raises(StorageError):
         small(uri, overwrite=True)

@@ -67,10 +67,13 @@ class Source:
                 yield rows
                 first_record += len(rows)
 
-    def check_unchanged(self) -> None:
-        """Look at every file again. Raises PreconditionError where one was changed, replaced or deleted."""
-        identities = {file.uri: file.identity for file in self.files}
-        _of_each(self._places, lambda place: place.check(identities[place.uri]))
+    def check_unchanged(self, first: int = 0, stop: int | None = None) -> None:
+        """Look at the files [first, stop) again, all by default.
+
+        Raises PreconditionError where one was changed, replaced or deleted.
+        """
+        identities = {file.uri: file.identity for file in self.files[first:stop]}
+        _of_each(self._places[first:stop], lambda place: place.check(identities[place.uri]))
 
 
 def open_source(
