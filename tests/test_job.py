@@ -16,7 +16,9 @@ import pytest
 
 from batchqa import LimitError, PreconditionError, SettingsError, job
 from batchqa.bundle import open_bundle, write_manifest
+from batchqa.commit import Commit
 from batchqa.job import Progress, Summary, dry_run
+from batchqa.steps.reading.files import Place
 from tests.models import MARKER, SENTENCES, write_tiny_bundle
 
 Run = Callable[..., Summary]
@@ -43,6 +45,7 @@ def parquet(tmp_path: Path) -> Path:
 
 
 def _jsonl(path: Path, *lines: Any) -> Path:
+    path.parent.mkdir(exist_ok=True)
     text = [line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines]
     path.write_text("".join(line + "\n" for line in text), encoding="utf-8")
     return path
@@ -256,7 +259,11 @@ def test_several_inputs_are_read_in_the_order_given(run: Run, tmp_path: Path) ->
 def test_a_folder_output_holds_its_parts_and_a_marker(run: Run, parquet: Path, tmp_path: Path) -> None:
     run(parquet, f"{tmp_path / 'out'}/", part_rows=15)
     parts = sorted((tmp_path / "out").glob("*.parquet"))
-    assert [path.name for path in parts] == ["part-0000000.parquet", "part-0000001.parquet", "part-0000002.parquet"]
+    assert [path.name for path in parts] == [
+        "part-0000000.parquet",
+        "part-0000001.parquet",
+        "part-0000002.parquet",
+    ]
     assert [row["n"] for path in parts for row in _table(path)] == list(range(40))
     assert json.loads((tmp_path / "out" / "_SUCCESS").read_text())
 
@@ -340,3 +347,20 @@ def test_a_job_is_not_resumed_with_another_variant(parquet: Path, tmp_path: Path
     with pytest.raises(PreconditionError, match="variant"):
         job.run(parquet, out, variant="int8", **given)
     assert job.run(parquet, out, **given).variant == "fp32"
+
+
+def test_what_a_part_and_a_chunk_cost_does_not_grow_with_the_files_and_parts_of_the_job(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, row in enumerate(ROWS):
+        _jsonl(tmp_path / "in" / f"{number:02d}.jsonl", row)
+    looked_at, listed = [], []
+    check, committed = Place.check, Commit.committed.fget
+    assert committed is not None
+    monkeypatch.setattr(Place, "check", lambda place, known: looked_at.append(place) or check(place, known))
+    monkeypatch.setattr(Commit, "committed", property(lambda commit: listed.append(1) or committed(commit)))
+    summary = run(tmp_path / "in", tmp_path / "out.parquet", part_rows=2)
+    assert summary.rows == len(ROWS)
+    # when it was planned, read, committed and published; a part's end is also its neighbour's
+    assert len(looked_at) <= 5 * len(ROWS)
+    assert len(listed) < 10

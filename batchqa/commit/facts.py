@@ -113,7 +113,8 @@ class JobRecord:
 
     def to_json(self) -> bytes:
         """The record as it stands in job.json, a sidecar, `_SUCCESS` or a footer."""
-        return canonical({"format": FORMAT, **asdict(self)})
+        # asdict would copy the fields, which name every input file
+        return canonical({"format": FORMAT} | {name: getattr(self, name) for name in self.__slots__})
 
     @classmethod
     def from_json(cls, text: str | bytes) -> JobRecord | None:

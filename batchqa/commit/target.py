@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -162,9 +162,11 @@ def check_target(target: LocalTarget | ObjectTarget, inputs: Sequence[str], over
         return
     _check_name(target)
     _check_kind(target)
+    output = target.path.resolve()
+    written = {path: path.resolve() for path in target.written()}
     for text in inputs:
         if not is_uri(text) or text.startswith("file://"):
-            _check_input(target, text.removeprefix("file://"))
+            _check_input(target, text.removeprefix("file://"), output, written)
     # A finished output in a read-only folder is still "already done".
     if overwrite or not exists(target.path):
         _check_writable(target)
@@ -250,19 +252,20 @@ def _check_kind(target: LocalTarget) -> None:
         raise SettingsError(f"-o {target}: this is no regular file")
 
 
-def _check_input(target: LocalTarget, text: str) -> None:
-    given = Path(text)
-    if not given.exists():
+def _check_input(target: LocalTarget, text: str, output: Path, written: Mapping[Path, Path]) -> None:
+    """`output` and the values of `written` are the target's paths with their links resolved."""
+    try:
+        status = os.stat(text)  # noqa: PTH116 -- for each of many files: a Path costs more than this
+    except (OSError, ValueError):
         _check_glob(target, text)
         return
-    real = given.resolve()
-    for path in target.written():
-        if path.resolve() == real or (path.exists() and path.samefile(given)):
+    real = os.path.realpath(text)
+    for path, resolved in written.items():
+        if str(resolved) == real or (path.exists() and os.path.samestat(path.stat(), status)):
             raise SettingsError(f"-o {target}: {str(path)!r} is an input; an output never replaces its input")
-    output = target.path.resolve()
-    if given.is_dir() and output.is_relative_to(real):
+    if stat.S_ISDIR(status.st_mode) and output.is_relative_to(real):
         raise SettingsError(f"-o {target}: it lies inside the input folder {text!r} and would become input")
-    if target.kind == "folder" and real.is_relative_to(output):
+    if target.kind == "folder" and real.startswith(f"{output}{os.sep}"):
         raise SettingsError(f"-o {target}: the input {text!r} lies inside this folder")
 
 

@@ -108,3 +108,15 @@ def test_a_stream_of_chunks_keeps_nothing_of_what_went_before() -> None:
             break
     gc.collect()
     assert sum(ref() is not None for ref in seen) <= 4
+
+
+def test_rows_that_come_one_by_one_are_measured_a_few_times_each_however_many_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measured = []
+    text_bytes = chunking._text_bytes
+    monkeypatch.setattr(chunking, "CHUNK_ROWS", 1000)
+    monkeypatch.setattr(chunking, "CHUNK_BYTES", 10**6)
+    monkeypatch.setattr(chunking, "_text_bytes", lambda held: measured.append(len(held)) or text_bytes(held))
+    assert _cut([1] * 3000, 100_000)
+    assert sum(measured) <= 2 * 3000
