@@ -102,7 +102,7 @@ class Annotator:
             chosen.candidate.arithmetic,
             chosen.workers,
         )
-        rules = _rules(self.bundle, settings)
+        rules = _rules(self.bundle, settings, windower.max_length)
         self.road = Road(windower, self.scorer, rules, chosen.batch_tokens)
 
     def close(self) -> None:
@@ -222,10 +222,12 @@ def _windower(bundle: Bundle, settings: RunSettings) -> Windower:
     return Windower(open_tokenizer(bundle.tokenizer), manifest.layout, settings.windows, max_length)
 
 
-def _rules(bundle: Bundle, settings: RunSettings) -> DecodingRules:
-    manifest = bundle.manifest
+def _rules(bundle: Bundle, settings: RunSettings, longest: int) -> DecodingRules:
+    manifest, decoding = bundle.manifest, settings.decoding
+    # no span is longer than the window that it is in, and decoding makes room for the longest allowed
+    decoding = replace(decoding, max_answer_length=min(decoding.max_answer_length, longest))
     return DecodingRules.join(
-        settings.decoding,
+        decoding,
         manifest.abstains.value,
         manifest.threshold.value,
         _calibrator(manifest.calibration) if manifest.calibration else None,

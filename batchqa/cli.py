@@ -20,8 +20,10 @@ import click
 import orjson
 
 from batchqa.allocator import choose_allocator
+from batchqa.domains import AnyNumber, Folds, InsideShare, Percent, Resamples, Seed, Share
 from batchqa.errors import BatchqaError, StoppedError, StorageError
 from batchqa.options import (
+    Commands,
     answer_options,
     config_option,
     error_options,
@@ -30,6 +32,7 @@ from batchqa.options import (
     machine_options,
     max_errors_option,
     model_option,
+    number,
     output_options,
     prefix_option,
     reading_options,
@@ -37,6 +40,7 @@ from batchqa.options import (
     speaking_options,
     text_options,
     together,
+    where_given,
 )
 from batchqa.progress import Reporter, one_line, open_reporter
 from batchqa.settings import DecodingSettings, MachineSettings, RunSettings, WindowSettings
@@ -85,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as mistake:
         context = getattr(mistake, "ctx", None)
         hint = f" (see `{context.command_path} --help`)" if context else ""
-        _say(f"batchqa: error: {one_line(mistake.format_message())}{hint}", sys.stderr)
+        where = where_given(mistake) if isinstance(mistake, click.BadParameter) else ""
+        _say(f"batchqa: error: {one_line(mistake.format_message())}{where}{hint}", sys.stderr)
         return mistake.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 128 + signal.SIGINT
@@ -95,8 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @click.group(
+    cls=Commands,
     context_settings={
-        "auto_envvar_prefix": "BATCHQA",
         "help_option_names": ["-h", "--help"],
         "max_content_width": 100,
         "show_default": True,
@@ -177,8 +182,8 @@ def run_command(
     help="Rows to verify on; any input file of `run`.",
     show_default="passages in the package",
 )
-@click.option("--min-agreement", type=float, default=0.98, help="Share of equal answers that is required.")
-@click.option("--max-f1-drop", type=float, default=0.7, help="F1 points that may be lost, with gold answers.")
+@number("--min-agreement", Share, 0.98, "Share of equal answers that is required.")
+@number("--max-f1-drop", Percent, 0.7, "F1 points that may be lost, with gold answers.")
 @click.option(
     "--abstains",
     type=click.Choice(["auto", "yes", "no"]),
@@ -191,7 +196,7 @@ def run_command(
     default="auto",
     help="CPUs that int8 is for: with VNNI or AMX, or also those without; auto: like this machine's.",
 )
-@click.option("--threshold", type=float, help="No-answer threshold to record.", show_default="0, not fitted")
+@number("--threshold", AnyNumber, None, "No-answer threshold to record.", show_default="0, not fitted")
 @click.option("--name", metavar="NAME", help="Name of the bundle.", show_default="the checkpoint's")
 @click.option("--licence", metavar="ID", help="Licence of the weights.", show_default="the checkpoint's")
 @click.option("--allow-pickle", is_flag=True, help="Convert a pickled checkpoint, in a process of its own.")
@@ -246,12 +251,12 @@ def export_command(
 @click.option(
     "--objective", type=click.Choice(["f1", "exact"]), default="f1", help="What the threshold is best for."
 )
-@click.option("--folds", type=int, default=5, help="Held-out folds on which --tune is judged.")
+@number("--folds", Folds, 5, "Held-out folds on which --tune is judged.")
 @click.option("--report", metavar="FILE", help="Write an HTML report.")
-@click.option("--min-f1", type=float, metavar="PERCENT", help="Exit code 3 where F1 is below.")
-@click.option("--seed", type=int, default=0, help="Of the bootstrap and the folds.")
-@click.option("--resamples", type=int, default=2000, help="Of the bootstrap.")
-@click.option("--confidence", type=float, default=0.95, help="Of the intervals.")
+@number("--min-f1", Percent, None, "Exit code 3 where F1 is below.", metavar="PERCENT")
+@number("--seed", Seed, 0, "Of the bootstrap and the folds.")
+@number("--resamples", Resamples, 2000, "Of the bootstrap.")
+@number("--confidence", InsideShare, 0.95, "Of the intervals.")
 @click.option("--gold-column", metavar="COLUMN", help="Gold answers.", show_default="answers, or answer")
 @click.option(
     "--annotated",

@@ -6,8 +6,10 @@ Where an option is given nowhere else, its value is that of the command's table 
 from __future__ import annotations
 
 import csv
+import difflib
+import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +17,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from batchqa.domains import Domain, domains_of, shown
 from batchqa.settings import (
     DecodingSettings,
     ErrorSettings,
@@ -26,18 +29,95 @@ from batchqa.settings import (
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+VARIABLES = "BATCHQA_"
+"""How the names of all environment variables of this program begin."""
+
+_STEPS = (
+    ReadingSettings,
+    WindowSettings,
+    DecodingSettings,
+    MachineSettings,
+    ErrorSettings,
+    OutputSettings,
+)
 _DEFAULTS: dict[str, Any] = {
     field.name: None if field.default is MISSING else field.default
-    for step in (
-        ReadingSettings,
-        WindowSettings,
-        DecodingSettings,
-        MachineSettings,
-        ErrorSettings,
-        OutputSettings,
-    )
+    for step in _STEPS
     for field in fields(step)
 }
+_DOMAINS = {name: domain for step in _STEPS for name, domain in domains_of(step).items()}
+
+
+class CommandWithVariables(click.Command):
+    """A command whose options can be given in the environment, and which refuses a misspelt variable."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Look at the environment, then run the command; `--help` does not come here."""
+        group = ctx.find_root().command
+        assert isinstance(group, click.Group)
+        _check_environment(ctx, group)
+        return super().invoke(ctx)
+
+
+class Commands(click.Group):
+    """The group of all commands."""
+
+    command_class = CommandWithVariables
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a command; its options get their variables: BATCHQA_RUN_TOP_K is --top-k of run."""
+        super().add_command(cmd, name)
+        for option, parameter in options_of(cmd).items():
+            if isinstance(parameter, click.Option):
+                parameter.envvar = _variable(str(name or cmd.name), option)
+
+
+def options_of(command: click.Command) -> dict[str, click.Parameter]:
+    """A command's options and arguments by the names that a TOML file gives them: `top-k`, `inputs`."""
+    names = {}
+    for parameter in command.params:
+        flags = parameter.opts if isinstance(parameter, click.Option) else [str(parameter.name)]
+        names[max(flags, key=len).lstrip("-")] = parameter
+    return names
+
+
+def where_given(mistake: click.BadParameter) -> str:
+    """Where a wrong value comes from if that is not the command line: " in BATCHQA_RUN_TOP_K", else ""."""
+    if mistake.ctx is None or mistake.param is None:
+        return ""
+    source = mistake.ctx.get_parameter_source(str(mistake.param.name))
+    if source is ParameterSource.ENVIRONMENT:
+        return f" (in the variable {mistake.param.envvar})"
+    return " (in the --config file)" if source is ParameterSource.DEFAULT_MAP else ""
+
+
+def _variable(command: str, option: str) -> str:
+    return f"{VARIABLES}{command}_{option}".replace("-", "_").upper()
+
+
+def _check_environment(context: click.Context, group: click.Group) -> None:
+    """Refuse variables that look like options of a command and are none: they would be without effect."""
+    known = {
+        str(parameter.envvar)
+        for command in group.commands.values()
+        for parameter in options_of(command).values()
+        if parameter.envvar
+    }
+    prefixes = tuple(_variable(name, "") for name in group.commands)
+    for name in sorted(os.environ):
+        if not name.startswith(VARIABLES) or name in known:
+            continue
+        nearest = _nearest(name, known, 0.6 if name.startswith(prefixes) else 0.9)
+        if nearest or name.startswith(prefixes):
+            raise click.UsageError(
+                f"the environment variable {name} is not an option of any command{nearest}", context
+            )
+
+
+def _nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """A suggestion for a misspelt name, as the end of a sentence; empty where nothing is like it."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return f"; did you mean {matches[0]}?" if matches else ""
 
 
 def _read_config(context: click.Context, _: click.Parameter, path: Path | None) -> Path | None:
@@ -47,35 +127,35 @@ def _read_config(context: click.Context, _: click.Parameter, path: Path | None) 
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"{path} is no TOML: {error}", context) from error
+        raise click.UsageError(f"{path} is not valid TOML: {error}", context) from error
     except OSError as error:
         raise click.UsageError(f"{path} cannot be read: {error.strerror}", context) from error
     group = context.find_root().command
     assert isinstance(group, click.Group)
-    strangers = sorted(set(tables) - set(group.commands))
-    if strangers:
-        raise click.UsageError(
-            f"{path} has {', '.join(strangers)} at its top; tables are [{'], ['.join(group.commands)}]",
-            context,
-        )
     for name, table in tables.items():
+        if name not in group.commands:
+            tables_are = f"; the tables of this file are [{'], ['.join(group.commands)}]"
+            nearest = _nearest(name, group.commands) or tables_are
+            raise click.UsageError(f"{path}: {name!r} is not a command{nearest}", context)
         _check_table(context, path, group.commands[name], table)
     own = tables.get(context.info_name or "", {})
-    context.default_map = {key.replace("-", "_"): value for key, value in own.items()}
+    parameters = options_of(context.command)
+    context.default_map = {parameters[_dashed(key)].name: value for key, value in own.items()}
     return path
 
 
 def _check_table(context: click.Context, path: Path, command: click.Command, table: Any) -> None:
-    known = {parameter.name for parameter in command.params} - {"config"}
+    known = set(options_of(command)) - {"config"}
     if not isinstance(table, Mapping):
         raise click.UsageError(f"{path}: {command.name} must be a table, [{command.name}]", context)
-    unknown = sorted(key for key in table if key.replace("-", "_") not in known)
-    if unknown:
-        raise click.UsageError(
-            f"{path}: [{command.name}] has no option {', '.join(unknown)}; "
-            f"it has {', '.join(sorted(str(name).replace('_', '-') for name in known))}",
-            context,
-        )
+    for key in table:
+        if _dashed(key) not in known:
+            nearest = _nearest(_dashed(key), known) or f"; it has {', '.join(sorted(known))}"
+            raise click.UsageError(f"{path}: [{command.name}] has no option {key}{nearest}", context)
+
+
+def _dashed(key: str) -> str:
+    return key.replace("_", "-")
 
 
 class _ColumnList(click.types.StringParamType):
@@ -91,12 +171,42 @@ def _columns(_: click.Context, parameter: click.Parameter, values: tuple[str, ..
     return tuple(name for row in csv.reader(values, skipinitialspace=True) for name in row)
 
 
+class Number(click.ParamType[Any]):
+    """A number of a declared domain (`batchqa.domains`), on the command line, in the environment, in TOML."""
+
+    def __init__(self, domain: Domain) -> None:
+        """`domain` says which numbers."""
+        self.domain = domain
+        self.name = "integer" if self.domain.kind is int else "float"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, or a usage error that says which ones are allowed."""
+        try:
+            return self.domain.parse(value) if isinstance(value, str) else self.domain.take(value)
+        except ValueError:
+            self.fail(f"must be {self.domain.wanted()}, not {shown(value)}", param, ctx)
+
+
 def setting(flag: str, text: str, **attributes: Any) -> Callable[[Command], Command]:
-    """An option whose name and default are those of a field in `batchqa.settings`."""
-    default = _DEFAULTS[flag.lstrip("-").replace("-", "_")]
+    """An option whose name, type and default are those of a field in `batchqa.settings`."""
+    name = flag.lstrip("-").replace("-", "_")
     if "callback" not in attributes and "default" not in attributes:
-        attributes["default"] = default
+        attributes["default"] = _DEFAULTS[name]
+    domain = _DOMAINS[name]
+    if domain.between:
+        attributes["type"] = Number(domain)
+    elif domain.choices:
+        attributes["type"] = click.Choice(domain.choices)
+    elif domain.kind is bool:
+        attributes["is_flag"] = True
     return click.option(flag, help=text, **attributes)
+
+
+def number(
+    flag: str, declared: Any, default: float | None, text: str, **attributes: Any
+) -> Callable[[Command], Command]:
+    """An option of a command that has no settings of its own; `declared` is a type of `batchqa.domains`."""
+    return click.option(flag, type=Number(Domain.of(declared)), default=default, help=text, **attributes)
 
 
 def together(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
@@ -180,33 +290,33 @@ reading_options = together(
         metavar="FILE",
     ),
     prefix_option,
-    setting("--max-line-bytes", "Longest line of JSONL, in bytes; longer ones are row errors.", type=int),
-    setting("--max-context-chars", "Longest context, in characters; longer ones are row errors.", type=int),
+    setting("--max-line-bytes", "Longest line of JSONL, in bytes; longer ones are row errors."),
+    setting("--max-context-chars", "Longest context, in characters; longer ones are row errors."),
 )
 
 answer_options = together(
     setting(
         "--max-length",
         "Tokens of a window, question and special tokens included.",
-        type=int,
         show_default="384, or the model's limit if that is less",
     ),
-    setting("--stride", "Tokens that neighbouring windows share.", type=int),
-    setting("--max-question-length", "Tokens of a question; the rest is cut and counted.", type=int),
-    setting("--max-answer-length", "Tokens of an answer at most.", type=int),
+    setting("--stride", "Tokens that neighbouring windows share."),
+    setting("--max-question-length", "Tokens of a question; the rest is cut and counted."),
+    setting("--max-answer-length", "Tokens of an answer at most."),
     setting(
         "--no-answer-threshold",
         "No answer where null score - best span score is above this (raw logits).",
-        type=float,
         show_default="the bundle's",
     ),
     setting(
         "--no-answer",
         "Whether rows may stay without an answer; auto: if the model was trained to abstain.",
-        type=click.Choice(["auto", "on", "off"]),
     ),
-    setting("--top-k", "Also write each row's N best distinct spans as `candidates`.", type=int, metavar="N"),
-    setting("--raw-score", "Write the soft-max score also where the bundle is calibrated.", is_flag=True),
+    setting("--top-k", "Also write each row's N best distinct spans as `candidates`.", metavar="N"),
+    setting(
+        "--raw-score",
+        "Write the soft-max score also where the bundle is calibrated.",
+    ),
 )
 
 machine_options = together(
@@ -214,7 +324,6 @@ machine_options = together(
     setting(
         "--engine",
         "What runs the model; auto: the fastest, measured once.",
-        type=click.Choice(["auto", "onnxruntime", "openvino"]),
     ),
     setting(
         "--variant",
@@ -226,20 +335,16 @@ machine_options = together(
         "--arithmetic",
         "What openvino computes in, int8 products aside; auto: bf16 where the processor has it and the "
         "bundle is good for it.",
-        type=click.Choice(["auto", "f32", "bf16"]),
     ),
-    setting("--threads", "CPU threads of the engine.", type=int, show_default="the CPU quota"),
+    setting("--threads", "CPU threads of the engine.", show_default="the CPU quota"),
     setting(
         "--workers",
         "Copies of the model that work side by side on the CPU, the threads shared out among them.",
-        type=int,
         show_default="one for each thread, as far as memory allows",
     ),
-    setting("--batch-tokens", "Tokens of a batch, padding included.", type=int, show_default="measured"),
-    setting("--allow-cpu-fallback", "Take the CPU where the device asked for cannot be had.", is_flag=True),
-    setting(
-        "--in-process", "Run the engine in this process: where it crashes, so does the job.", is_flag=True
-    ),
+    setting("--batch-tokens", "Tokens of a batch, padding included.", show_default="measured"),
+    setting("--allow-cpu-fallback", "Take the CPU where the device asked for cannot be had."),
+    setting("--in-process", "Run the engine in this process: where it crashes, so does the job."),
 )
 
 max_errors_option = click.option(
@@ -251,19 +356,20 @@ error_options = together(
     setting(
         "--on-error",
         "Keep a bad row with its code, move it to OUTPUT.rejects.jsonl, or stop.",
-        type=click.Choice(["annotate", "reject", "fail"]),
     ),
-    setting("--strict", "Null, empty and too long questions or contexts count as errors too.", is_flag=True),
+    setting(
+        "--strict",
+        "Null, empty and too long questions or contexts count as errors too.",
+    ),
 )
 
 output_options = together(
     setting(
         "--compression",
         "Compression of Parquet output.",
-        type=click.Choice(["zstd", "snappy", "gzip", "lz4", "none"]),
     ),
-    setting("--overwrite", "Replace an output that exists.", is_flag=True),
-    setting("--restart", "Discard the parts of a stopped run instead of going on from them.", is_flag=True),
-    setting("--part-rows", "Rows of a part, the unit of commit and resume.", type=int),
-    setting("--limit", "Annotate only the first N rows.", type=int, metavar="N"),
+    setting("--overwrite", "Replace an output that exists."),
+    setting("--restart", "Discard the parts of a stopped run instead of going on from them."),
+    setting("--part-rows", "Rows of a part, the unit of commit and resume."),
+    setting("--limit", "Annotate only the first N rows.", metavar="N"),
 )

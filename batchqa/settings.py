@@ -1,5 +1,6 @@
 """Settings: one small frozen dataclass per step, checked when built, combined as RunSettings.
 
+What values an option may have is declared in its type (`batchqa.domains`).
 `None` means "not given" and is different from 0. Sizes say their unit in the name or the comment.
 """
 
@@ -8,17 +9,27 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from batchqa.domains import (
+    INT32,
+    AnyNumber,
+    Between,
+    Count,
+    CountOrZero,
+    Domain,
+    Percent,
+    Rows,
+    check_fields,
+    shown,
+)
 from batchqa.errors import SettingsError
 
 DEFAULT_MAX_LENGTH = 384
 """Tokens of a window where neither the user nor the model says otherwise (run_qa's default)."""
 
-
-def _at_least(name: str, value: int | None, least: int) -> None:
-    if value is not None and value < least:
-        raise SettingsError(f"--{name} must be at least {least}, not {value}")
+Cores = Annotated[int, Between(1, 1024)]
+"""Threads or processes that one machine runs side by side; more is a slip of the hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +43,13 @@ class ReadingSettings:
     drop: tuple[str, ...] = ()
     schema: str | None = None
     output_prefix: str = "qa_"
-    max_line_bytes: int = 64 * 2**20
-    max_context_chars: int = 10_000_000
+    max_line_bytes: Annotated[int, Between(2, INT32)] = 64 * 2**20
+    max_context_chars: Count = 10_000_000
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.keep is not None and self.drop:
             raise SettingsError("--keep and --drop exclude each other: name the columns in one of them")
-        _at_least("max-line-bytes", self.max_line_bytes, 2)
-        _at_least("max-context-chars", self.max_context_chars, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,31 +60,26 @@ class WindowSettings:
     the tokenizers library (BERT's run_squad used the word for the step).
     """
 
-    max_length: int | None = None
-    stride: int = 128
-    max_question_length: int = 64
+    max_length: Annotated[int, Between(8, INT32)] | None = None
+    stride: CountOrZero = 128
+    max_question_length: Count = 64
 
     def __post_init__(self) -> None:
-        _at_least("max-length", self.max_length, 8)
-        _at_least("stride", self.stride, 0)
-        _at_least("max-question-length", self.max_question_length, 1)
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True)
 class DecodingSettings:
     """How logits become an answer. `no_answer_threshold` None means the bundle's."""
 
-    max_answer_length: int = 30
-    no_answer_threshold: float | None = None
+    max_answer_length: Count = 30
+    no_answer_threshold: AnyNumber | None = None
     no_answer: Literal["auto", "on", "off"] = "auto"
-    top_k: int = 0
+    top_k: CountOrZero = 0
     raw_score: bool = False
 
     def __post_init__(self) -> None:
-        _at_least("max-answer-length", self.max_answer_length, 1)
-        _at_least("top-k", self.top_k, 0)
-        if self.no_answer_threshold is not None and self.no_answer_threshold != self.no_answer_threshold:
-            raise SettingsError("--no-answer-threshold must be a number, not NaN")
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,17 +95,15 @@ class MachineSettings:
     device: str = "auto"
     engine: Literal["auto", "onnxruntime", "openvino"] = "auto"
     variant: str | None = None
-    threads: int | None = None
-    workers: int | None = None
-    batch_tokens: int | None = None
+    threads: Cores | None = None
+    workers: Cores | None = None
+    batch_tokens: Count | None = None
     allow_cpu_fallback: bool = False
     in_process: bool = False
     arithmetic: Literal["auto", "f32", "bf16"] = "auto"
 
     def __post_init__(self) -> None:
-        _at_least("threads", self.threads, 1)
-        _at_least("workers", self.workers, 1)
-        _at_least("batch-tokens", self.batch_tokens, 1)
+        check_fields(self)
         if not re.fullmatch(r"auto|cpu|all|cuda(:\d+(,\d+)*)?", self.device):
             raise SettingsError(f"--device {self.device!r} is none of auto, cpu, cuda, cuda:0,1, all")
         if self.engine == "onnxruntime" and self.arithmetic == "bf16":
@@ -114,17 +117,31 @@ class ErrorLimit:
     value: float
     percent: bool = False
 
+    def __post_init__(self) -> None:
+        try:
+            number = Domain.of(Percent if self.percent else AnyNumber).take(self.value)
+            if not self.percent:  # a count: 5.0 is one, 0.5 is none
+                Domain.of(Rows).take(-1 if number % 1 else int(number))
+        except ValueError as error:
+            raise _no_limit(self.value) from error
+
     @classmethod
     def parse(cls, text: str) -> ErrorLimit:
         """Read `N` or `P%`."""
-        match = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)%", text.strip())
-        if not match or (match[2] and float(match[2]) > 100):
-            raise SettingsError(f"--max-errors {text!r} is neither a count (10) nor a share (0.5%)")
-        return cls(float(match[1] or match[2]), percent=match[1] is None)
+        count, _, rest = text.strip().partition("%")
+        try:
+            percent = text.strip().endswith("%") and not rest
+            return cls(float(count), percent=True) if percent else cls(int(text))
+        except ValueError as error:
+            raise _no_limit(text) from error
 
     def exceeded(self, errors: int, rows: int) -> bool:
         """Whether `errors` of `rows` are more than allowed."""
         return errors * 100 > self.value * rows if self.percent else errors > self.value
+
+
+def _no_limit(value: Any) -> SettingsError:
+    return SettingsError(f"--max-errors must be a count (10) or a share (0.5%), not {shown(value)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +152,11 @@ class ErrorSettings:
     on_error: Literal["annotate", "reject", "fail"] = "annotate"
     strict: bool = False
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.max_errors, ErrorLimit):
+            raise _no_limit(self.max_errors)
+        check_fields(self)
+
 
 @dataclass(frozen=True, slots=True)
 class OutputSettings:
@@ -143,12 +165,11 @@ class OutputSettings:
     compression: Literal["zstd", "snappy", "gzip", "lz4", "none"] = "zstd"
     overwrite: bool = False
     restart: bool = False
-    part_rows: int = 100_000
-    limit: int | None = None
+    part_rows: Count = 100_000
+    limit: Rows | None = None
 
     def __post_init__(self) -> None:
-        _at_least("part-rows", self.part_rows, 1)
-        _at_least("limit", self.limit, 0)
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +190,9 @@ class RunSettings:
         An option that no step knows is a TypeError: it is a mistake of the caller's code.
         """
         left = dict(options)
-        if isinstance(left.get("max_errors"), (str, int)):
-            left["max_errors"] = ErrorLimit.parse(str(left["max_errors"]))
+        limit = left.get("max_errors")
+        if isinstance(limit, (str, int)) and not isinstance(limit, bool):
+            left["max_errors"] = ErrorLimit.parse(str(limit))
 
         def take(step: type[Any]) -> Any:
             return step(**{name: left.pop(name) for name in step.__dataclass_fields__ if name in left})

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,6 +23,7 @@ import batchqa.job
 from batchqa import cli, errors
 from batchqa.cli import commands, main
 from batchqa.errors import BatchqaError, StoppedError
+from batchqa.options import options_of
 from batchqa.settings import ErrorLimit, RunSettings
 from batchqa.version import VERSION
 
@@ -148,14 +150,72 @@ def test_columns_in_the_environment_may_have_spaces(
 
 
 @pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("BATCHQA_RUN_TOPK", "did you mean BATCHQA_RUN_TOP_K?"),
+        ("BATCHQA_RUN_MODLE", "did you mean BATCHQA_RUN_MODEL?"),
+        ("BATCHQA_RUM_MODEL", "did you mean BATCHQA_RUN_MODEL?"),
+        ("BATCHQA_EVALUATE_MIN_F", "did you mean BATCHQA_EVALUATE_MIN_F1?"),
+        ("BATCHQA_INFO_AS_JSON", "did you mean BATCHQA_INFO_JSON?"),
+        ("BATCHQA_RUN_ZZZZZZZZZZZZZZZZZ", "BATCHQA_RUN_ZZZZZZZZZZZZZZZZZ is not an option of any command"),
+    ],
+)
+def test_a_misspelt_variable_is_a_usage_error_with_a_suggestion(
+    seen: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    said: str,
+) -> None:
+    monkeypatch.setenv(name, "3")
+    assert main(["run", "a", "-o", "out/"]) == 2
+    err = capsys.readouterr().err
+    assert name in err
+    assert said in err
+    assert err.count("\n") == 1
+    assert seen == {}
+
+
+def test_variables_that_are_no_options_are_left_alone(
+    seen: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("BATCHQA_CACHE", "BATCHQA_DATA", "BATCHQA_IMAGE_TAG", "BATCHQA_RUNNER"):
+        monkeypatch.setenv(name, "3")
+    assert main(["run", "a", "-o", "out/"]) == 0
+
+
+def test_each_option_has_the_variable_and_the_toml_key_of_its_flag(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in commands.commands.values():
+        for option, parameter in options_of(command).items():
+            if isinstance(parameter, click.Option):
+                assert f"--{option}" in parameter.opts
+                variable = f"batchqa_{command.name}_{option}".upper().replace("-", "_")
+                assert parameter.envvar == variable
+    monkeypatch.setenv("BATCHQA_INFO_JSON", "yes")
+    assert main(["info", "default"]) == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == "bundle"
+    config = tmp_path / "job.toml"
+    config.write_text("[info]\njson = true\n")
+    monkeypatch.delenv("BATCHQA_INFO_JSON")
+    assert main(["info", "default", "--config", str(config)]) == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == "bundle"
+
+
+@pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("[run]\nstrid = 1\n", "[run] has no option strid"),
-        ("[walk]\nstride = 1\n", "has walk at its top"),
-        ("stride = 1\n", "has stride at its top"),
+        ("[run]\nstrid = 1\n", "[run] has no option strid; did you mean stride?"),
+        ("[run]\nxyzzy = 1\n", "[run] has no option xyzzy; it has allow-cpu-fallback, "),
+        ("[rum]\nstride = 1\n", "'rum' is not a command; did you mean run?"),
+        ("stride = 1\n", "'stride' is not a command; the tables of this file are [run], [export], "),
         ("run = 1\n", "run must be a table"),
-        ("[run\n", "is no TOML"),
-        ("[run]\nstride = 'many'\n", "'many' is not a valid integer"),
+        ("[run\n", "is not valid TOML"),
+        (
+            "[run]\nstride = 'many'\n",
+            "must be a whole number from 0 to 2147483647, not 'many' (in the --config file)",
+        ),
     ],
 )
 def test_a_mistake_in_the_file_is_a_usage_error(
@@ -411,8 +471,8 @@ def test_evaluate_scores_what_run_wrote_and_gates_on_f1(
     command = ["evaluate", str(out), "--resamples", "10"]
     assert main([*command, "--json", "--min-f1", "0"]) == 0
     figures = json.loads(capsys.readouterr().out)
-    assert (figures["total"], 0 <= figures["f1"] <= 100) == (5, True)
-    assert main([*command, "--min-f1", "100.1"]) == 3
+    assert (figures["total"], 0 <= figures["f1"] < 100) == (5, True)
+    assert main([*command, "--min-f1", "100"]) == 3
     printed = capsys.readouterr()
     assert "| all" in printed.out
     assert "--min-f1" in printed.err

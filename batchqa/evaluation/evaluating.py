@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from batchqa.annotator import open_model
 from batchqa.bundle import Bundle
+from batchqa.domains import Folds, InsideShare, Resamples, Seed, checked
 from batchqa.errors import InputError, SettingsError
 from batchqa.evaluation.calibration import reliability
 from batchqa.evaluation.gold import (
@@ -76,6 +77,7 @@ class _Options:
     texts: Mapping[str, str]
 
 
+@checked
 def evaluate(
     predictions: str | Path,
     *,
@@ -88,11 +90,11 @@ def evaluate(
     null_odds: str | Path | None = None,
     tune: str | Path | None = None,
     objective: Objective = "f1",
-    folds: int = 5,
+    folds: Folds = 5,
     report: str | Path | None = None,
-    seed: int = 0,
-    resamples: int = 2000,
-    confidence: float = 0.95,
+    seed: Seed = 0,
+    resamples: Resamples = 2000,
+    confidence: InsideShare = 0.95,
     id: str | None = None,  # noqa: A002 - the option's name
     gold_column: str | None = None,
     output_prefix: str = "qa_",
@@ -125,7 +127,7 @@ def evaluate(
     """
     texts = {name: run_options[name] for name in TEXTS if name in run_options}
     options = _Options(output_prefix, id, gold_column, texts)
-    _check(resamples, confidence, by, tune, model)
+    _check(by, tune, model)
     bundle = open_model(model) if model is not None else None
     if tune is not None and bundle is not None:
         check_target(bundle, Path(tune))
@@ -196,15 +198,9 @@ def evaluate(
     return evaluation
 
 
-def _check(
-    resamples: int, confidence: float, by: Sequence[str], tune: str | Path | None, model: str | Path | None
-) -> None:
+def _check(by: Sequence[str], tune: str | Path | None, model: str | Path | None) -> None:
     if isinstance(by, str):
         raise TypeError("`by` is a list of names")
-    if resamples < 1:
-        raise SettingsError(f"--resamples must be at least 1, not {resamples}")
-    if not 0 < confidence < 1:
-        raise SettingsError(f"--confidence must be between 0 and 1, not {confidence:g}")
     if tune is not None and model is None:
         raise SettingsError("--tune needs the bundle that it copies: name it with --model")
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from batchqa.domains import Percent, checked
 from batchqa.errors import LimitError
 from batchqa.evaluation.calibration import Reliability
 from batchqa.evaluation.gold import Examples
@@ -79,11 +80,12 @@ class Evaluation:
     examples: Examples
     scores: RowScores
 
-    def require_f1(self, least: float) -> None:
-        """Raise LimitError (exit code 3) where F1, in percent, is below `least`: a gate for pipelines."""
-        if self.figures.all.f1 < least:
+    @checked
+    def require_f1(self, min_f1: Percent) -> None:
+        """Raise LimitError (exit code 3) where F1, in percent, is below `min_f1`: a gate for pipelines."""
+        if not self.figures.all.f1 >= min_f1:  # nothing that could be judged is no pass either
             raise LimitError(
-                f"F1 is {self.figures.all.f1:.4f}, below --min-f1 {least:g} ({self.predictions})"
+                f"F1 is {self.figures.all.f1:.4f}, below --min-f1 {min_f1:g} ({self.predictions})"
             )
 
     def to_dict(self) -> dict[str, Any]:

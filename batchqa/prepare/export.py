@@ -32,6 +32,7 @@ from batchqa.bundle import (
 )
 from batchqa.commit.files import sync_folder, translated
 from batchqa.commit.lock import Lock
+from batchqa.domains import AnyNumber, Percent, Share, checked
 from batchqa.errors import (
     BatchqaError,
     ModelError,
@@ -84,6 +85,7 @@ CALIBRATION_ROWS = 160
 """Rows that quantization looks at: beyond some ten thousand tokens the rounding no longer improves."""
 
 
+@checked
 def export(
     model: str,
     output: str | Path,
@@ -91,11 +93,11 @@ def export(
     precisions: Sequence[str] = ("int8",),
     revision: str | None = None,
     verify_on: str | Path | None = None,
-    min_agreement: float = 0.98,
-    max_f1_drop: float = 0.7,
+    min_agreement: Share = 0.98,
+    max_f1_drop: Percent = 0.7,
     abstains: Abstains = "auto",
     allow_pickle: bool = False,
-    threshold: float | None = None,
+    threshold: AnyNumber | None = None,
     threshold_note: str | None = None,
     name: str | None = None,
     licence: str | None = None,
@@ -117,7 +119,7 @@ def export(
     a checkpoint that cannot be exported or a variant below the limits, TryAgainError without a network.
     """
     folder = Path(output)
-    _check_options(precisions, min_agreement, max_f1_drop, target)
+    _check_options(precisions, target)
     if folder.exists() or folder.is_symlink():
         raise PreconditionError(f"{folder} exists; remove it, or give another -o")
     table = everything() if verify_on is None else read_examples(verify_on)
@@ -193,9 +195,7 @@ def _wait_for(path: Path, model: str, seconds: float = 3600.0) -> Lock:
             time.sleep(1.0)
 
 
-def _check_options(
-    precisions: Sequence[str], min_agreement: float, max_f1_drop: float, target: Target
-) -> None:
+def _check_options(precisions: Sequence[str], target: Target) -> None:
     if not precisions:
         raise SettingsError(f"--precision names none of {', '.join(PRECISIONS)}")
     for precision in precisions:
@@ -203,12 +203,8 @@ def _check_options(
             raise SettingsError(f"{NO_INT8_ON_CUDA}; take --precision fp16 for CUDA")
         if precision not in PRECISIONS:
             raise SettingsError(f"--precision {precision!r} is none of {', '.join(PRECISIONS)}")
-    if not 0 <= min_agreement <= 1:
-        raise SettingsError(f"--min-agreement must be between 0 and 1, not {min_agreement}")
     if target not in get_args(Target):
         raise SettingsError(f"--target {target!r} is none of {', '.join(get_args(Target))}")
-    if not max_f1_drop >= 0:
-        raise SettingsError(f"--max-f1-drop must be at least 0, not {max_f1_drop}")
 
 
 @contextmanager
