@@ -72,7 +72,7 @@ def program() -> int:
     if storage and storage.is_waiting():
         # A silent store was given up by a signal. The library would wait for it at the process's end.
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError):
+            with suppress(OSError, AttributeError):  # a closed one is None
                 stream.flush()
         os._exit(code)
     return code
@@ -96,6 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGINT
     except SystemExit:  # click's way when the reader of the help has gone away: no error of ours
         return 0
+    except OSError as error:  # help or version to a full disk
+        _say(f"batchqa: error: writing to standard output: {error.strerror}", sys.stderr)
+        return StorageError.exit_code
     return code if isinstance(code, int) else 0
 
 
@@ -162,7 +165,10 @@ def run_command(
                 inputs, output, progress=_progress(reporter, check_stop), summary=summary, **common
             )
         reporter.close()
-        _say_json(result.to_dict(), sys.stderr if output == "-" else sys.stdout)
+        stream = sys.stderr if output == "-" else sys.stdout
+        if stream is not None or dry_run:  # whoever closed it wants no summary; the output is complete
+            lost = "" if dry_run else "; the summary is lost, the output itself is complete"
+            _say_json(result.to_dict(), stream, lost=lost)
 
 
 @commands.command("export", short_help="Make a bundle from a checkpoint.", epilog=EPILOG)
@@ -419,22 +425,36 @@ def _stoppable() -> Iterator[Callable[[], None]]:
             signal.signal(number, handler)
 
 
-def _say_json(value: Mapping[str, Any], stream: TextIO) -> None:
-    _say(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode(), stream)
+def _say_json(value: Mapping[str, Any], stream: TextIO | None, *, lost: str = "") -> None:
+    _say(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode(), stream, lost=lost)
 
 
-def _say(text: str, stream: TextIO) -> None:
-    """Write a line in UTF-8, whatever the locale; a reader that has gone away is no error of ours."""
-    with suppress(BrokenPipeError):
+def _say(text: str, stream: TextIO | None, *, lost: str = "") -> None:
+    """Write a line in UTF-8, whatever the locale; a reader that has gone away is no error of ours.
+
+    Raises StorageError where it cannot be written; `lost` says what that means. None is a closed stream.
+    """
+    where = "standard error" if stream is sys.stderr else "standard output"
+    if stream is None:
+        raise StorageError(f"{where} is closed, and the result has nowhere else to go; redirect it")
+    try:
         click.echo(text.encode(), file=stream)
+    except BrokenPipeError:
+        pass
+    except OSError as error:
+        raise StorageError(f"writing to {where}: {error.strerror}{lost}") from error
 
 
 def _hold_standard_streams() -> None:
     """Let /dev/null stand for each standard stream that was closed before the process began.
 
     Else the next file that is opened, the output perhaps, would get the free descriptor, and whatever a
-    library writes to "standard error" would land in that file.
+    library writes to "standard error" would land in that file. `sys.stdin` and `sys.stdout` stay None, as
+    Python has them then: who needs one must not take the end of a file that nobody gave for no rows, and
+    must not write rows to nowhere.
     """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # the lowest free descriptor is taken: the closed stream's own
-            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
+    for name, flags in (("stdin", os.O_RDONLY), ("stdout", os.O_WRONLY), ("stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            held = os.open(os.devnull, flags)  # the lowest free descriptor is taken: the closed stream's own
+            if name == "stderr":
+                sys.stderr = open(held, "w", encoding="utf-8")  # noqa: PTH123, SIM115 -- until the process ends

@@ -132,9 +132,8 @@ def run(
         raise SettingsError(
             "--on-error reject needs an output file: standard output has no room for the rejects"
         )
-    source = open_source(
-        names, settings.reading, stdin=_standard_input(names), keep_raw=target.format == "jsonl"
-    )
+    stdout = _standard_output(target)
+    source = open_source(names, settings.reading, keep_raw=target.format == "jsonl")
     check_target(target, _inputs(names, source), settings.output.overwrite)
     for text in source.notes:
         note(text)
@@ -162,7 +161,7 @@ def run(
             compression=settings.output.compression,
             overwrite=settings.output.overwrite,
             restart=settings.output.restart,
-            stream=sys.stdout.buffer,
+            stream=stdout,
         )
         stack.enter_context(commit)
         if commit.state != "done":
@@ -198,7 +197,7 @@ def dry_run(
     settings = _one_of(settings, options)
     names = [str(name) for name in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
     target = Target.parse(str(output))
-    source = open_source(names, settings.reading, stdin=_standard_input(names))
+    source = open_source(names, settings.reading)
     check_target(target, _inputs(names, source), settings.output.overwrite)
     for text in source.notes:
         (on_note or (lambda _: None))(text)
@@ -452,8 +451,12 @@ def _reject_line(piece: AnsweredChunk, row: int) -> bytes:
     return orjson.dumps(record, default=str)
 
 
-def _standard_input(names: Sequence[str]) -> BinaryIO | None:
-    return sys.stdin.buffer if "-" in names else None
+def _standard_output(target: Target) -> BinaryIO | None:
+    if target.kind != "stdout":
+        return None
+    if sys.stdout is None or sys.stdout.closed:
+        raise StorageError("standard output (-o -) is closed: no row can be written to it; redirect it")
+    return sys.stdout.buffer
 
 
 def _inputs(names: Sequence[str], source: Source) -> list[str]:

@@ -576,6 +576,36 @@ def test_closed_standard_streams_neither_stop_a_run_nor_get_into_its_output(
     assert pq.read_table(out)["id"].to_pylist() == ["1", "2", "3"]
 
 
+@pytest.mark.parametrize(
+    ("words", "closed", "code", "says"),
+    [
+        ("run ROWS -o - --model BUNDLE", ">&-", 74, "standard output (-o -) is closed"),
+        ("run - -o OUT --model BUNDLE", "<&-", 2, "standard input (-) is closed"),
+        ("run - -o OUT --model BUNDLE", "0>NEW", 74, "standard input cannot be read"),
+        ("info BUNDLE", ">&-", 74, "standard output is closed"),
+        ("run ROWS -o OUT --model BUNDLE", ">/dev/full", 74, "the output itself is complete"),
+        ("--version", ">/dev/full", 74, "No space left"),
+        ("run --help", ">/dev/full", 74, "No space left"),
+    ],
+)
+def test_a_standard_stream_that_is_needed_and_closed_or_full_is_an_error_and_no_success(
+    words: str, closed: str, code: int, says: str, rows_file: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    paths = {
+        "BUNDLE": str(tiny_bundle),
+        "ROWS": str(rows_file),
+        "OUT": str(tmp_path / "out.parquet"),
+    }
+    command = [sys.executable, "-m", "batchqa", *(paths.get(word, word) for word in words.split())]
+    redirected = closed.replace("NEW", str(tmp_path / "new"))
+    run = subprocess.run(
+        ["sh", "-c", f'"$@" {redirected}', "sh", *command], stderr=subprocess.PIPE, text=True, timeout=120
+    )
+    last = run.stderr.splitlines()[-1]
+    assert (run.returncode, last.startswith("batchqa: error: "), says in last) == (code, True, True)
+    assert "Traceback" not in run.stderr
+
+
 def test_a_signal_in_the_middle_of_an_import_is_a_stop_and_no_error_of_the_import() -> None:
     def interrupted_import() -> None:
         with cli._stoppable():

@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from batchqa.commit import jsonlines
 from batchqa.commit.facts import PartRecord, fingerprint, summed
-from batchqa.commit.files import translated
 from batchqa.commit.job import PartRange
 from batchqa.errors import SettingsError, StorageError
 from batchqa.records import Cursor
@@ -146,16 +145,18 @@ class StreamPart:
 
 @contextmanager
 def _guarded(stream: BinaryIO) -> Iterator[None]:
-    """Writing to a stream whose reader may go away (`| head`): an error of ours, no traceback."""
-    with translated("writing to standard output"):
-        try:
-            yield
-        except BrokenPipeError as error:
-            # Python flushes the stream once more at its end; that must not fail again, and loudly.
-            with suppress(OSError, ValueError):
-                nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-                os.dup2(nowhere, stream.fileno())
-                os.close(nowhere)
-            raise StorageError(
-                "standard output was closed by its reader before all rows were written"
-            ) from error
+    """Writing to a stream that may be full, or whose reader may go away (`| head`): an error of ours."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        # Python flushes the stream once more at its end; that must not fail again, and loudly.
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+        raise StorageError("standard output was closed by its reader before all rows were written") from error
+    except OSError as error:
+        raise StorageError(
+            f"writing to standard output: {error.strerror or error}; not all rows were written, and a run to "
+            "standard output cannot be resumed: name an output file"
+        ) from error

@@ -54,6 +54,15 @@ def test_a_reader_that_goes_away_is_an_error_in_one_line(tmp_path: Path) -> None
         stream_run(stream, records=3000)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk without space")
+def test_a_full_disk_behind_standard_output_is_an_error_that_promises_no_resume() -> None:
+    with (
+        Path("/dev/full").open("wb", buffering=0) as stream,
+        pytest.raises(StorageError, match=r"No space left.*cannot be resumed"),
+    ):
+        stream_run(stream)
+
+
 def test_rejects_need_a_file_to_stand_beside() -> None:
     with (
         open_output(

@@ -12,6 +12,7 @@ import io
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -244,7 +245,7 @@ def translated(shown: str) -> Iterator[None]:
         raise trouble(shown, error) or StorageError(f"{shown} cannot be read: {reason(error)}") from error
 
 
-def find(inputs: Sequence[str], stdin: BinaryIO) -> tuple[list[Place], tuple[str, ...]]:
+def find(inputs: Sequence[str], stdin: BinaryIO | None) -> tuple[list[Place], tuple[str, ...]]:
     """The files that the arguments name, in order, and what is to be said about them.
 
     Raises InputError for an argument that names nothing, SettingsError for a file that is named twice.
@@ -315,7 +316,11 @@ def _local_place(path: str) -> Place:
     raise InputError(f"{path} is neither a file nor a pipe")
 
 
-def _standard_input(stdin: BinaryIO) -> Place:
+def _standard_input(stdin: BinaryIO | None) -> Place:
+    if stdin is None:
+        if sys.stdin is None or sys.stdin.closed:
+            raise InputError("standard input (-) is closed, nothing can be read from it; name a file")
+        stdin = sys.stdin.buffer
     return Place("standard input", "-", _LOCAL, "-", Tape(stdin, owned=False))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -88,7 +87,7 @@ def open_source(
     With `keep_raw`, JSONL passes through as one column `_record` with the original lines. Raises
     SettingsError and InputError for what cannot be read, StorageError for what is damaged.
     """
-    places, notes = find(inputs, sys.stdin.buffer if stdin is None else stdin)
+    places, notes = find(inputs, stdin)
     stamps = _of_each(places, _stamp)
     kinds = _of_each(places, recognise)
     for place, (kind, _) in zip(places, kinds, strict=True):
