@@ -21,6 +21,7 @@ from batchqa.errors import (
     StorageError,
     TryAgainError,
 )
+from batchqa.telemetry import switch_off
 from batchqa.version import VERSION as __version__
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ __all__ = [
     "evaluate",
     "run",
 ]
+
+
+switch_off()  # here, because whatever loads an engine through batchqa comes by
 
 
 def __getattr__(name: str) -> Any:

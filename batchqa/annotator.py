@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from batchqa.bundle import Bundle, Calibration, open_bundle
+from batchqa.cache import cache_note
 from batchqa.choosing import Chosen, before_any_row, choose
 from batchqa.errors import DeviceError, ModelError, SettingsError
 from batchqa.machine import cpu_quota
@@ -20,7 +21,7 @@ from batchqa.records import AnsweredChunk, Bool, Chunk, Cursor, Float64, Rows
 from batchqa.settings import DEFAULT_MAX_LENGTH, MachineSettings, RunSettings
 from batchqa.steps.chunking import chunks
 from batchqa.steps.decoding import DecodingRules
-from batchqa.steps.inference import Arithmetic, ChildScorer, Crew, SpanScorer, cuda_devices, cuda_is_available
+from batchqa.steps.inference import Arithmetic, ChildScorer, Crew, SpanScorer, cuda_devices, has_cuda_device
 from batchqa.steps.reading import ColumnPlan, pieces
 from batchqa.steps.windowing import Windower, open_tokenizer
 from batchqa.steps.writing import output_batch, output_schema
@@ -46,7 +47,10 @@ class Resolved:
         return asdict(self)
 
     def pin(self, machine: MachineSettings) -> MachineSettings:
-        """`machine` as it was resolved before; a device, engine or variant that is asked for now is kept."""
+        """`machine` with what can change an answer as it was resolved before, where nothing is asked for now.
+
+        Threads and workers change none: they are those of the machine at hand.
+        """
         engine = self.engine if machine.engine == "auto" else machine.engine
         arithmetic = machine.arithmetic
         if engine == self.engine and arithmetic == "auto":
@@ -55,9 +59,7 @@ class Resolved:
             machine,
             engine=engine,  # type: ignore[arg-type]  # it was one of these when it was written
             variant=machine.variant or self.variant,
-            threads=self.threads,
-            workers=self.workers,
-            batch_tokens=self.batch_tokens,
+            batch_tokens=machine.batch_tokens or self.batch_tokens,
             arithmetic=arithmetic,
         )
 
@@ -88,8 +90,9 @@ class Annotator:
         self.bundle = model if isinstance(model, Bundle) else open_model(model)
         windower = _windower(self.bundle, settings)
         threads = settings.machine.threads or cpu_quota()
-        chosen = _load(self.bundle, settings.machine, threads)
+        chosen, self.fallback = _load(self.bundle, settings.machine, threads)
         self.variant, self.scorer = chosen.candidate.variant, chosen.scorer
+        self._uses_cache = chosen.uses_cache
         self.speeds, self.measuring_seconds = chosen.speeds, chosen.measuring_seconds
         with before_any_row(self.scorer.device):
             _check_vocabulary(windower.encoder.highest_id, self.scorer, self.bundle)
@@ -104,6 +107,12 @@ class Annotator:
         )
         rules = _rules(self.bundle, settings, windower.max_length)
         self.road = Road(windower, self.scorer, rules, chosen.batch_tokens)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of how the model was loaded; where the cache is, is said once."""
+        fallback = f"the CPU is used, not a GPU: {self.fallback}" if self.fallback else None
+        return [text for text in (fallback, cache_note() if self._uses_cache else None) if text]
 
     def close(self) -> None:
         """End the child processes, if there are any."""
@@ -176,22 +185,25 @@ def open_model(model: str | Path) -> Bundle:
     return open_bundle(path)
 
 
-def _load(bundle: Bundle, machine: MachineSettings, threads: int) -> Chosen:
-    """The model on the device asked for; `auto` and --allow-cpu-fallback may take the CPU instead."""
+def _load(bundle: Bundle, machine: MachineSettings, threads: int) -> tuple[Chosen, str | None]:
+    """The model on the device asked for; `auto` and --allow-cpu-fallback may take the CPU instead.
+
+    The text says why they did, where there is a GPU or one was asked for.
+    """
     devices = _devices(machine)
-    if devices != ["cpu"] and (machine.allow_cpu_fallback or machine.device == "auto"):
-        try:
-            return choose(bundle, machine, devices, threads)
-        except DeviceError:
-            devices = ["cpu"]
-    return choose(bundle, machine, devices, threads)
+    if devices == ["cpu"] or not (machine.allow_cpu_fallback or machine.device == "auto"):
+        return choose(bundle, machine, devices, threads), None
+    try:
+        return choose(bundle, machine, devices, threads), None
+    except DeviceError as error:
+        return choose(bundle, machine, ["cpu"], threads), str(error)
 
 
 def _devices(machine: MachineSettings) -> list[str]:
-    """The devices that `--device` means, one by one."""
+    """The devices that `--device` means, one by one; a GPU that is there counts, whether it works or not."""
     kind, _, numbers = machine.device.partition(":")
     if kind == "auto":
-        return ["cuda:0"] if machine.engine != "openvino" and cuda_is_available() else ["cpu"]
+        return ["cuda:0"] if machine.engine != "openvino" and has_cuda_device() else ["cpu"]
     if kind == "all":
         return cuda_devices()
     return ["cpu"] if kind == "cpu" else [f"cuda:{number}" for number in (numbers or "0").split(",")]

@@ -21,8 +21,9 @@ from tempfile import NamedTemporaryFile
 import orjson
 
 from batchqa.bundle import Bundle, Variant
+from batchqa.cache import cache_folders
 from batchqa.errors import DeviceError, ModelError
-from batchqa.machine import cache_folder, cpu_flags, cpu_model, memory_limit
+from batchqa.machine import cpu_flags, cpu_model, memory_limit
 from batchqa.settings import MachineSettings
 from batchqa.steps.inference import (
     Arithmetic,
@@ -65,7 +66,7 @@ class Chosen:
     """The candidate taken, loaded.
 
     `speeds` are of all that were compared, in tokens per second, by name. `measuring_seconds` went into what
-    the next start will remember.
+    the next start will remember; `uses_cache` says whether anything is looked up or kept there.
     """
 
     candidate: Candidate
@@ -74,6 +75,7 @@ class Chosen:
     batch_tokens: int
     speeds: Mapping[str, float]
     measuring_seconds: float
+    uses_cache: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ def choose(bundle: Bundle, machine: MachineSettings, devices: Sequence[str], thr
         with ThreadPoolExecutor(len(devices)) as pool:  # they load at the same time
             others = pool.map(lambda d: _scorer(bundle, machine, d, threads, candidate), devices[1:])
             scorer = Crew([scorer, *others])
-    return Chosen(candidate, scorer, len(devices), budget, speeds, measuring)
+    return Chosen(candidate, scorer, len(devices), budget, speeds, measuring, memory.used)
 
 
 def workers_for(bundle: Bundle, found: Sequence[Candidate], threads: int) -> int:
@@ -245,17 +247,23 @@ class _Memory:
         }
         self._names = [candidate.name for candidate in found]
 
-    @property
-    def _file(self) -> Path:
+    def _file(self, cache: Path) -> Path:
         digest = hashlib.sha256(orjson.dumps(self._question, option=orjson.OPT_SORT_KEYS)).hexdigest()
-        return cache_folder() / "measured" / f"{digest[:32]}.json"
+        return cache / "measured" / f"{digest[:32]}.json"
 
     def recall(self) -> _Measured | None:
         """What was measured before; None where nothing was, or the file says nothing that can be used."""
         if not self.used:
             return None
+        with suppress(OSError):
+            for cache in cache_folders():
+                if known := self._read(self._file(cache)):
+                    return known
+        return None
+
+    def _read(self, file: Path) -> _Measured | None:
         try:
-            answer = orjson.loads(self._file.read_bytes())["answer"]
+            answer = orjson.loads(file.read_bytes())["answer"]
             tokens = answer["batch_tokens"]
             known = _Measured(str(answer["name"]), tokens and int(tokens), dict(answer["speeds"]))
         except (OSError, ValueError, TypeError, KeyError):
@@ -267,11 +275,12 @@ class _Memory:
         if not self.used:
             return
         with suppress(OSError):
-            self._file.parent.mkdir(parents=True, exist_ok=True)
+            path = self._file(cache_folders()[0])
+            path.parent.mkdir(parents=True, exist_ok=True)
             record = {"question": self._question, "answer": asdict(measured)}
-            with NamedTemporaryFile(dir=self._file.parent, suffix=".tmp", delete=False) as file:
+            with NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
                 file.write(orjson.dumps(record, option=orjson.OPT_INDENT_2))
-            Path(file.name).replace(self._file)  # whole or not at all, whoever else writes it
+            Path(file.name).replace(path)  # whole or not at all, whoever else writes it
 
 
 def engine_versions(*engines: str) -> dict[str, str]:

@@ -20,6 +20,7 @@ import click
 import orjson
 
 from batchqa.allocator import choose_allocator
+from batchqa.cache import cache_folders
 from batchqa.domains import AnyNumber, Folds, InsideShare, Percent, Resamples, Seed, Share
 from batchqa.errors import BatchqaError, StoppedError, StorageError
 from batchqa.options import (
@@ -294,6 +295,9 @@ def evaluate_command(
     with _reporting(log_format, quiet) as reporter, _stoppable() as check_stop:
         from batchqa.evaluation import evaluate
 
+        if options["report"]:
+            # matplotlib, which draws it, would keep its list of fonts in the home folder
+            os.environ.setdefault("MPLCONFIGDIR", str(cache_folders()[0] / "matplotlib"))
         # options of a run mean something only where a run is made: those left alone are not handed on
         of_run = given_by_user({name: options.pop(name) for name in _OF_RUN})
         options |= {"progress": _progress(reporter, check_stop), "on_note": reporter.note}

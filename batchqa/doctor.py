@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from batchqa.bundle import EXACT_INT8, products_overflow
+from batchqa.cache import cache_folders, cache_note
 from batchqa.errors import BatchqaError
 from batchqa.machine import cpu_flags, cpu_model, cpu_quota, memory_limit
+from batchqa.telemetry import SWITCHES, import_onnxruntime, loaded_before
 from batchqa.version import VERSION
 
 GOLDEN_CONTEXT = (
@@ -71,8 +73,10 @@ def examine(model: str = "default", device: str = "auto") -> list[Finding]:
     """Look at everything; the model is loaded on `device` and asked the golden question."""
     return [
         _python(),
+        _telemetry(),
         *_processor(),
         *_memory(),
+        _cache(),
         *_onnxruntime(),
         *_cuda(),
         _precisions(),
@@ -96,6 +100,23 @@ def _python() -> Finding:
     return Finding(
         "batchqa", "ok", f"{VERSION}, Python {platform.python_version()}, {sys.platform} {platform.machine()}"
     )
+
+
+def _telemetry() -> Finding:
+    """Whether the libraries that call home were told not to, before they were loaded."""
+    facts = {name: os.environ.get(name) for name in SWITCHES}
+    late = loaded_before()
+    if late or facts != SWITCHES:
+        found = f"{', '.join(late) or 'a library'} may call home: loaded or allowed to by this program"
+        return Finding("telemetry", "warn", found, "import batchqa before any engine", facts)
+    found = "off: onnxruntime, OpenVINO and the Hugging Face libraries do not call home"
+    return Finding("telemetry", "ok", found, facts=facts)
+
+
+def _cache() -> Finding:
+    """Where what is measured and made is kept."""
+    note = cache_note()
+    return Finding("cache", "warn" if note else "ok", note or str(cache_folders()[0]))
 
 
 def _processor() -> Iterator[Finding]:
@@ -156,7 +177,7 @@ def _onnxruntime() -> Iterator[Finding]:
             f"pip uninstall -y {' '.join(sorted(installed))}, then install batchqa again",
         )
     try:
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
     except ImportError as error:
         yield Finding("onnxruntime", "fail", f"cannot be imported: {error}", "install batchqa again")
         return
@@ -173,7 +194,7 @@ def _cuda() -> Iterator[Finding]:
         return
     version, devices = driver
     try:
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
 
         built = str(getattr(onnxruntime, "cuda_version", "") or "")
         has_provider = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
@@ -333,6 +354,8 @@ def _smoke_test(model: str, device: str) -> Iterator[Finding]:
         f"{manifest.name} (has {variants}): {resolved.variant} on {resolved.device}, {resolved.engine}, "
         f"{resolved.threads} threads, {resolved.workers} workers, batches of {resolved.batch_tokens} tokens",
     )
+    if annotator.fallback:
+        yield Finding("device", "warn", f"the CPU is taken, not a GPU: {annotator.fallback}")
     if len(annotator.speeds) > 1:
         speeds = ", ".join(f"{name} {speed:,} tokens/s" for name, speed in annotator.speeds.items())
         yield Finding(

@@ -75,6 +75,7 @@ class Summary:
     `seconds` run from the start to the published output, `startup_seconds` to the first row.
     `rows_per_second` is that of this run, without its startup and without `resumed_rows`, which an earlier
     run had committed. `commit_seconds` is the time spent in writing, committing and publishing.
+    `cpu_because` says why the CPU was taken, where there is a GPU or one was asked for.
     """
 
     rows: int
@@ -94,6 +95,7 @@ class Summary:
     variant: str
     engine: str
     device: str
+    cpu_because: str | None
     output: str
     fingerprint: str
 
@@ -144,7 +146,10 @@ def run(
     with ExitStack() as stack:
 
         def load() -> Annotator:
-            return stack.enter_context(Annotator(bundle, settings=replace(settings, machine=machine)))
+            loaded = stack.enter_context(Annotator(bundle, settings=replace(settings, machine=machine)))
+            for text in loaded.notes:
+                note(text)
+            return loaded
 
         # what a job resolved when it began is used again: no model is needed to see that it is done
         annotator = None if earlier else load()
@@ -199,10 +204,13 @@ def dry_run(
     target = Target.parse(str(output))
     source = open_source(names, settings.reading)
     check_target(target, _inputs(names, source), settings.output.overwrite)
+    note = on_note or (lambda _: None)
     for text in source.notes:
-        (on_note or (lambda _: None))(text)
+        note(text)
     rows = _up_to(source.read(), settings.output.limit)
     with Annotator(open_model(model), settings=settings) as annotator:
+        for text in annotator.notes:
+            note(text)
         startup = clock.seconds() - annotator.measuring_seconds  # the run will not measure again
         return estimate(annotator, chunks(rows, settings.output.part_rows), startup)
 
@@ -542,6 +550,7 @@ def _summary(
         variant=resolved.variant,
         engine=resolved.engine,
         device=annotator.resolved.device if annotator else resolved.device,
+        cpu_because=annotator.fallback if annotator else None,
         output=str(target),
         fingerprint=commit.fingerprint,
     )

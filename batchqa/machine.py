@@ -1,4 +1,4 @@
-"""What the machine has: how many CPUs this process may use, which CPU it is, how much memory, a cache.
+"""What the machine has: how many CPUs this process may use, which CPU it is, how much memory.
 
 Libraries count the host's cores; a container is often allowed fewer (onnxruntime issues 8313 and 29510).
 All that is read here are small files of Linux; elsewhere the answers fall back to what Python knows.
@@ -87,14 +87,6 @@ def _peak_of(process: int) -> int:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return 0
-
-
-def cache_folder() -> Path:
-    """Where what can be made again is kept: BATCHQA_CACHE, else batchqa's folder in the user's cache."""
-    from platformdirs import user_cache_path
-
-    given = os.environ.get("BATCHQA_CACHE")
-    return Path(given) if given else user_cache_path("batchqa")
 
 
 def _affinity() -> int:

@@ -23,6 +23,7 @@ import pytest
 from batchqa.commit import Target, find_output
 from batchqa.errors import BatchqaError
 from tests import commit_job
+from tests.tracing import why_not
 
 SCRIPT = Path(commit_job.__file__)
 ROOT = SCRIPT.parent.parent
@@ -31,15 +32,7 @@ CALLS = ["openat", "write", "fsync", "rename", "unlink", "mkdir", "rmdir"]
 SHORT_KILLS = 3  # per kind of output, spread over all calls; each takes a second
 
 
-def _can_trace() -> str | None:
-    """Why strace cannot be used here, or None."""
-    if not shutil.which("strace"):
-        return "strace is not installed"
-    probe = subprocess.run(["strace", "-qq", "-o", os.devnull, "true"], capture_output=True)
-    return None if probe.returncode == 0 else "strace may not trace here"
-
-
-REASON = _can_trace()
+REASON = why_not()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 
 

@@ -108,7 +108,7 @@ def test_an_output_of_other_options_is_not_overwritten_unless_asked(
 
 
 def test_a_job_that_was_stopped_goes_on_from_its_last_part_and_ends_with_the_same_bytes(
-    run: Run, parquet: Path, tmp_path: Path
+    run: Run, parquet: Path, tmp_path: Path, tiny_bundle: Path
 ) -> None:
     undisturbed = tmp_path / "whole.parquet"
     run(parquet, undisturbed, part_rows=8)
@@ -121,7 +121,7 @@ def test_a_job_that_was_stopped_goes_on_from_its_last_part_and_ends_with_the_sam
     with pytest.raises(KeyboardInterrupt):
         run(parquet, out, part_rows=8, progress=stop)
     assert not out.exists()
-    summary = run(parquet, out, part_rows=8, batch_tokens=2048)
+    summary = job.run(parquet, out, model=tiny_bundle, device="cpu", threads=1, part_rows=8)
     assert summary.resumed_rows >= 16
     ours, theirs = pq.read_table(out), pq.read_table(undisturbed)
     assert ours.equals(theirs), "the resumed run did not keep the first run's batches"

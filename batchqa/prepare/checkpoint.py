@@ -20,6 +20,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from batchqa.bundle import disguise
+from batchqa.cache import give_hub_a_home
 from batchqa.errors import ModelError, SettingsError, TryAgainError
 from batchqa.steps.windowing import open_tokenizer
 
@@ -141,6 +142,7 @@ def fetch(repository: str, revision: str | None, *, allow_pickle: bool = False) 
     Without a network a revision that is in the cache serves. Raises ModelError where the hub has no such
     model, TryAgainError where it cannot be asked.
     """
+    give_hub_a_home()
     hub = load("huggingface_hub")
     errors = load("huggingface_hub.errors")
     patterns = [*NEEDED, "*.bin"] if allow_pickle else [*NEEDED, PICKLE_SHARDS]

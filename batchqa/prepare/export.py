@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any, Literal, get_args
@@ -30,6 +31,7 @@ from batchqa.bundle import (
     products_overflow,
     write_manifest,
 )
+from batchqa.cache import cache_folders, cache_note
 from batchqa.commit.files import sync_folder, translated
 from batchqa.commit.lock import Lock
 from batchqa.domains import AnyNumber, Percent, Share, checked
@@ -41,7 +43,7 @@ from batchqa.errors import (
     StorageError,
     TryAgainError,
 )
-from batchqa.machine import cache_folder, cpu_flags
+from batchqa.machine import cpu_flags
 from batchqa.records import Chunk, Cursor
 from batchqa.settings import DEFAULT_MAX_LENGTH, ReadingSettings, WindowSettings
 from batchqa.steps.batching import padded_batches
@@ -154,24 +156,32 @@ def ensure_cached(
         raise ModelError(
             f"{model!r} is neither a bundle's folder nor a hub id (org/name or org/name@revision)"
         )
-    root = (Path(cache) if cache else cache_folder()) / "bundles"
+    roots = [folder / "bundles" for folder in ([Path(cache)] if cache else cache_folders())]
+    root = roots[0]
     repository, _, revision = model.partition("@")
     name = repository.replace("/", "--")
-    if (pinned := root / f"{name}@{revision}").is_dir():
-        return _checked(pinned)
+    for folder in roots:
+        if (pinned := folder / f"{name}@{revision}").is_dir():
+            return _checked(pinned)
     try:
         commit, _ = fetch(repository, revision or None)
     except TryAgainError:
-        made = sorted(root.glob(f"{name}@*"), key=lambda path: path.stat().st_mtime)
+        found = chain.from_iterable(folder.glob(f"{name}@*") for folder in roots)
+        made = sorted(found, key=lambda path: path.stat().st_mtime)
         if made and not revision:
             return _checked(made[-1])  # offline: the newest that is here
         raise
     target = root / f"{name}@{commit}"
+    for folder in roots[1:]:
+        if (folder / target.name).is_dir():
+            return _checked(folder / target.name)
     with translated(f"making {target}"):
         root.mkdir(parents=True, exist_ok=True)
     lock = _wait_for(root / f"{target.name}.lock", model)
     try:
         if not target.is_dir():
+            if cache is None and (note := cache_note()):
+                on_progress(note)
             on_progress(f"{model} is exported to {target}, once")
             export(repository, target, revision=commit, on_progress=on_progress)
     finally:

@@ -22,6 +22,7 @@ from batchqa.records import ALIKE, Chunk, Cursor, Rows
 from batchqa.settings import RunSettings
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.inference import Crew, best_arithmetic, portions
+from batchqa.telemetry import import_openvino
 
 options = arguments()
 rows = read_rows(options.rows)
@@ -70,8 +71,7 @@ def _onnxruntime(annotator: Annotator) -> Callable[[list[Batch]], object]:
 
 def _openvino(folder: Path) -> Callable[[list[Batch]], object]:
     """OpenVINO by itself, on one of the bundle's files: a stream for each thread, fed asynchronously."""
-    import openvino as ov
-
+    ov = import_openvino()
     bundle = open_bundle(folder)
     variant = bundle.choose("cpu", "openvino", "int8" if options.precision == "int8" else "fp32")
     arithmetic = {"fp32": "f32", "bf16": "bf16", "int8": best_arithmetic()}[options.precision]

@@ -15,7 +15,7 @@ from .budget import fastest, measure_budget
 from .child import ChildScorer
 from .crew import Crew
 from .engines import Recipe, load
-from .onnx_scorer import UNPADDED, OnnxScorer, cuda_devices, cuda_is_available
+from .onnx_scorer import UNPADDED, OnnxScorer, cuda_devices, cuda_is_available, has_cuda_device
 from .openvino_scorer import Arithmetic, OpenVinoScorer, best_arithmetic, openvino_is_installed
 from .scoring import CrashedError, OutOfMemoryError, SpanScorer, portions, score_batch, score_in_portions
 
@@ -34,6 +34,7 @@ __all__ = [
     "cuda_devices",
     "cuda_is_available",
     "fastest",
+    "has_cuda_device",
     "load",
     "measure_budget",
     "openvino_is_installed",

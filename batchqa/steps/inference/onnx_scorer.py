@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +12,12 @@ import numpy as np
 
 from batchqa.errors import DeviceError, ModelError, TryAgainError
 from batchqa.records import Float32, Int64
+from batchqa.telemetry import import_onnxruntime
 
 from .scoring import OutOfMemoryError, score_in_portions
+
+CUDA = "CUDAExecutionProvider"
+"""onnxruntime's name for CUDA."""
 
 SPIN_MICROSECONDS = "20"
 """How long a thread spins between two operators before it sleeps (docs/decisions/0002-openvino.md)."""
@@ -26,6 +31,7 @@ _OUT_OF_MEMORY = re.compile(
 _DEVICE_LOST = re.compile(
     r"illegal memory access|device-side assert|uncorrectable ECC|CUDA_ERROR_|Xid|cudaError", re.IGNORECASE
 )
+_OF_CUDA = re.compile(r"CUDA|CUDNN|CUBLAS|NVIDIA", re.IGNORECASE)
 
 
 class OnnxScorer:
@@ -90,18 +96,20 @@ def cuda_devices() -> list[str]:
     return [f"cuda:{number}" for number in range(max(count, 1))]
 
 
-def cuda_is_available() -> bool:
-    """Whether this machine has a CUDA device and this onnxruntime was built for it."""
-    if not (Path("/dev/nvidiactl").exists() or Path("/dev/nvidia0").exists()):
+def has_cuda_device() -> bool:
+    """Whether this machine has a CUDA device that is not hidden from this process, usable or not."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
         return False
-    import onnxruntime
+    return Path("/dev/nvidiactl").exists() or Path("/dev/nvidia0").exists()
 
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+def cuda_is_available() -> bool:
+    """Whether there is a CUDA device and this onnxruntime was built for it."""
+    return has_cuda_device() and CUDA in import_onnxruntime().get_available_providers()
 
 
 def _open_session(model: Path, device: str, threads: int) -> Any:
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
@@ -113,18 +121,27 @@ def _open_session(model: Path, device: str, threads: int) -> Any:
     options.enable_mem_pattern = False
     providers: list[Any] = ["CPUExecutionProvider"]
     if device != "cpu":
+        if CUDA not in onnxruntime.get_available_providers():
+            raise DeviceError(
+                f"onnxruntime cannot use {device}: this build of it has no CUDA; install onnxruntime-gpu "
+                "in its place, or take --device cpu"
+            )
         onnxruntime.preload_dlls()
         number = device.partition(":")[2] or "0"
         cuda = {"device_id": number, "arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
-        providers = [("CUDAExecutionProvider", cuda), *providers]
+        providers = [(CUDA, cuda), *providers]
     try:
         session = onnxruntime.InferenceSession(str(model), options, providers=providers)
     except Exception as error:  # onnxruntime's own errors share no base class
         reason = str(error).splitlines()[0][:300]
+        if device != "cpu" and _OF_CUDA.search(reason):
+            raise DeviceError(
+                f"onnxruntime cannot use {device}: {reason}; run `batchqa doctor`, or take --device cpu"
+            ) from error
         raise ModelError(
             f"{model} cannot be loaded by onnxruntime: {reason}; export the bundle again"
         ) from error
-    if device != "cpu" and session.get_providers()[0] != "CUDAExecutionProvider":
+    if device != "cpu" and session.get_providers()[0] != CUDA:
         raise DeviceError(
             f"onnxruntime cannot use {device}: its CUDA provider does not load on this machine; "
             "run `batchqa doctor`, install `batchqa[cuda]`, or take --device cpu"

@@ -25,6 +25,7 @@ import numpy as np
 from batchqa.errors import DeviceError, ModelError
 from batchqa.machine import cpu_flags
 from batchqa.records import ALIKE, Float32, Int64
+from batchqa.telemetry import import_openvino
 
 from .scoring import OutOfMemoryError, score_in_portions
 
@@ -145,7 +146,7 @@ def _compiled(
 ) -> tuple[Any, Any]:
     """The graph as read, and compiled for the CPU."""
     try:
-        import openvino
+        openvino = import_openvino()
     except ImportError as error:
         raise DeviceError(
             f"openvino cannot be imported ({error}); pip install 'batchqa[openvino]', or take "
