@@ -17,17 +17,21 @@ from batchqa.bundle import Bundle
 from batchqa.domains import Folds, InsideShare, Resamples, Seed, checked
 from batchqa.errors import InputError, SettingsError
 from batchqa.evaluation.calibration import reliability
+from batchqa.evaluation.documents import PREDICTION, read_numbers
 from batchqa.evaluation.gold import (
     Examples,
     Predictions,
     align,
     answers_column,
+    check_join,
+    holds_predictions,
     join,
     null_odds_of,
+    read_answers,
     read_ids,
     read_predictions,
+    read_texts,
     same_rows,
-    text_predictions,
 )
 from batchqa.evaluation.grouping import labels_of
 from batchqa.evaluation.intervals import LEAST_UNITS, Bootstrap
@@ -42,13 +46,16 @@ from batchqa.evaluation.metrics import (
     intervals_of,
     score,
 )
+from batchqa.evaluation.places import place_of
 from batchqa.evaluation.result import NAMED_IDS, Evaluation, Missing, ModelFacts, names_of_rows
-from batchqa.evaluation.sources import Source, TextById, open_source, read_numbers
+from batchqa.evaluation.sources import Source, TableSource, open_source
 from batchqa.evaluation.tuning import Objective, Tuned, check_target, tune_bundle
+from batchqa.gold import gold_column
 from batchqa.job import Progress, run
 from batchqa.records import Int64
 from batchqa.settings import WindowSettings
 from batchqa.squad import MLQA_LANGUAGES, RowScores, Rules
+from batchqa.storage import is_uri, public
 
 ARTICLE = "title"
 """The column that says which article a row is from."""
@@ -105,10 +112,12 @@ def evaluate(
 ) -> Evaluation:
     """Score predictions by the field's own rules.
 
-    predictions: a file that `run` wrote, `{id: text}` JSON (then `gold` is needed, and `null_odds` may
-        name the official script's `{id: number}` file), or with `model` a file to annotate first.
+    predictions: a file that `run` wrote, here or in an object store, or with `model` one to annotate first.
+        Also what other programs write: `{id: text}` JSON ("" or null for no answer), an n-best file, or the
+        lists that the `evaluate` library takes; then `gold` is needed, and `null_odds` may name the official
+        script's `{id: number}` file.
     gold: where the gold answers are, joined by `id`; else they are in the predictions' own `gold_column`
-        (`answers` or `answer`): SQuAD's struct, a list of texts, or one text.
+        (`answers` or `answer`): SQuAD's struct, a list of texts, or one text. Read before any other work.
     model: "default" or a bundle's folder. Annotates where `predictions` has no answers yet, into `annotated`
         (resumable; default: a name made from the file's and the bundle's, in the working folder), with the
         best span kept; `run_options`, `progress` and `on_note` are those of `run`. Also what `tune` and
@@ -127,7 +136,7 @@ def evaluate(
     """
     texts = {name: run_options[name] for name in TEXTS if name in run_options}
     options = _Options(output_prefix, id, gold_column, texts)
-    _check(by, tune, model)
+    _check(by, tune, report, model)
     bundle = open_model(model) if model is not None else None
     if tune is not None and bundle is not None:
         check_target(bundle, Path(tune))
@@ -136,7 +145,10 @@ def evaluate(
 
         check_report(Path(report))
 
-    source = open_source(Path(predictions))
+    source = open_source(predictions)
+    truth = _truth(source, gold)
+    if bundle is not None and not holds_predictions(source, options.prefix):
+        _look_at_gold(source, truth, options)
     facts = None
     if bundle is not None:
         source, facts = _annotated(
@@ -145,8 +157,8 @@ def evaluate(
     elif unused := run_options.keys() - TEXTS:
         raise SettingsError(f"{', '.join(sorted(unused))}: options of a run need a --model to annotate with")
 
-    examples = _examples(source, gold, null_odds, options)
-    data = Path(gold or predictions).name
+    examples = _examples(source, truth, null_odds, options)
+    data = place_of(gold or predictions).name
     scored = _score(examples, language, rules)
     unit_name, unit = _articles(examples)
     units = len(examples) if unit is None else int(unit.max()) + 1
@@ -154,9 +166,7 @@ def evaluate(
         unit_name, unit, units = "row", None, len(examples)
     bootstrap = Bootstrap(unit_name, units, resamples, confidence, seed)
     has_answer = examples.has_answer
-    comparison = (
-        None if compare is None else _compare(examples, scored, Path(compare), unit, bootstrap, options)
-    )
+    comparison = None if compare is None else _compare(examples, scored, compare, unit, bootstrap, options)
     windows = WindowSettings(
         **{f.name: run_options[f.name] for f in fields(WindowSettings) if f.name in run_options}
     )
@@ -198,29 +208,54 @@ def evaluate(
     return evaluation
 
 
-def _check(by: Sequence[str], tune: str | Path | None, model: str | Path | None) -> None:
+def _check(
+    by: Sequence[str], tune: str | Path | None, report: str | Path | None, model: str | Path | None
+) -> None:
     if isinstance(by, str):
         raise TypeError("`by` is a list of names")
+    for option, given in (("-o, where --tune writes,", tune), ("--report", report)):
+        if given is not None and is_uri(str(given)):
+            raise SettingsError(
+                f"{option} must be on this machine, not {public(str(given))}; copy it afterwards"
+            )
     if tune is not None and model is None:
         raise SettingsError("--tune needs the bundle that it copies: name it with --model")
 
 
+def _truth(source: Source, gold: str | Path | None) -> Source | None:
+    """Where the gold answers are that are joined by id: another file, or the predictions' own references."""
+    if gold is not None:
+        return open_source(gold)
+    if isinstance(source, TableSource) and source.references is not None:
+        return TableSource(source.path, source.references)
+    return None
+
+
+def _look_at_gold(source: Source, truth: Source | None, options: _Options) -> None:
+    """Read the gold answers before the rows are annotated, which takes long. Raises InputError."""
+    holder = source if truth is None else truth
+    read_answers(holder, answers_column(holder, options.gold_column))
+    if truth is not None:
+        check_join(truth, read_ids(truth, options.id), source, read_ids(source, options.id))
+
+
 def _annotated(
-    source: Source | TextById,
+    source: Source,
     bundle: Bundle,
     annotated: str | Path | None,
     options: _Options,
     run_options: Mapping[str, Any],
     **reporting: Any,
-) -> tuple[Source | TextById, ModelFacts]:
+) -> tuple[Source, ModelFacts]:
     """The file itself where it has answers; else what a run makes of it, which a second call finds done."""
     variant, output = None, None
-    if isinstance(source, Source) and options.prefix + "answer" not in source.names:
+    if not holds_predictions(source, options.prefix):
         name = re.sub(r"[^\w.-]+", "-", bundle.manifest.name)
-        output = Path(annotated or f"{source.path.stem}.{name}-{bundle.digest[:8]}.parquet")
+        output = str(annotated or f"{source.path.stem}.{name}-{bundle.digest[:8]}.parquet")
         keep_best = max(1, int(run_options.get("top_k", 0)))
         named = {"output_prefix": options.prefix, "id": options.id, "top_k": keep_best}
-        summary = run(source.path, output, model=bundle.path, **{**run_options, **named}, **reporting)
+        given = source.path.given
+        summary = run(given, output, model=bundle.path, **{**run_options, **named}, **reporting)
         variant = summary.variant
         source = open_source(output)
     elif unused := run_options.keys() - TEXTS - {f.name for f in fields(WindowSettings)}:
@@ -232,24 +267,21 @@ def _annotated(
     if variant is None and len(sizes) == 1:
         variant = next(iter(sizes))
     megabytes = None if variant is None else sizes.get(variant)
-    return source, ModelFacts(
-        bundle.manifest.name, bundle.digest, variant, megabytes, None if output is None else str(output)
-    )
+    return source, ModelFacts(bundle.manifest.name, bundle.digest, variant, megabytes, output)
 
 
 def _examples(
-    source: Source | TextById, gold: str | Path | None, null_odds: str | Path | None, options: _Options
+    source: Source, truth: Source | None, null_odds: str | Path | None, options: _Options
 ) -> Examples:
     predictions, ids = _predictions(source, null_odds, options)
-    if gold is None:
-        if isinstance(source, TextById):
-            raise SettingsError(f"{source.path} holds texts by id: name the gold answers with --gold")
+    if truth is None:
+        if gold_column(source.names, options.gold_column) is None and PREDICTION in source.names:
+            raise SettingsError(f"{source.path} holds predictions alone: name the gold answers with --gold")
         examples = same_rows(source, answers_column(source, options.gold_column), ids, predictions)
     else:
-        truth = open_source(Path(gold))
-        if isinstance(truth, TextById):
+        if holds_predictions(truth, options.prefix) and gold_column(truth.names, options.gold_column) is None:
             raise InputError(
-                f"{truth.path} holds texts by id, not gold answers: give a SQuAD file, Parquet or JSONL"
+                f"{truth.path} holds predictions, not gold answers: give a SQuAD file, Parquet or JSONL"
             )
         column = answers_column(truth, options.gold_column)
         examples = join(truth, column, read_ids(truth, options.id), source, ids, predictions)
@@ -259,18 +291,18 @@ def _examples(
 
 
 def _predictions(
-    source: Source | TextById, null_odds: str | Path | None, options: _Options
+    source: Source, null_odds: str | Path | None, options: _Options
 ) -> tuple[Predictions, pa.Array | None]:
-    if isinstance(source, TextById):
-        odds = (
-            None
-            if null_odds is None
-            else null_odds_of(source, *read_numbers(Path(null_odds)), Path(null_odds))
-        )
-        return text_predictions(source.texts, odds), source.ids
+    ids = read_ids(source, options.id)
+    if options.prefix + "answer" not in source.names and PREDICTION in source.names:
+        odds = None
+        if null_odds is not None:
+            place = place_of(null_odds)
+            odds = null_odds_of(source, ids, *read_numbers(place), place)
+        return read_texts(source, odds), ids
     if null_odds is not None:
         raise SettingsError(f"{source.path} has its null odds in a column: leave out --null-odds")
-    return read_predictions(source, options.prefix), read_ids(source, options.id)
+    return read_predictions(source, options.prefix), ids
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -353,15 +385,15 @@ def _articles(examples: Examples, or_contexts: bool = False) -> tuple[str, Int64
 def _compare(
     examples: Examples,
     scored: _Scored,
-    path: Path,
+    given: str | Path,
     unit: Int64 | None,
     bootstrap: Bootstrap,
     options: _Options,
 ) -> Comparison:
-    other = open_source(path)
+    other = open_source(given)
     predictions = align(examples, other, *reversed(_predictions(other, None, options)))
     scores = score(predictions.text, examples.answers, scored.rules, scored.languages)
-    return compare_predictions(path.name, examples, scored.rows, predictions, scores, unit, bootstrap)
+    return compare_predictions(other.path.name, examples, scored.rows, predictions, scores, unit, bootstrap)
 
 
 def _tune(

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchqa.errors import InputError, SettingsError
-from batchqa.evaluation.sources import Source, TextById
+from batchqa.evaluation.documents import PREDICTION
+from batchqa.evaluation.places import Place
+from batchqa.evaluation.sources import Source
+from batchqa.gold import COLUMNS, Gold, gold_column, plain_array, read_gold
 from batchqa.records import Bool, Float64, Int64
-
-GOLD_COLUMNS = ("answers", "answer")
-"""Where gold answers are looked for, if no column is named."""
 
 NAMED_IDS = 5
 """How many ids a message names."""
@@ -70,16 +69,17 @@ class Examples:
     """The gold questions with their predictions.
 
     `place` is each question's row in `predicted`, null where it has none; `predicted` is None where the
-    predictions stand in the gold file itself, or in no table. `extra` counts predictions that no gold
-    question has. `texts` says what the columns `context` and `question` are called, where they are not.
+    predictions stand in the gold file itself. `answers` and `starts` are those of `batchqa.gold.Gold`.
+    `extra` counts predictions that no gold question has. `texts` says what the columns `context` and
+    `question` are called, where they are not.
     """
 
     gold: Source
     predicted: Source | None
     place: pa.Array
     ids: pa.Array | None
-    answers_column: str
     answers: pa.Array
+    starts: pa.Array
     predictions: Predictions
     extra: int
     texts: Mapping[str, str] = field(default_factory=dict)
@@ -144,51 +144,20 @@ class Examples:
         return given if _names(source, given) else name
 
 
-def gold_answers(column: pa.ChunkedArray, where: str) -> pa.Array:
-    """The gold answers of each row as large_list<large_string>; an empty list says "not answerable".
-
-    Takes SQuAD's struct of lists (`text`), a list of structs with `text`, a list of texts, or one text (null
-    or "" then says "not answerable"). Raises InputError for anything else.
-    """
-    array = _combined(column)
-    kind = array.type
-    if pa.types.is_struct(kind) and kind.get_field_index("text") >= 0:
-        return gold_answers(pa.chunked_array([pc.struct_field(array, "text")]), where)
-    if pa.types.is_null(kind):
-        return pa.array([[]] * len(array), pa.large_list(pa.large_string()))
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        counts = pc.fill_null(pc.greater(pc.utf8_length(array), 0), False).cast(pa.int64())
-        return _lists(counts, array.filter(counts.cast(pa.bool_())))
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        values = pc.list_flatten(array)
-        if pa.types.is_struct(values.type) and values.type.get_field_index("text") >= 0:
-            values = pc.struct_field(values, "text")
-        if (
-            pa.types.is_string(values.type)
-            or pa.types.is_large_string(values.type)
-            or pa.types.is_null(values.type)
-        ):
-            return _lists(pc.fill_null(pc.list_value_length(array), 0), values)
-    raise InputError(
-        f"{where} is of type {kind}, not gold answers: it must be SQuAD's `answers` struct, a list of texts, "
-        "or a text"
-    )
-
-
 def answers_column(source: Source, column: str | None) -> str:
     """The column that holds the gold answers; `column` None looks for `answers`, then `answer`."""
-    name = column or next((name for name in GOLD_COLUMNS if name in source.names), None)
+    name = gold_column(source.names, column)
     if name is None:
         raise InputError(
-            f"{source.path} holds no gold answers: it has no column {' or '.join(map(repr, GOLD_COLUMNS))} "
+            f"{source.path} holds no gold answers: it has no column {' or '.join(map(repr, COLUMNS))} "
             f"(it has: {', '.join(source.names)}); name the column with --gold-column, or a file with --gold"
         )
     return name
 
 
-def read_answers(source: Source, column: str) -> pa.Array:
-    """The gold answers of a file; see `gold_answers`."""
-    return gold_answers(source.read(column), f"{source.path}: column {column!r}")
+def read_answers(source: Source, column: str) -> Gold:
+    """The gold answers of a file; see `read_gold`."""
+    return read_gold(source.read(column), f"{source.path}: column {column!r}")
 
 
 def read_predictions(source: Source, prefix: str) -> Predictions:
@@ -219,15 +188,41 @@ def read_predictions(source: Source, prefix: str) -> Predictions:
     )
 
 
-def text_predictions(texts: pa.Array, null_odds: Float64 | None) -> Predictions:
-    """Predictions of a `{id: text}` file: the text is the best span, as for the official script."""
-    nothing = np.full(len(texts), np.nan)
+def holds_predictions(source: Source, prefix: str) -> bool:
+    """Whether a file has answers already: a run's, or those that another program gave."""
+    return prefix + "answer" in source.names or PREDICTION in source.names
+
+
+def read_texts(source: Source, null_odds: Float64 | None) -> Predictions:
+    """Predictions that no run wrote: the text is the best span too, unless the file says which that was.
+
+    `null_odds`, or the file's own, or the `evaluate` library's no_answer_probability.
+    """
+
+    def numbers(*names: str) -> Float64:
+        found = next((name for name in names if name in source.names), None)
+        if found is None:
+            return np.full(len(texts), np.nan)
+        try:
+            values = plain_array(source.read(found)).cast(pa.float64())
+        except pa.ArrowException as error:
+            raise InputError(f"{source.path}: column {found!r} does not hold numbers") from error
+        return np.asarray(pc.fill_null(values, float("nan")).to_numpy(zero_copy_only=False))
+
+    texts = plain_array(source.read(PREDICTION))
+    try:
+        texts = pc.fill_null(texts.cast(pa.large_string()), "")
+    except pa.ArrowException as error:
+        raise InputError(f"{source.path}: column {PREDICTION!r} does not hold texts") from error
+    span = texts
+    if "span_text" in source.names:
+        span = pc.coalesce(plain_array(source.read("span_text")).cast(pa.large_string()), texts)
     return Predictions(
         text=texts,
-        span=texts,
-        span_score=nothing,
-        score=nothing,
-        null_odds=nothing if null_odds is None else null_odds,
+        span=span,
+        span_score=numbers("span_score"),
+        score=numbers("score"),
+        null_odds=numbers("null_odds", "no_answer_probability") if null_odds is None else null_odds,
         silent=np.asarray(pc.equal(texts, "").to_numpy(zero_copy_only=False)),
         fault=pa.nulls(len(texts), pa.large_string()),
     )
@@ -237,7 +232,7 @@ def read_ids(source: Source, column: str | None) -> pa.Array | None:
     """The ids as texts; `column` None looks for `id`, and there may be none."""
     if column is None and "id" not in source.names:
         return None
-    ids = _combined(source.read(column or "id"))
+    ids = plain_array(source.read(column or "id"))
     try:
         return ids.cast(pa.large_string())
     except pa.ArrowException as error:
@@ -250,7 +245,14 @@ def same_rows(source: Source, column: str, ids: pa.Array | None, predictions: Pr
     """Examples whose gold answers stand in the predictions' own rows."""
     answers = read_answers(source, column)
     return Examples(
-        source, None, pa.array(np.arange(len(answers))), ids, column, answers, predictions, extra=0
+        source,
+        None,
+        pa.array(np.arange(len(answers))),
+        ids,
+        answers.texts,
+        answers.starts,
+        predictions,
+        extra=0,
     )
 
 
@@ -258,35 +260,42 @@ def join(
     gold: Source,
     column: str,
     gold_ids: pa.Array | None,
-    predicted: Source | TextById,
+    predicted: Source,
     predicted_ids: pa.Array | None,
     predictions: Predictions,
 ) -> Examples:
     """Examples whose predictions are found by id. Raises InputError where ids lack, repeat or never match."""
-    gold_ids = _checked_ids(gold_ids, gold.path)
-    predicted_ids = _checked_ids(predicted_ids, predicted.path)
-    place = pc.index_in(gold_ids, value_set=predicted_ids).cast(pa.int64())
+    gold_ids, predicted_ids, place = check_join(gold, gold_ids, predicted, predicted_ids)
+    answers = read_answers(gold, column)
     common = len(place) - place.null_count
-    if not common:
-        raise InputError(
-            f"{predicted.path} and {gold.path} have no id in common "
-            f"({len(predicted_ids)} and {len(gold_ids)} ids): are they of the same data set?"
-        )
     return Examples(
         gold=gold,
-        predicted=predicted if isinstance(predicted, Source) else None,
+        predicted=predicted,
         place=place,
         ids=gold_ids,
-        answers_column=column,
-        answers=read_answers(gold, column),
+        answers=answers.texts,
+        starts=answers.starts,
         predictions=predictions.take(place),
         extra=len(predicted_ids) - common,
     )
 
 
-def align(
-    examples: Examples, other: Source | TextById, ids: pa.Array | None, predictions: Predictions
-) -> Predictions:
+def check_join(
+    gold: Source, gold_ids: pa.Array | None, predicted: Source, predicted_ids: pa.Array | None
+) -> tuple[pa.Array, pa.Array, pa.Array]:
+    """The ids of both, and where each gold id is among the predicted. Raises InputError; see `join`."""
+    gold_ids = _checked_ids(gold_ids, gold.path)
+    predicted_ids = _checked_ids(predicted_ids, predicted.path)
+    place = pc.index_in(gold_ids, value_set=predicted_ids).cast(pa.int64())
+    if place.null_count == len(place):
+        raise InputError(
+            f"{predicted.path} and {gold.path} have no id in common "
+            f"({len(predicted_ids)} and {len(gold_ids)} ids): are they of the same data set?"
+        )
+    return gold_ids, predicted_ids, place
+
+
+def align(examples: Examples, other: Source, ids: pa.Array | None, predictions: Predictions) -> Predictions:
     """Another file's predictions for the same questions: row by row where the ids agree, else by id."""
     if len(predictions.text) == len(examples) and (
         ids is None or examples.ids is None or ids.equals(examples.ids)
@@ -307,18 +316,20 @@ def align(
     return predictions.take(place.cast(pa.int64()))
 
 
-def null_odds_of(predicted: TextById, ids: pa.Array, numbers: pa.Array, path: Path) -> Float64:
-    """The null odds of `{id: text}` predictions, NaN where the other file has none."""
-    place = pc.index_in(predicted.ids, value_set=ids)
-    if len(place) and place.null_count == len(place):
+def null_odds_of(
+    source: Source, predicted: pa.Array | None, ids: pa.Array, numbers: pa.Array, place: Place
+) -> Float64:
+    """The null odds of predictions by id, NaN where the other file has none."""
+    at = pc.index_in(_checked_ids(predicted, source.path), value_set=ids)
+    if len(at) and at.null_count == len(at):
         raise SettingsError(
-            f"{path} and {predicted.path} have no id in common: is it the other one's --null-odds?"
+            f"{place} and {source.path} have no id in common: is it the other one's --null-odds?"
         )
-    odds = numbers.take(place).cast(pa.float64())
+    odds = numbers.take(at).cast(pa.float64())
     return np.asarray(pc.fill_null(odds, float("nan")).to_numpy(zero_copy_only=False))
 
 
-def _checked_ids(ids: pa.Array | None, path: Path) -> pa.Array:
+def _checked_ids(ids: pa.Array | None, path: Place) -> pa.Array:
     if ids is None:
         raise InputError(f"{path} has no column 'id' to join by; name it with --id")
     if ids.null_count:
@@ -336,17 +347,17 @@ def _checked_ids(ids: pa.Array | None, path: Path) -> pa.Array:
 
 def _piece(batch: pa.Table, prefix: str, candidates: str | None) -> Predictions:
     def numbers(name: str) -> Float64:
-        values = _combined(batch.column(prefix + name)).cast(pa.float64())
+        values = plain_array(batch.column(prefix + name)).cast(pa.float64())
         return np.asarray(pc.fill_null(values, float("nan")).to_numpy(zero_copy_only=False))
 
-    answer = _combined(batch.column(prefix + "answer")).cast(pa.large_string())
-    fault = _combined(batch.column(prefix + "error")).cast(pa.large_string())
-    no_answer = _combined(batch.column(prefix + "no_answer")).cast(pa.bool_())
+    answer = plain_array(batch.column(prefix + "answer")).cast(pa.large_string())
+    fault = plain_array(batch.column(prefix + "error")).cast(pa.large_string())
+    no_answer = plain_array(batch.column(prefix + "no_answer")).cast(pa.bool_())
     judged = fault.is_null()
     text = pc.if_else(judged, pc.fill_null(answer, ""), pa.scalar(None, pa.large_string()))
     span, span_score = answer, pa.nulls(len(answer), pa.float64())
     if candidates is not None:
-        best = _first_of_lists(_combined(batch.column(candidates)))
+        best = _first_of_lists(plain_array(batch.column(candidates)))
         if pa.types.is_struct(best.type):
             # a row that was judged and has no candidate has no span at all
             span = pc.coalesce(answer, pc.struct_field(best, "answer").cast(pa.large_string()), pa.scalar(""))
@@ -369,19 +380,6 @@ def _first_of_lists(lists: pa.Array) -> pa.Array:
     counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     first = np.cumsum(counts) - counts
     return pc.list_flatten(lists).take(pa.array(first, mask=counts == 0))
-
-
-def _lists(counts: pa.Array, values: pa.Array) -> pa.Array:
-    offsets = np.concatenate([[0], np.cumsum(counts.to_numpy(zero_copy_only=False))]).astype(np.int64)
-    return pa.LargeListArray.from_arrays(pa.array(offsets), values.cast(pa.large_string()))
-
-
-def _combined(column: pa.ChunkedArray) -> pa.Array:
-    """One array; a dictionary's values instead of its numbers."""
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):  # pyarrow gives chunks back where there is none
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
-    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
 def _joined(arrays: list[pa.Array], kind: pa.DataType) -> pa.Array:

@@ -56,7 +56,7 @@ def shown_rows(evaluation: Evaluation, prefix: str) -> tuple[ShownRow, ...]:
         return ()
     contexts = examples.values("context", numbers)
     questions = examples.values("question", numbers)
-    golds = examples.values(examples.answers_column, numbers)
+    begins = examples.starts.take(numbers).to_pylist()
     starts = examples.values(prefix + "start", numbers, of_predictions=True)
     texts = examples.predictions.text.take(numbers).to_pylist()
     others = comparison.predictions.text.take(numbers).to_pylist() if comparison else [None] * len(numbers)
@@ -66,7 +66,7 @@ def shown_rows(evaluation: Evaluation, prefix: str) -> tuple[ShownRow, ...]:
     for at, (row, kind) in enumerate(chosen):
         context = contexts[at] or ""
         predicted = _locate(context, texts[at], starts[at])
-        gold = _gold_spans(context, golds[at], answers[at])
+        gold = _gold_spans(context, answers[at], begins[at])
         shown.append(
             ShownRow(
                 kind=kind,
@@ -130,15 +130,8 @@ def _locate(context: str, text: str | None, start: Any) -> list[Span]:
     return [(start, start + len(text))] if start >= 0 else []
 
 
-def _gold_spans(context: str, value: Any, texts: list[str]) -> list[Span]:
-    """Where the gold answers stand, from SQuAD's `answer_start` where the column has it."""
-    starts: list[Any] = [None] * len(texts)
-    if isinstance(value, dict) and isinstance(value.get("answer_start"), list):
-        starts = value["answer_start"]
-    elif isinstance(value, list):
-        starts = [item.get("answer_start") if isinstance(item, dict) else None for item in value]
-    if len(starts) != len(texts):
-        starts = [None] * len(texts)
+def _gold_spans(context: str, texts: list[str], starts: list[int | None]) -> list[Span]:
+    """Where the gold answers stand, from SQuAD's `answer_start` where the data has it."""
     return [span for text, start in zip(texts, starts, strict=True) for span in _locate(context, text, start)]
 
 

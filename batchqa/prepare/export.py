@@ -59,7 +59,7 @@ from .checkpoint import HUB_ID, Checkpoint, fetch, open_checkpoint, write_tokeni
 from .extras import versions
 from .passages import everything
 from .smaller_last_layer import reduced
-from .threshold import best_for_f1
+from .threshold import best_for_f1, read_labelled
 from .verify import (
     BUDGET,
     Answers,
@@ -126,6 +126,7 @@ def export(
         raise PreconditionError(f"{folder} exists; remove it, or give another -o")
     table = everything() if verify_on is None else read_examples(verify_on)
     calibration = everything() if calibrate_on is None else read_examples(calibrate_on, CALIBRATION_ROWS)
+    labelled = None if fit_threshold_on is None else read_labelled(fit_threshold_on)
     with (
         _storage_errors(folder),
         open_checkpoint(model, revision, allow_pickle=allow_pickle) as checkpoint,
@@ -136,8 +137,8 @@ def export(
         making.reduce_range = target == "avx2" or (target == "auto" and products_overflow(cpu_flags()))
         making.verified_on = PACKAGED if verify_on is None else Path(verify_on).name
         making.begin(name or checkpoint.name, source, threshold, threshold_note, abstains)
-        if fit_threshold_on is not None:
-            making.fit_threshold(fit_threshold_on, threshold_note)
+        if labelled is not None and fit_threshold_on is not None:
+            making.fit_threshold(labelled, fit_threshold_on, threshold_note)
         making.answer_with_original()
         for precision in dict.fromkeys(precisions):
             making.add(precision)
@@ -327,11 +328,11 @@ class _Making:
         self.manifest = replace(self.manifest, abstains=decide(abstains, seen))
         self.feeds = batches_of(self.bundle, self.calibration)
 
-    def fit_threshold(self, labelled: str | Path, note: str | None) -> None:
+    def fit_threshold(self, labelled: pa.Table, file: str | Path, note: str | None) -> None:
         """Take the threshold that is best for the original on a labelled file."""
-        self.say(f"{self.checkpoint.name}: fitting the threshold on {labelled}")
-        value = best_for_f1(self.bundle, self.scorer, read_examples(labelled))
-        fitted = Threshold(value, note or f"best F1 on {Path(labelled).name}")
+        self.say(f"{self.checkpoint.name}: fitting the threshold on {file}")
+        value = best_for_f1(self.bundle, self.scorer, labelled)
+        fitted = Threshold(value, note or f"best F1 on {Path(file).name}")
         self.manifest = replace(self.manifest, threshold=fitted)
 
     @property

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from batchqa.bundle import Bundle, Variant
 from batchqa.errors import DeviceError, InputError, ModelError
+from batchqa.gold import gold_column, read_gold
 from batchqa.machine import cpu_quota
 from batchqa.pipeline import Road
 from batchqa.records import Cursor, Float32, Int64
@@ -127,17 +128,17 @@ class _Timed:
 
 
 def read_examples(path: str | Path, limit: int | None = None) -> pa.Table:
-    """The rows of any input file: context, question, and answers where the file has them in SQuAD's form.
+    """The rows of any input file: context, question, and the texts of the gold answers, where it has any.
 
-    Raises InputError where the file has no row that can be judged.
+    Raises InputError where the file has no row that can be judged, or a column of gold answers that is none.
     """
     source = open_source([str(path)], ReadingSettings())
     tables = []
     left = limit if limit is not None else 2**62
     for rows in source.read():
         columns = {"context": rows.context.cast(pa.string()), "question": rows.question.cast(pa.string())}
-        if "answers" in rows.columns.schema.names:
-            columns["answers"] = rows.columns["answers"]
+        if gold := gold_column(rows.columns.schema.names):
+            columns["answers"] = read_gold(rows.columns[gold], f"{path}: column {gold!r}").texts
         tables.append(pa.table(columns).slice(0, left))
         left -= len(tables[-1])
         if left <= 0:
@@ -339,7 +340,7 @@ def _changed(one: Answers, other: Answers) -> int:
 
 def row_scores(table: pa.Table, answers: Answers) -> RowScores:
     """Each row's exact match and F1 against the column `answers`, by SQuAD 2.0's rules."""
-    golds = pa.concat_arrays([pc.struct_field(chunk, "text") for chunk in table["answers"].chunks])
+    golds = read_gold(table["answers"], "the column `answers`").texts
     given = pa.concat_arrays(pc.fill_null(answers.columns["answer"], "").chunks)
     return score_rows(given, golds)
 

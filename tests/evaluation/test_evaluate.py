@@ -328,8 +328,8 @@ def bad(tmp_path: Path, text: str, name: str = "bad.json") -> Path:
         ('{"data": [{"paragraphs": [{"qas": []}]}]}', r"data\[0\]\.paragraphs\[0\] has no text `context`"),
         ('{"data": [{"paragraphs": [{"context": "c"}]}]}', r"paragraphs\[0\] has no list `qas`"),
         (
-            '{"data": [{"paragraphs": [{"context": "c", "qas": [{"id": 5, "answers": []}]}]}]}',
-            r"qas\[0\] has no text `id`",
+            '{"data": [{"paragraphs": [{"context": "c", "qas": [{"answers": []}]}]}]}',
+            r"row 0 has no id",
         ),
         (
             '{"data": [{"paragraphs": [{"context": "c", "qas": [{"id": "5"}]}]}]}',
@@ -340,12 +340,15 @@ def bad(tmp_path: Path, text: str, name: str = "bad.json") -> Path:
             r"answers\[0\] has no text `text`",
         ),
         ('{"data": []}', "holds no questions|no id in common"),
-        ('{"a": 1, "b": []}', "holds no gold answers"),
-        ('{"a": "text"}', "texts by id, not gold answers"),
-        ("[1, 2]", "neither Parquet, JSONL, SQuAD JSON nor"),
+        ('{"a": 1, "b": []}', "first value, 'a', is a number: neither"),
+        ('{"a": "text"}', "predictions, not gold answers"),
+        ("[1, 2]", r"\[0\] is a number, not an object"),
         ('{"data": [', "not valid JSON"),
         ("", "neither Parquet"),
-        ('{\n "a": 1\n}', r"neither SQuAD .* nor predictions"),
+        ('{\n "a": 1\n}', "null odds, it seems, which --null-odds takes"),
+        ('{\n "a": [1],\n "b": "c"\n}', r"neither a SQuAD file .*predictions .*n-best"),
+        ("PK\x03\x04", "a zip archive"),
+        ("id,answer\n1,x\n", "CSV or TSV"),
     ],
 )  # fmt: skip
 def test_a_gold_file_of_a_wrong_shape_is_refused_with_the_place(

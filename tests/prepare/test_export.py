@@ -13,7 +13,7 @@ import pytest
 
 from batchqa.annotator import Annotator
 from batchqa.bundle import CARD, Variant, open_bundle
-from batchqa.errors import ModelError, PreconditionError, SettingsError
+from batchqa.errors import InputError, ModelError, PreconditionError, SettingsError
 from batchqa.prepare import export as exporting
 from batchqa.prepare.export import export
 from batchqa.prepare.passages import everything
@@ -113,6 +113,30 @@ def _export_with_damaged_weights(checkpoint: Path, output: Path, rows: Path) -> 
         export(str(checkpoint), output, precisions=("int8",), min_agreement=1.0, verify_on=rows)
     finally:
         by_token.LARGEST_CODE = quantize.LARGEST_CODE = honest
+
+
+@pytest.mark.parametrize("option", ["verify_on", "calibrate_on", "fit_threshold_on"])
+def test_gold_answers_that_are_none_are_refused_before_the_checkpoint_is_opened(
+    tmp_path: Path, option: str
+) -> None:
+    rows = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"context": ["A."], "question": ["Q?"], "answers": [[1998]]}), rows)
+
+    with pytest.raises(InputError, match=r"column 'answers' is of type list<.*int64>, not gold answers"):
+        export(str(tmp_path / "no checkpoint"), tmp_path / "bundle", **{option: rows})
+
+
+def test_rows_to_verify_on_may_have_their_gold_answers_as_texts(
+    checkpoints: Callable[..., Path], tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.parquet"
+    passages = everything().slice(0, 6)
+    texts = [answers["text"] for answers in passages["answers"].to_pylist()]
+    pq.write_table(passages.set_column(2, "answers", pa.array(texts)), rows)
+
+    manifest = export(str(checkpoints("bert-uncased")), tmp_path / "b", precisions=("fp32",), verify_on=rows)
+
+    assert "f1_of_original" in manifest.variants[0].verification
 
 
 def test_an_existing_output_is_kept(checkpoints: Callable[..., Path], tmp_path: Path) -> None:
