@@ -125,6 +125,15 @@ class Annotator:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def decides_by(self) -> dict[str, Any]:
+        """The model and what its decisions depend on, for the output's record."""
+        rules = self.road.rules
+        return {
+            "model": self.bundle.manifest.name,
+            "abstains": rules.abstains,
+            "threshold": rules.threshold if rules.abstains else None,
+        }
+
     def answer(self, cut: Iterable[Chunk]) -> Iterator[AnsweredChunk]:
         """The road itself: chunks in, answered chunks out, in order. What jobs call."""
         return self.road.answer(cut)

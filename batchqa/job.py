@@ -178,7 +178,7 @@ def run(
             job.check_share_of_errors()
             source.check_unchanged()
             with clock.committing():
-                commit.publish({"model": bundle.manifest.name, "batchqa": VERSION})
+                commit.publish({"batchqa": VERSION, **annotator.decides_by()})
         for text in commit.notes:
             note(text)
         result = _summary(commit, clock, bundle, resolved, annotator, target)

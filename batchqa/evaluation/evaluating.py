@@ -17,6 +17,7 @@ from batchqa.bundle import Bundle
 from batchqa.domains import Folds, InsideShare, Resamples, Seed, checked
 from batchqa.errors import InputError, SettingsError
 from batchqa.evaluation.calibration import reliability
+from batchqa.evaluation.comparing import Comparison, Side, compare_sides
 from batchqa.evaluation.documents import PREDICTION, read_numbers
 from batchqa.evaluation.gold import (
     Examples,
@@ -36,10 +37,8 @@ from batchqa.evaluation.gold import (
 from batchqa.evaluation.grouping import labels_of
 from batchqa.evaluation.intervals import LEAST_UNITS, Bootstrap
 from batchqa.evaluation.metrics import (
-    Comparison,
     Languages,
     best_of,
-    compare_predictions,
     coverage_of,
     figures_by,
     figures_of,
@@ -47,8 +46,9 @@ from batchqa.evaluation.metrics import (
     score,
 )
 from batchqa.evaluation.places import place_of
-from batchqa.evaluation.result import NAMED_IDS, Evaluation, Missing, ModelFacts, names_of_rows
+from batchqa.evaluation.result import NAMED_IDS, Evaluation, Missing, names_of_rows
 from batchqa.evaluation.sources import Source, TableSource, open_source
+from batchqa.evaluation.tables import ModelFacts
 from batchqa.evaluation.tuning import Objective, Tuned, check_target, tune_bundle
 from batchqa.gold import gold_column
 from batchqa.job import Progress, run
@@ -166,7 +166,8 @@ def evaluate(
         unit_name, unit, units = "row", None, len(examples)
     bootstrap = Bootstrap(unit_name, units, resamples, confidence, seed)
     has_answer = examples.has_answer
-    comparison = None if compare is None else _compare(examples, scored, compare, unit, bootstrap, options)
+    here = Side(source.path, examples, scored.rows, scored.spans)
+    comparison = None if compare is None else _compare(here, scored, compare, unit, bootstrap, options)
     windows = WindowSettings(
         **{f.name: run_options[f.name] for f in fields(WindowSettings) if f.name in run_options}
     )
@@ -383,7 +384,7 @@ def _articles(examples: Examples, or_contexts: bool = False) -> tuple[str, Int64
 
 
 def _compare(
-    examples: Examples,
+    here: Side,
     scored: _Scored,
     given: str | Path,
     unit: Int64 | None,
@@ -391,9 +392,13 @@ def _compare(
     options: _Options,
 ) -> Comparison:
     other = open_source(given)
-    predictions = align(examples, other, *reversed(_predictions(other, None, options)))
-    scores = score(predictions.text, examples.answers, scored.rules, scored.languages)
-    return compare_predictions(other.path.name, examples, scored.rows, predictions, scores, unit, bootstrap)
+    predictions = align(here.examples, other, *reversed(_predictions(other, None, options)))
+    there = replace(here.examples, predictions=predictions)
+    rows, spans = (
+        score(texts, there.answers, scored.rules, scored.languages)
+        for texts in (predictions.text, predictions.span)
+    )
+    return compare_sides(here, Side(other.path, there, rows, spans), unit, bootstrap)
 
 
 def _tune(

@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchqa.evaluation.gold import Examples, Predictions
+from batchqa.evaluation.gold import Examples
 from batchqa.evaluation.intervals import Bootstrap, Interval, interval, resampled, sums_by_unit
 from batchqa.records import Bool, Float64, Int64
 from batchqa.squad import RowScores, Rules, best_threshold, score_rows
@@ -135,7 +135,7 @@ def intervals_of(scores: RowScores, has_answer: Bool, unit: Int64 | None, bootst
     for number, name in enumerate(names):
         subset, figure = divmod(number, 2)
         value, weight_at = 3 * subset + 1 + figure, 3 * subset
-        figures[name] = _ratio_interval(totals, value, weight_at, bootstrap.confidence)
+        figures[name] = ratio_interval(totals, value, weight_at, bootstrap.confidence)
     return Intervals(bootstrap, figures)
 
 
@@ -206,69 +206,9 @@ def figures_by(
             Subset(row["no_exact"], row["no_f1"], row["no_total"]) if row["no_total"] else None,
         )
         groups.append(
-            Group(labels.names[number], figures, _ratio_interval(totals, 1, 0, bootstrap.confidence))
+            Group(labels.names[number], figures, ratio_interval(totals, 1, 0, bootstrap.confidence))
         )
     return Grouping(labels.by, tuple(groups))
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """This minus the other, in percent points, with its interval."""
-
-    value: float
-    interval: Interval
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Comparison:
-    """Two sets of predictions for the same rows.
-
-    gained: rows right (exact) here and wrong there; lost: the other way round. int64, row numbers.
-    `changed` counts rows whose answers differ as texts.
-    """
-
-    name: str
-    other: Figures
-    exact: Difference
-    f1: Difference
-    changed: int
-    gained: Int64
-    lost: Int64
-    predictions: Predictions
-    scores: RowScores
-
-
-def compare_predictions(
-    name: str,
-    examples: Examples,
-    scores: RowScores,
-    other: Predictions,
-    other_scores: RowScores,
-    unit: Int64 | None,
-    bootstrap: Bootstrap,
-) -> Comparison:
-    """The paired difference: both are drawn together, so what is hard for both widens no interval."""
-    exact, f1 = scores.exact - other_scores.exact, scores.f1 - other_scores.f1
-    values = np.stack([np.ones(len(exact)), exact, f1], axis=1)
-    totals = resampled(sums_by_unit(values, unit), bootstrap)
-
-    def difference(change: Float64, at: int) -> Difference:
-        return Difference(100 * float(change.mean()), _ratio_interval(totals, at, 0, bootstrap.confidence))
-
-    here, there = examples.predictions.text, other.text
-    equal = pc.fill_null(pc.equal(here, there), False).to_numpy(zero_copy_only=False)
-    both_missing = here.is_null().to_numpy(False) & there.is_null().to_numpy(False)
-    return Comparison(
-        name=name,
-        other=figures_of(other_scores, examples.has_answer),
-        exact=difference(exact, 1),
-        f1=difference(f1, 2),
-        changed=int((~equal & ~both_missing).sum()),
-        gained=np.flatnonzero(exact > 0),
-        lost=np.flatnonzero(exact < 0),
-        predictions=other,
-        scores=other_scores,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,5 +279,6 @@ def _subset(scores: RowScores, rows: Bool) -> Subset | None:
     )
 
 
-def _ratio_interval(totals: Float64, value: int, weight: int, confidence: float) -> Interval:
+def ratio_interval(totals: Float64, value: int, weight: int, confidence: float) -> Interval:
+    """The interval of column `value` over column `weight`, in percent."""
     return interval(totals, lambda drawn: 100 * drawn[:, value] / drawn[:, weight], confidence)

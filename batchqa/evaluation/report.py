@@ -13,6 +13,7 @@ import numpy as np
 from batchqa.errors import SettingsError, StorageError
 from batchqa.evaluation.result import RULE_NAMES, Evaluation
 from batchqa.evaluation.rows import shown_rows
+from batchqa.evaluation.tables import comparison_rows
 from batchqa.version import VERSION
 
 _TEMPLATE = "report.html"
@@ -55,6 +56,9 @@ def render(evaluation: Evaluation, prefix: str = "qa_") -> str:
     return environment.from_string(template).render(
         e=evaluation,
         rules=RULE_NAMES[evaluation.rules],
+        comparison_rows=(
+            comparison_rows(evaluation.comparison, evaluation.figures) if evaluation.comparison else []
+        ),
         plots=_plots(evaluation),
         rows=shown_rows(evaluation, prefix),
         version=VERSION,

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from batchqa.domains import Percent, checked
 from batchqa.errors import LimitError
 from batchqa.evaluation.calibration import Reliability
+from batchqa.evaluation.comparing import Comparison, Footing
 from batchqa.evaluation.gold import Examples
 from batchqa.evaluation.intervals import LEAST_UNITS
 from batchqa.evaluation.metrics import (
     Best,
-    Comparison,
     Coverage,
     Figures,
     Grouping,
     Intervals,
-    Subset,
+)
+from batchqa.evaluation.tables import (
+    ModelFacts,
+    best_table,
+    comparison_table,
+    group_table,
+    markdown,
+    model_table,
+    tuned_table,
 )
 from batchqa.evaluation.tuning import Tuned
 from batchqa.squad import RowScores, Rules
@@ -30,17 +38,6 @@ SHOWN_IDS = 5
 """How many ids the table names."""
 
 RULE_NAMES = {"squad1": "SQuAD 1.1", "squad2": "SQuAD 2.0"}
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """The model that annotated the rows, as far as it was named; `megabytes` (10^6 bytes) are its file's."""
-
-    name: str
-    digest: str
-    variant: str | None
-    megabytes: float | None
-    annotated: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +121,12 @@ class Evaluation:
         if self.best:
             blocks.append(best_table(self.best))
         if self.model:
-            blocks.append(_model_table(self.model, self.figures))
+            blocks.append(model_table(self.model, self.figures))
         blocks += [group_table(grouping) for grouping in self.groups]
         if self.comparison:
-            blocks.append(_comparison_table(self.comparison, self.figures))
+            blocks.append(comparison_table(self.comparison, self.figures))
         if self.tuned:
-            blocks.append(_tuned_table(self.tuned))
+            blocks.append(tuned_table(self.tuned))
         blocks.append("\n".join(self.lines()))
         return "\n\n".join(blocks) + "\n"
 
@@ -177,20 +174,25 @@ class Evaluation:
         return markdown(["", "n", "EM", "interval", "F1", "interval"], rows)
 
     def _comparison(self) -> dict[str, Any] | None:
-        if self.comparison is None:
+        found = self.comparison
+        if found is None:
             return None
+        here, there = (None if maker is None else asdict(maker) for maker in found.made_by)
         return {
-            "other": self.comparison.name,
-            "figures": self.comparison.other.to_dict(),
-            "exact_difference": self.comparison.exact.value,
-            "exact_difference_interval": self.comparison.exact.interval.to_list(),
-            "f1_difference": self.comparison.f1.value,
-            "f1_difference_interval": self.comparison.f1.interval.to_list(),
-            "changed": self.comparison.changed,
-            "gained": len(self.comparison.gained),
-            "lost": len(self.comparison.lost),
-            "gained_ids": names_of_rows(self.examples, self.comparison.gained[:NAMED_IDS]),
-            "lost_ids": names_of_rows(self.examples, self.comparison.lost[:NAMED_IDS]),
+            "other": found.name,
+            "made_by": here,
+            "other_made_by": there,
+            "figures": found.other.to_dict(),
+            "exact_difference": found.exact.value,
+            "exact_difference_interval": found.exact.interval.to_list(),
+            "f1_difference": found.f1.value,
+            "f1_difference_interval": found.f1.interval.to_list(),
+            "at_best_thresholds": _footing(found.equal_footing),
+            "changed": found.changed,
+            "gained": len(found.gained),
+            "lost": len(found.lost),
+            "gained_ids": names_of_rows(self.examples, found.gained[:NAMED_IDS]),
+            "lost_ids": names_of_rows(self.examples, found.lost[:NAMED_IDS]),
         }
 
 
@@ -202,114 +204,6 @@ def names_of_rows(examples: Examples, rows: Sequence[int] | Any) -> list[str]:
         name if name is not None else f"row {row}"
         for row, name in zip(rows, examples.ids.take(rows).to_pylist(), strict=True)
     ]
-
-
-def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns: the first to the left, the figures to the right."""
-    cells = [[cell.replace("|", r"\|").replace("\n", " ") for cell in row] for row in [head, *rows]]
-    widths = [max(3, *(len(row[at]) for row in cells)) for at in range(len(head))]
-
-    def line(row: Sequence[str]) -> str:
-        first, *others = (
-            cell.ljust(w) if not at else cell.rjust(w)
-            for at, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        return "| " + " | ".join([first, *others]) + " |"
-
-    rule = (
-        "|"
-        + "|".join(("-" * (w + 2)) if not at else ("-" * (w + 1) + ":") for at, w in enumerate(widths))
-        + "|"
-    )
-    return "\n".join([line(cells[0]), rule, *(line(row) for row in cells[1:])])
-
-
-def best_table(best: Best) -> str:
-    """The official script's best thresholds."""
-    rows = [
-        ["best EM", f"{best.exact:.2f}", f"{best.exact_threshold:.4f}"],
-        ["best F1", f"{best.f1:.2f}", f"{best.f1_threshold:.4f}"],
-    ]
-    return markdown(["on these rows themselves", "figure", "threshold"], rows)
-
-
-def _model_table(model: ModelFacts, figures: Figures) -> str:
-    size = "" if model.megabytes is None else f"{model.megabytes:.2f}"
-    name = f"{model.name} {model.variant}" if model.variant else model.name
-    return markdown(
-        ["model", "EM", "F1", "MB"], [[name, f"{figures.all.exact:.2f}", f"{figures.all.f1:.2f}", size]]
-    )
-
-
-def group_table(grouping: Grouping) -> str:
-    """EM and F1 by group."""
-    mixed = grouping.mixed
-    head = [grouping.by, "n", "EM", "F1", "interval of F1"]
-    rows = []
-    for group in grouping.groups:
-        all_of, between = group.figures.all, group.f1_interval
-        row = [group.name, f"{all_of.total:,}", f"{all_of.exact:.2f}", f"{all_of.f1:.2f}"]
-        row.append(f"{between.low:.2f} to {between.high:.2f}")
-        if mixed:
-            row += [*_pair(group.figures.has_answer), *_pair(group.figures.no_answer)[:1]]
-        rows.append(row)
-    return markdown([*head, *(["HasAns EM", "HasAns F1", "NoAns"] if mixed else [])], rows)
-
-
-def _pair(subset: Subset | None) -> list[str]:
-    return ["", ""] if subset is None else [f"{subset.exact:.2f}", f"{subset.f1:.2f}"]
-
-
-def _comparison_table(comparison: Comparison, figures: Figures) -> str:
-    rows = []
-    for name, here, there, difference in (
-        ("EM", figures.all.exact, comparison.other.all.exact, comparison.exact),
-        ("F1", figures.all.f1, comparison.other.all.f1, comparison.f1),
-    ):
-        between = difference.interval
-        rows.append(
-            [
-                name,
-                f"{here:.2f}",
-                f"{there:.2f}",
-                f"{difference.value:+.2f}",
-                f"{between.low:+.2f} to {between.high:+.2f}",
-            ]
-        )
-    table = markdown(["", "these", comparison.name, "difference", "interval"], rows)
-    return (
-        f"{table}\n\n{comparison.changed:,} answers differ; {len(comparison.gained):,} rows are right here "
-        f"only, {len(comparison.lost):,} there only"
-    )
-
-
-def _tuned_table(tuned: Tuned) -> str:
-    before, after = tuned.before.to_dict(), tuned.after.to_dict()
-    rows = [
-        [name, f"{before[name]:.2f}", f"{after[name]:.2f}"]
-        for name in after
-        if name in before and "total" not in name
-    ]
-    for name, first, second in (
-        ("threshold", tuned.old_threshold, tuned.parameters.threshold),
-        (
-            "calibration error",
-            tuned.reliability_before and tuned.reliability_before.error,
-            tuned.reliability_after and tuned.reliability_after.error,
-        ),
-    ):
-        rows.append([name, *("" if value is None else f"{value:.4f}" for value in (first, second))])
-    table = markdown(["tuned", "before", "after (held out)"], rows)
-    spread = ""
-    if tuned.fold_thresholds:
-        spread = (
-            f" Thresholds of the folds: {min(tuned.fold_thresholds):.4f} to {max(tuned.fold_thresholds):.4f}."
-        )
-    return (
-        f"{table}\n\nafter: each row judged by parameters fitted on the other {tuned.folds - 1} of "
-        f"{tuned.folds} folds over {tuned.units:,} {tuned.unit}s; {tuned.bundle} holds the parameters fitted "
-        f"on all {tuned.rows:,} rows.{spread}"
-    )
 
 
 def _missing_line(missing: Missing) -> str:
@@ -389,4 +283,18 @@ def _model(model: ModelFacts) -> dict[str, Any]:
         "variant": model.variant,
         "megabytes": model.megabytes,
         "annotated": model.annotated,
+    }
+
+
+def _footing(footing: Footing | None) -> dict[str, Any] | None:
+    if footing is None:
+        return None
+    return {
+        "thresholds": list(footing.thresholds),
+        "these": footing.here.to_dict(),
+        "other": footing.other.to_dict(),
+        "exact_difference": footing.exact.value,
+        "exact_difference_interval": footing.exact.interval.to_list(),
+        "f1_difference": footing.f1.value,
+        "f1_difference_interval": footing.f1.interval.to_list(),
     }

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from batchqa.evaluation.metrics import Comparison
+from batchqa.evaluation.comparing import Comparison
 from batchqa.evaluation.result import Evaluation, names_of_rows
 from batchqa.records import Float64, Int64
 

@@ -11,7 +11,7 @@ from batchqa.errors import InputError
 from batchqa.evaluation import Evaluation, evaluate
 from batchqa.evaluation.calibration import Reliability
 from batchqa.evaluation.metrics import CoveragePoint
-from batchqa.evaluation.result import best_table, group_table, markdown
+from batchqa.evaluation.tables import best_table, group_table, markdown
 
 HEADING = "## How good its answers are"
 
