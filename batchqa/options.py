@@ -286,12 +286,13 @@ reading_options = together(
     ),
     setting(
         "--schema",
-        "Column types of JSONL input (JSON file: name to type) instead of those of its first 10,000 records.",
+        "Column types of JSON (else those of its first 10,000 records) and of CSV (else text).",
         metavar="FILE",
     ),
     prefix_option,
     setting("--max-line-bytes", "Longest line of JSONL, in bytes; longer ones are row errors."),
     setting("--max-context-chars", "Longest context, in characters; longer ones are row errors."),
+    setting("--max-zstd-window", "What reading zstd may hold, in bytes; --long=31 needs 2147483648."),
 )
 
 answer_options = together(

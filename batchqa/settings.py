@@ -45,6 +45,7 @@ class ReadingSettings:
     output_prefix: str = "qa_"
     max_line_bytes: Annotated[int, Between(2, INT32)] = 64 * 2**20
     max_context_chars: Count = 10_000_000
+    max_zstd_window: Annotated[int, Between(1024, 2**31)] = 2**27  # bytes; what the command zstd allows
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -212,10 +213,11 @@ class RunSettings:
     def of_the_output(self) -> dict[str, Any]:
         """The options that can change the output: what the fingerprint is made of.
 
-        Device, threads and batch size are not among them: they change floats within DESIGN's tolerance.
+        Device, threads and batch size are not among them: they change floats within DESIGN's tolerance. What
+        zstd may hold only decides whether an input can be read.
         """
         return {
-            "reading": asdict(self.reading),
+            "reading": {k: v for k, v in asdict(self.reading).items() if k != "max_zstd_window"},
             "windows": asdict(self.windows),
             "decoding": asdict(self.decoding),
             "errors": {"on_error": self.errors.on_error, "strict": self.errors.strict},

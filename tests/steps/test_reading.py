@@ -64,7 +64,8 @@ def test_the_order_does_not_depend_on_the_order_of_creation(tmp_path: Path) -> N
 def test_names_that_begin_with_an_underscore_or_a_dot_are_skipped_in_folders_and_globs(
     tmp_path: Path,
 ) -> None:
-    for name in ("kept.jsonl", "_SUCCESS.jsonl", ".crc.jsonl", "_batchqa/part.jsonl", ".git/x.jsonl"):
+    names = ("_SUCCESS.jsonl", ".crc.jsonl", "_batchqa/part.jsonl", ".git/x.jsonl", "day=1_$folder$")
+    for name in ("kept.jsonl", *names):
         write(tmp_path / name)
     assert ids(opened(tmp_path)) == ["kept"]
     assert ids(opened(tmp_path / "**" / "*.jsonl")) == ["kept"]
@@ -174,21 +175,31 @@ def test_the_content_decides_what_a_file_is_and_not_its_name(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "content",
     [
-        b"context,question\na,b\n",
-        b"1,2\n3,4\n",
         b"1\n2\n",
         b"just some text",
-        b"\x89PNG\r\n\x1a\n\0\0",
-        b"<html></html>",
+        b"Dear reader, this is\na letter, and, as such, no table\n",
     ],
 )
-@pytest.mark.parametrize("name", ["x.csv", "x.parquet", "x.jsonl"])
+@pytest.mark.parametrize("name", ["x", "x.parquet", "x.jsonl"])
 def test_what_is_none_of_the_formats_is_refused_by_its_name(
     tmp_path: Path, content: bytes, name: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=rf"{name} is none of Parquet, JSONL"):
         opened(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["part-0.json", "part-0.parquet", "part-0.csv", "part-0", "part-0.jsonl"])
+@pytest.mark.parametrize("content", [b"", b"\n", gzip.compress(b"")])
+def test_parts_that_hold_nothing_are_passed_over_and_that_is_said(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    write(tmp_path / "part-1.json", "one")
+    source = opened(tmp_path)
+    assert ids(source) == ["one"]
+    assert source.notes[0].startswith(f"1 of 2 files hold nothing and are passed over, as {tmp_path / name}")
+    assert ids(opened(*sorted(tmp_path.iterdir()))) == ["one"]  # as a shell writes a glob out
 
 
 @pytest.mark.parametrize("name", ["x.parquet", "x.csv", "x"])
@@ -218,10 +229,15 @@ def test_a_jsonl_file_with_nothing_but_a_cut_line_is_known_by_its_name(tmp_path:
     assert rows.faults[0].code == "bad_json"
 
 
-def test_a_pretty_printed_json_document_is_refused_with_advice(tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_bytes(orjson.dumps([{"a": 1}, {"a": 2}], option=orjson.OPT_INDENT_2))
-    with pytest.raises(InputError, match="one record a line"):
-        opened(tmp_path / "x.json")
+@pytest.mark.parametrize("documents", [1, 2])
+@pytest.mark.parametrize("name", ["x.json", "x.jsonl"])
+def test_pretty_printed_json_objects_are_refused_with_advice(
+    tmp_path: Path, documents: int, name: str
+) -> None:
+    text = orjson.dumps({"context": "c\n{", "question": "q"}, option=orjson.OPT_INDENT_2)
+    (tmp_path / name).write_bytes(b"\n".join([text] * documents))
+    with pytest.raises(InputError, match=r"write one (record|object) a line \(jq -c \.\)"):
+        opened(tmp_path / name)
 
 
 def test_parquet_inside_gzip_is_refused_with_advice(tmp_path: Path) -> None:

@@ -94,11 +94,11 @@ def test_blank_lines_are_no_records_but_count_as_lines(tmp_path: Path) -> None:
     assert detail.startswith(f"x.jsonl:5, byte {data.index(b'{bad')}: ")
 
 
-def test_a_byte_order_mark_is_dropped_at_the_start_of_a_file_only(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_dropped_at_the_start_of_lines_as_joined_files_have_it(tmp_path: Path) -> None:
     bom = b"\xef\xbb\xbf"
-    source = opened(tmp_path / "x.jsonl", bom + GOOD + b"\n" + bom + GOOD)
-    assert list(faults(source)) == [1]
-    assert only(source).context.to_pylist() == ["c", None]
+    source = opened(tmp_path / "x.jsonl", bom + GOOD + b"\n" + bom + GOOD + b"\n" + bom + b"\n" + GOOD + bom)
+    assert list(faults(source)) == [2]
+    assert only(source).context.to_pylist() == ["c", "c", None]
 
 
 def test_nul_and_other_escaped_controls_are_kept(tmp_path: Path) -> None:
@@ -161,16 +161,20 @@ def test_batches_are_bounded_in_rows(tmp_path: Path) -> None:
         (b'{"context": "c", "question"', "bad_json", "unexpected end of data"),
         (b'{"context": "c", "question": "q",}', "bad_json", "trailing comma"),
         (b'{"context": "c", "question": "q"}{}', "bad_json", "after document"),
-        (b'{"context": "c", "question": NaN}', "bad_json", "unexpected character"),
-        (b'{"context": "c", "question": "q", "x": Infinity}', "bad_json", "unexpected character"),
-        (b'{"context": "c", "question": "q", "x": -Infinity}', "bad_json", ""),
+        (b'{"context": "c", "question": NaN}', "bad_json", "NaN, which JSON does not have (write null)"),
+        (b'{"context": "c", "question": "q", "x": Infinity}', "bad_json", "Infinity, which JSON"),
+        (b'{"context": "c", "question": "q", "x": -Infinity}', "bad_json", "-Infinity, which JSON"),
         (b'{"context": "c\x00", "question": "q"}', "bad_json", "control character"),
         (b'{"context": "c\tc", "question": "q"}', "bad_json", "control character"),
         (b'{"context": "c", "question": "q", "x": ' + b"[" * 2000 + b"]" * 2000 + b"}", "bad_json", ""),
         (b'{"context": "c", "question": "q", "x": 1' + b"0" * 5000 + b"}", "bad_json", ""),
         (b'{"context": "c", "question": "q", "x": 1e400}', "bad_json", ""),
         (b"rubbish", "bad_json", "unexpected character"),
-        (b'{"context": "a\xffb", "question": "q"}', "bad_utf8", "invalid UTF-8, 14 bytes into the line"),
+        (
+            b'{"context": "a\xffb", "question": "q"}',
+            "bad_utf8",
+            "-f WINDOWS-1252 -t UTF-8), 14 bytes into the line",
+        ),
         (b'{"context": "a\xed\xa0\xbd", "question": "q"}', "bad_utf8", "invalid UTF-8"),
         (b'{"context": "c", "question": "q", "note\xff": 1}', "bad_utf8", "invalid UTF-8"),
         (b'{"context": "a\\ud83db", "question": "q"}', "bad_utf8", "surrogate"),

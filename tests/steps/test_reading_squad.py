@@ -145,46 +145,122 @@ def test_whether_a_question_without_answers_is_impossible_stays_unknown_where_it
 @pytest.mark.parametrize(
     ("where", "value", "said"),
     [
-        (["data", 0, "paragraphs", 0, "context"], None, "data[0].paragraphs[0].context is not a string"),
         (["data", 0, "paragraphs", 1, "qas"], {}, "data[0].paragraphs[1].qas is not an array"),
         (["data", 1, "paragraphs"], 1, "data[1].paragraphs is not an array"),
         (["data", 1], [], "data[1] is not an object"),
-        (["data", 0, "title"], 1, "data[0].title is not a string"),
-        (["data", 0, "paragraphs", 0, "qas", 1, "id"], 2, "data[0].paragraphs[0].qas[1].id is not a string"),
-        (
-            ["data", 0, "paragraphs", 0, "qas", 0, "is_impossible"],
-            0,
-            "qas[0].is_impossible is not true or false",
-        ),
-        (
-            ["data", 0, "paragraphs", 0, "qas", 0, "answers", 1, "answer_start"],
-            1.5,
-            "data[0].paragraphs[0].qas[0].answers[1].answer_start is not an integer",
-        ),
-        (["data", 0, "paragraphs", 0, "qas", 0, "answers", 1, "answer_start"], 2**31, "is no 32-bit integer"),
-        (["data", 0, "paragraphs", 0, "qas", 0, "answers", 0], "flour", "answers[0] is not an object"),
+        (["data", 0, "paragraphs", 0], "flour", "data[0].paragraphs[0] is not an object"),
     ],
 )
 def test_a_malformed_document_is_refused_with_the_path_inside_it(
     tmp_path: Path, where: list[Any], value: Any, said: str
 ) -> None:
-    document = copy.deepcopy(DOCUMENT)
-    parent = document
-    for step in where[:-1]:
-        parent = parent[step]
-    parent[where[-1]] = value
     with pytest.raises(InputError) as caught:
-        opened(tmp_path / "x.json", document)
+        opened(tmp_path / "x.json", _changed(where, value))
     assert said in str(caught.value)
     assert "x.json" in str(caught.value)
     assert "flour" not in str(caught.value)
 
 
-def test_a_missing_key_is_refused_with_the_path_inside_the_document(tmp_path: Path) -> None:
+_DELETED = object()
+
+
+def _changed(where: list[Any], value: Any) -> Any:
     document = copy.deepcopy(DOCUMENT)
-    del document["data"][1]["paragraphs"][0]["qas"][0]["question"]
-    with pytest.raises(InputError, match=r"data\[1\]\.paragraphs\[0\]\.qas\[0\]\.question is missing"):
-        opened(tmp_path / "x.json", document)
+    parent: Any = document
+    for step in where[:-1]:
+        parent = parent[step]
+    if value is _DELETED:
+        del parent[where[-1]]
+    else:
+        parent[where[-1]] = value
+    return document
+
+
+_FIRST = ["data", 0, "paragraphs", 0]
+_QUESTION = [*_FIRST, "qas", 0]
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "column", "expected"),
+    [
+        ([*_QUESTION, "id"], 17, "id", "17"),
+        ([*_QUESTION, "id"], _DELETED, "id", None),
+        ([*_QUESTION, "id"], None, "id", None),
+        (["data", 0, "title"], None, "title", None),
+        (["data", 0, "title"], 5, "title", "5"),
+        (["data", 0, "title"], _DELETED, "title", None),
+        ([*_QUESTION, "is_impossible"], None, "is_impossible", False),
+        ([*_QUESTION, "answers"], None, "answers", {"text": [], "answer_start": []}),
+        ([*_QUESTION, "answers"], [], "answers", {"text": [], "answer_start": []}),
+        ([*_QUESTION, "answers"], [{"text": "x"}], "answers", {"text": ["x"], "answer_start": [None]}),
+        ([*_QUESTION, "answers"], ["x"], "answers", {"text": ["x"], "answer_start": [None]}),
+        ([*_QUESTION, "answers", 0, "answer_start"], 20.0, "answers", None),
+        (
+            [*_QUESTION, "answers"],
+            {"text": "x", "answer_start": 2},
+            "answers",
+            {"text": ["x"], "answer_start": [2]},
+        ),
+        (
+            [*_QUESTION, "answers"],
+            {"text": ["x", "y"], "answer_start": [2, 3.0]},
+            "answers",
+            {"text": ["x", "y"], "answer_start": [2, 3]},
+        ),
+    ],
+)
+def test_what_a_run_does_not_need_may_be_missing_or_written_in_other_ways(
+    tmp_path: Path, where: list[Any], value: Any, column: str, expected: Any
+) -> None:
+    [rows] = opened(tmp_path / "x.json", _changed(where, value)).read()
+    assert not rows.faults
+    found = rows.columns.column(column)[0].as_py()
+    assert (found["answer_start"][0] if value == 20.0 else found) == (20 if value == 20.0 else expected)
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "code", "said"),
+    [
+        ([*_QUESTION, "question"], None, "null_question", "the question is null"),
+        ([*_QUESTION, "question"], _DELETED, "missing_question", "paragraphs[0].qas[0].question is missing"),
+        ([*_QUESTION, "question"], 5, "type_question", "qas[0].question is not a string"),
+        (_QUESTION, "flour", "not_an_object", "qas[0] is not an object"),
+        ([*_QUESTION, "id"], ["flour"], "type_field", "qas[0].id is not a string"),
+        ([*_QUESTION, "is_impossible"], "flour", "type_field", "is_impossible is not true or false"),
+        ([*_QUESTION, "answers"], 5, "type_field", "answers is not an array"),
+        ([*_QUESTION, "answers"], [5], "type_field", "holds what is not an object"),
+        ([*_QUESTION, "answers"], [{"text": 5}], "type_field", "whose text is not a string"),
+        ([*_QUESTION, "answers", 0, "answer_start"], 1.5, "type_field", "no 32-bit integer"),
+        ([*_QUESTION, "answers", 0, "answer_start"], 2**31, "type_field", "no 32-bit integer"),
+        ([*_QUESTION, "answers"], {"text": ["x"], "answer_start": [1, 2]}, "type_field", "not as long as"),
+    ],
+)
+def test_a_bad_question_is_the_fault_of_its_row_and_all_others_are_read(
+    tmp_path: Path, where: list[Any], value: Any, code: str, said: str
+) -> None:
+    [good] = opened(tmp_path / "x.json", DOCUMENT).read()
+    [rows] = opened(tmp_path / "x.json", _changed(where, value)).read()
+    assert [(row, fault.code) for row, fault in rows.faults.items()] == [(0, code)]
+    assert said in rows.faults[0].detail
+    assert "flour" not in rows.faults[0].detail
+    assert rows.question.to_pylist()[1:] == good.question.to_pylist()[1:]
+
+
+@pytest.mark.parametrize(
+    ("value", "code"), [(None, "null_context"), (_DELETED, "missing_context"), (5, "type_context")]
+)
+def test_a_bad_context_is_a_fault_of_its_own_questions_only(tmp_path: Path, value: Any, code: str) -> None:
+    [rows] = opened(tmp_path / "x.json", _changed([*_FIRST, "context"], value)).read()
+    of_first = len(DOCUMENT["data"][0]["paragraphs"][0]["qas"])
+    assert {fault.code for fault in rows.faults.values()} == {code}
+    assert sorted(rows.faults) == list(range(of_first))
+
+
+def test_a_list_of_paragraphs_is_read_as_simpletransformers_does(tmp_path: Path) -> None:
+    paragraphs = [paragraph for article in DOCUMENT["data"] for paragraph in article["paragraphs"]]
+    [whole] = opened(tmp_path / "x.json", DOCUMENT).read()
+    [rows] = opened(tmp_path / "x.json", paragraphs).read()
+    assert rows.columns.drop_columns(["title"]).equals(whole.columns.drop_columns(["title"]))
 
 
 def test_a_cut_document_is_refused_with_the_place_of_the_cut(tmp_path: Path) -> None:

@@ -1,16 +1,20 @@
-"""Files of (context, question) rows -> `Rows`, streamed: Parquet, JSONL (plain, gzip, zstd) and SQuAD JSON.
+"""Files of (context, question) rows -> `Rows`, streamed: Parquet, JSONL, JSON arrays, CSV, TSV, SQuAD JSON.
 
 ::
 
-    files.py      arguments -> places; opening, looking through compression, knowing a file again
-    recognise.py  what an input is, from its content
-    plan.py       all inputs of a job -> one `Source`
-    columns.py    what passes through, where the texts stand, which cells are bad
-    parquet.py    row groups -> Rows
-    lines.py      bytes -> lines -> JSON objects, or the reason why not
-    shapes.py     the types of JSON columns
-    jsonl.py      objects -> Rows
-    squad.py      SQuAD documents -> Rows
+    files.py       arguments -> places; opening, and knowing a file again
+    streams.py     looking through compression; a JSON array as lines
+    recognise.py   what an input is, from its content
+    foreign.py     what it is where it is nothing that can be read
+    plan.py        all inputs of a job -> one `Source`
+    columns.py     what passes through, where the texts stand, which cells are bad
+    parquet.py     row groups -> Rows
+    lines.py       bytes -> lines -> JSON objects, or the reason why not
+    shapes.py      the types of JSON columns
+    jsonl.py       objects -> Rows
+    table_text.py  lines -> the records of a CSV file, or the reason why not
+    csv_files.py   records -> Rows
+    squad.py       SQuAD documents -> Rows
 """
 
 from .columns import ColumnPlan, pieces

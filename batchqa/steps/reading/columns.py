@@ -152,9 +152,21 @@ class ColumnPlan:
         paths = [path for path in (self.context, self.question) if path[0] not in self.schema.names]
         return [*self.schema.names, *dict.fromkeys(".".join(path) for path in paths)]
 
-    def rows(self, batch: pa.RecordBatch, locate: Locate, first_record: int, begin: Cursor) -> Rows:
-        """The rows of a batch that holds the needed columns; its first one stands at `begin`."""
-        faults: dict[int, RowFault] = {}
+    def rows(
+        self,
+        batch: pa.RecordBatch,
+        locate: Locate,
+        first_record: int,
+        begin: Cursor,
+        *,
+        faults: dict[int, RowFault] | None = None,
+        cursor_after: Callable[[int], Cursor] | None = None,
+    ) -> Rows:
+        """The rows of a batch that holds the needed columns; its first one stands at `begin`.
+
+        `faults` are those found already; `cursor_after` is for inputs whose cursors count more than rows.
+        """
+        faults = {} if faults is None else faults
         roots = [path[0] for path in (self.context, self.question)]
         clean: dict[str, pa.Array] = {}
         for name in dict.fromkeys([*self.schema.names, *roots]):
@@ -167,10 +179,11 @@ class ColumnPlan:
         if not self.schema.names:
             columns = batch.select([])  # keeps the number of rows
 
-        def cursor_after(count: int) -> Cursor:
+        def rows_after(count: int) -> Cursor:
             return Cursor(begin.file, begin.row + count)
 
-        return judged(columns, context, question, faults, locate, self.settings, first_record, cursor_after)
+        after = cursor_after or rows_after
+        return judged(columns, context, question, faults, locate, self.settings, first_record, after)
 
 
 def pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:

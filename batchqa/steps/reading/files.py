@@ -14,10 +14,10 @@ import re
 import stat
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Literal, Self
+from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -25,7 +25,9 @@ import pyarrow.fs as pafs
 from batchqa.errors import BatchqaError, InputError, PreconditionError, SettingsError, StorageError
 from batchqa.storage import is_uri, locate, trouble
 
-Format = Literal["parquet", "jsonl", "squad"]
+Format = Literal["parquet", "jsonl", "json", "csv", "squad", "empty"]
+"""`json` is an array of objects, whose items are read like lines; `empty` holds nothing but white space."""
+
 Compression = Literal["none", "gzip", "zstd"]
 
 MIB = 2**20
@@ -179,53 +181,6 @@ class Place:
         return network or StorageError(f"{what}: {reason(error)}")
 
 
-class TextStream:
-    """The bytes of an input with its compression looked through: all members and frames, in order."""
-
-    def __init__(self, place: Place, compression: Compression) -> None:
-        self._place = place
-        self._compression = compression
-        self._raw = place.open()
-        self._stream = (
-            self._raw if compression == "none" else pa.CompressedInputStream(self._raw, compression)
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        # Closing a damaged stream raises its error again; it has been reported.
-        with suppress(OSError, pa.ArrowException):
-            self._stream.close()
-            self._raw.close()
-
-    def read(self, size: int) -> bytes:
-        """Read up to `size` bytes of text; b"" at the end. Raises StorageError where the data is damaged."""
-        try:
-            data: bytes = self._stream.read(size)
-        except (OSError, pa.ArrowException) as error:
-            where = f"{self._place.shown}, byte {self._raw.tell()}"
-            if self._compression == "none":
-                raise self._place.failure(error, f"{where}: cannot be read") from error
-            raise self._place.failure(
-                error, f"{where} of the {self._compression} file: truncated or damaged"
-            ) from error
-        return data
-
-    def skip(self, size: int) -> None:
-        """Go on `size` bytes of text; a compressed stream is read up to there."""
-        if self._compression == "none" and self._place.tape is None:
-            self._raw.seek(size)
-            return
-        while size > 0:
-            data = self.read(min(size, MIB))
-            if not data:
-                raise PreconditionError(
-                    f"{self._place.shown} is shorter than it was; begin anew with --restart"
-                )
-            size -= len(data)
-
-
 def reason(error: BaseException) -> str:
     """The first line of a library's message, without the repetition that pyarrow appends."""
     text = str(error).split("\n", 1)[0].split(". Detail:", 1)[0]
@@ -325,7 +280,8 @@ def _standard_input(stdin: BinaryIO | None) -> Place:
 
 
 def _hidden(name: str) -> bool:
-    return name.startswith(("_", "."))
+    """Whether a name is a marker's (_SUCCESS, .crc; Hadoop's folders in an object store), not an input's."""
+    return name.startswith(("_", ".")) or name.endswith("_$folder$")
 
 
 def _below(folder: str) -> list[str]:

@@ -13,9 +13,9 @@ from batchqa.records import Cursor, RowFault, Rows
 from batchqa.settings import ReadingSettings
 
 from .columns import MAX_ROWS, Path, find_path, judged, missing_column, passed_through, refuse_clash
-from .files import MIB, Compression, Place, TextStream
+from .files import MIB, Place
 from .lines import Parsed, blocks, is_utf8, kind_of, parse
-from .recognise import BOM
+from .recognise import Recognised
 from .shapes import (
     JSON,
     MAX_KEYS,
@@ -29,6 +29,7 @@ from .shapes import (
     json_text,
     parse_schema,
 )
+from .streams import BOM, ArrayLines, TextStream
 
 SAMPLE_RECORDS = 10_000
 SAMPLE_BYTES = 256 * MIB
@@ -98,7 +99,7 @@ class _Columns:
 
 
 class JsonlReader:
-    """All JSONL inputs of a job; they share one schema.
+    """All inputs of a job that are JSONL or JSON arrays; they share one schema.
 
     With `keep_raw` the only column is `_record`, the original line (null where it is not UTF-8 or too
     long); with --keep or --drop it is the record written anew without the other keys.
@@ -107,13 +108,13 @@ class JsonlReader:
     def __init__(
         self,
         places: Sequence[Place],
-        compressions: Sequence[Compression],
+        kinds: Sequence[Recognised],
         settings: ReadingSettings,
         *,
         keep_raw: bool,
     ) -> None:
         self._places = places
-        self._compressions = compressions
+        self._kinds = kinds
         self._settings = settings
         self._raw = keep_raw
         where = places[0].shown if len(places) == 1 else f"{places[0].shown} and what follows"
@@ -138,13 +139,17 @@ class JsonlReader:
 
     def _parsed(self, start: Cursor) -> Iterator[Parsed]:
         """The blocks of one file from `start` on that have records."""
-        place, longest = self._places[start.file], self._settings.max_line_bytes
-        with TextStream(place, self._compressions[start.file]) as stream:
+        place, kind = self._places[start.file], self._kinds[start.file]
+        longest = self._settings.max_line_bytes
+        array = kind.format == "json"
+        where = f"{place.shown}, record " if array else f"{place.shown}:"
+        with TextStream(place, kind.compression, self._settings.max_zstd_window) as text:
+            stream = ArrayLines(text, place.shown) if array else text
             if start.byte:
                 stream.skip(start.byte)
             for large in blocks(stream, start.line, start.byte, longest):
                 for block in large.split(MAX_ROWS):
-                    parsed = parse(block, place.shown, longest)
+                    parsed = parse(block, where, longest)
                     if parsed.records:
                         yield parsed
 
@@ -338,6 +343,4 @@ def _original(parsed: Parsed, row: int) -> bytes | None:
     fault = parsed.faults.get(row)
     if line is None or (fault and (fault.code == "line_too_long" or not is_utf8(line))):
         return None
-    if parsed.block.byte == 0 and parsed.at[row] == 0:
-        line = line.removeprefix(BOM)
-    return line.removesuffix(b"\r")
+    return line.removeprefix(BOM).removesuffix(b"\r")

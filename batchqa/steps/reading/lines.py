@@ -18,10 +18,11 @@ import orjson
 
 from batchqa.records import RowFault
 
-from .files import MIB, TextStream
-from .recognise import BOM
+from .files import MIB
+from .streams import BOM, ArrayLines, TextStream
 
 _DIGITS = bytes(ord("0") if chr(c) in "0123456789" else ord(" ") for c in range(256))
+NOT_UTF8 = "invalid UTF-8 (if it is Latin-1: iconv -f WINDOWS-1252 -t UTF-8)"
 _LONG_NUMBER = b"0" * 19  # the shortest that a 64-bit integer may not hold
 
 
@@ -55,7 +56,7 @@ class Block:
             yield Block(self.line + i, starts[i], lines, starts[i + len(lines)], self.long_number)
 
 
-def blocks(stream: TextStream, line: int, byte: int, longest: int) -> Iterator[Block]:
+def blocks(stream: TextStream | ArrayLines, line: int, byte: int, longest: int) -> Iterator[Block]:
     """The lines of a stream from its place on, about a MiB at a time; a line over `longest` is None."""
     held: list[bytes] = []  # the pieces of a line whose end has not come yet
     size = 0  # of that line so far; what is over the cap is not held
@@ -94,9 +95,12 @@ def _may_have_long_number(text: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parsed:
-    """The records of a block; `records[i]` stands on line `at[i]` of the block, empty where it is faulty."""
+    """The records of a block; `records[i]` stands on line `at[i]` of the block, empty where it is faulty.
 
-    shown: str
+    `where` goes in front of a line's number in messages.
+    """
+
+    where: str
     block: Block
     records: list[dict[str, Any]]
     at: list[int]
@@ -105,7 +109,7 @@ class Parsed:
     def locate(self, row: int) -> str:
         """The place of a record for messages: file, line (from 1), byte at which the line begins."""
         line = self.at[row]
-        return f"{self.shown}:{self.block.line + line + 1}, byte {self.block.starts[line]}"
+        return f"{self.where}{self.block.line + line + 1}, byte {self.block.starts[line]}"
 
     def after(self, count: int) -> tuple[int, int]:
         """The lines and bytes of the text before the record that follows the first `count` ones."""
@@ -121,13 +125,13 @@ class _LineError(Exception):
         self.code = code
 
 
-def parse(block: Block, shown: str, longest: int) -> Parsed:
-    """The records of a block; blank lines are none."""
+def parse(block: Block, where: str, longest: int) -> Parsed:
+    """The records of a block; blank lines are none. `where` goes in front of a line's number."""
     lines = _capped(block.lines, longest)
     records: list[dict[str, Any]] = []
     at: list[int] = []
     faults: dict[int, RowFault] = {}
-    parsed = Parsed(shown, block, records, at, faults)
+    parsed = Parsed(where, block, records, at, faults)
     loads = orjson.loads
     starts: list[int] | None = None
     for number, line in enumerate(lines):
@@ -137,16 +141,16 @@ def parse(block: Block, shown: str, longest: int) -> Parsed:
                 record = _exact_object(record, line or b"")
         except (orjson.JSONDecodeError, _LineError):
             starts = starts or block.starts
-            if line is not None and starts[number] == 0:
-                line = line.removeprefix(BOM)  # noqa: PLW2901 -- the mark is no part of the line
+            if line is not None:  # the mark is no part of the line; it is inside where files were joined
+                line = line.removeprefix(BOM)  # noqa: PLW2901
             if line is not None and not line.strip(b" \t\r"):
                 continue
             try:
                 record = _second_look(line, longest)
             except _LineError as error:
                 record = {}
-                where = f"{shown}:{block.line + number + 1}, byte {starts[number]}"
-                faults[len(records)] = RowFault(error.code, f"{where}: {error}")
+                place = f"{where}{block.line + number + 1}, byte {starts[number]}"
+                faults[len(records)] = RowFault(error.code, f"{place}: {error}")
         records.append(record)
         at.append(number)
     return parsed
@@ -168,10 +172,11 @@ def _second_look(line: bytes | None, longest: int) -> dict[str, Any]:
         try:
             line.decode()
         except UnicodeDecodeError as bad:
-            raise _LineError("bad_utf8", f"invalid UTF-8, {bad.start} bytes into the line") from None
+            raise _LineError("bad_utf8", f"{NOT_UTF8}, {bad.start} bytes into the line") from None
         if _has_lone_surrogate(line):
             raise _LineError("bad_utf8", "an escaped half of a surrogate pair stands alone") from None
-        raise _LineError("bad_json", f"{error.msg}, {error.pos} characters into the line") from None
+        reason = _constant_in(line) or error.msg
+        raise _LineError("bad_json", f"{reason}, {error.pos} characters into the line") from None
 
 
 def _exact_object(record: Any, line: bytes) -> dict[str, Any]:
@@ -212,8 +217,23 @@ def _has_lone_surrogate(line: bytes) -> bool:
     return False
 
 
+def _constant_in(line: bytes) -> str | None:
+    """What is to be said of a line that would be JSON but for NaN or an infinity, as Python writes them."""
+    try:
+        json.loads(line, parse_constant=_refuse)
+    except _ConstantError as error:
+        return f"{error}, which JSON does not have (write null)"
+    except (ValueError, RecursionError):
+        pass
+    return None
+
+
+class _ConstantError(ValueError):
+    """NaN, Infinity or -Infinity."""
+
+
 def _refuse(constant: str) -> None:
-    raise ValueError(constant)
+    raise _ConstantError(constant)
 
 
 def is_utf8(text: bytes) -> bool:

@@ -13,10 +13,11 @@ from batchqa.errors import InputError
 from batchqa.records import Cursor, Rows
 from batchqa.settings import ReadingSettings
 
-from .files import Compression, Format, InputFile, Place, find, translated
+from .csv_files import CsvReader
+from .files import Format, InputFile, Place, find, translated
 from .jsonl import JsonlReader
 from .parquet import ParquetReader
-from .recognise import recognise
+from .recognise import Recognised, recognise, refuse_empty
 from .squad import SquadReader
 
 Result = TypeVar("Result")
@@ -89,26 +90,27 @@ def open_source(
     """
     places, notes = find(inputs, stdin)
     stamps = _of_each(places, _stamp)
-    kinds = _of_each(places, recognise)
-    for place, (kind, _) in zip(places, kinds, strict=True):
-        if kind != kinds[0][0]:
+    kinds = _of_each(places, lambda place: recognise(place, settings.max_zstd_window))
+    places, stamps, kinds, empty = _without_empty(places, stamps, kinds)
+    notes += empty
+    for place, kind in zip(places, kinds, strict=True):
+        if _reader_of(kind.format) is not _reader_of(kinds[0].format):
             raise InputError(
-                f"{places[0].shown} is {kinds[0][0]} and {place.shown} is {kind}; "
+                f"{places[0].shown} is {kinds[0].format} and {place.shown} is {kind.format}; "
                 "the inputs of a job have one format"
             )
-    compressions = [compression for _, compression in kinds]
-    reader = _reader(kinds[0][0], places, compressions, settings, keep_raw=keep_raw)
+    reader = _reader(places, kinds, settings, keep_raw=keep_raw)
     files = tuple(
         InputFile(
             place.shown,
             place.uri,
-            kind,
-            compression,
+            kind.format,
+            kind.compression,
             stamp.get("size", 0),
             rows,
-            _identity(place, kind, stamp),
+            _identity(place, kind.format, stamp),
         )
-        for place, (kind, compression), stamp, rows in zip(places, kinds, stamps, reader.rows, strict=True)
+        for place, kind, stamp, rows in zip(places, kinds, stamps, reader.rows, strict=True)
     )
     for place, file in zip(places, files, strict=True):
         place.check(file.identity)  # nothing changed while it was looked at
@@ -138,16 +140,46 @@ def _identity(place: Place, kind: Format, stamp: dict[str, Any]) -> dict[str, An
     return stamp if "etag" in stamp else stamp | place.digest(kind)
 
 
-def _reader(
-    kind: Format,
-    places: Sequence[Place],
-    compressions: Sequence[Compression],
-    settings: ReadingSettings,
-    *,
-    keep_raw: bool,
-) -> Reader:
+def _without_empty(
+    places: list[Place], stamps: list[dict[str, Any]], kinds: list[Recognised]
+) -> tuple[list[Place], list[dict[str, Any]], list[Recognised], tuple[str, ...]]:
+    """The files that hold anything, and a note about those that do not (Spark and Hadoop write such parts).
+
+    Where all are empty they are JSONL without a record. Raises InputError where the first may have been
+    meant to be anything else.
+    """
+    full = [number for number, kind in enumerate(kinds) if kind.format != "empty"]
+    if not full:
+        refuse_empty(places[0])
+        return places, stamps, kinds, ()
+    if len(full) == len(kinds):
+        return places, stamps, kinds, ()
+    first = next(place for place, kind in zip(places, kinds, strict=True) if kind.format == "empty")
+    note = (
+        f"{len(kinds) - len(full)} of {len(kinds)} files hold nothing and are passed over, as {first.shown}"
+    )
+    chosen = [(places[number], stamps[number], kinds[number]) for number in full]
+    return [c[0] for c in chosen], [c[1] for c in chosen], [c[2] for c in chosen], (note,)
+
+
+def _reader_of(kind: Format) -> type[Reader]:
     if kind == "parquet":
-        return ParquetReader(places, settings)
+        return ParquetReader
     if kind == "squad":
-        return SquadReader(places, compressions, settings)
-    return JsonlReader(places, compressions, settings, keep_raw=keep_raw)
+        return SquadReader
+    return CsvReader if kind == "csv" else JsonlReader
+
+
+def _reader(
+    places: Sequence[Place], kinds: Sequence[Recognised], settings: ReadingSettings, *, keep_raw: bool
+) -> Reader:
+    reader = _reader_of(kinds[0].format)
+    if reader is ParquetReader:
+        return ParquetReader(places, settings)
+    if reader is SquadReader:
+        return SquadReader(places, kinds, settings)
+    return (
+        CsvReader(places, kinds, settings)
+        if reader is CsvReader
+        else JsonlReader(places, kinds, settings, keep_raw=keep_raw)
+    )

@@ -1,8 +1,10 @@
-"""What an input is, from its content; the name is asked only where the file is empty or has no good line."""
+"""What an input is, from its content; the name is asked only where the content leaves a choice."""
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import dataclass
 from pathlib import PurePath
 
 import orjson
@@ -10,13 +12,24 @@ import orjson
 from batchqa.errors import InputError
 from batchqa.storage import read_at
 
-from .files import MIB, Compression, Format, Place, TextStream, translated
+from .files import MIB, Compression, Format, Place, translated
+from .foreign import foreign, unknown
+from .streams import BOM, ArrayCutter, TextStream
+from .table_text import looks_like_table
 
-BOM = b"\xef\xbb\xbf"
 _SQUAD = re.compile(rb'"data"\s*:\s*\[')
+_QAS = re.compile(rb'"qas"\s*:\s*\[')
 
 
-def recognise(place: Place) -> tuple[Format, Compression]:
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """What an input is."""
+
+    format: Format
+    compression: Compression
+
+
+def recognise(place: Place, max_window: int) -> Recognised:
     """The format and the compression of an input. Raises InputError where it is none that can be read."""
     with translated(place.shown), place.open() as raw:
         magic = raw.read(8) if place.tape is not None else read_at(raw, 0, 8)
@@ -26,16 +39,29 @@ def recognise(place: Place) -> tuple[Format, Compression]:
                 f"{place.shown} is Parquet, which is read from its end and cannot come through a pipe; "
                 "name the file"
             )
-        return "parquet", "none"
+        return Recognised("parquet", "none")
     compression = _compression(magic)
-    head = _head(place, compression)
+    head = _head(place, compression, max_window)
     if head.startswith(b"PAR1"):
         raise InputError(f"{place.shown} is Parquet inside {compression}; decompress it first")
+    if what := foreign(head):
+        inside = "" if compression == "none" else f"{compression} around "
+        raise InputError(f"{place.shown} is {inside}{what}")
+    head = head.removeprefix(BOM)
     if not head.strip():
-        if place.tape is not None or _named_jsonl(place):
-            return "jsonl", compression
+        return Recognised("empty", compression)
+    return Recognised(_text_format(place, head), compression)
+
+
+def refuse_empty(place: Place) -> None:
+    """Raise InputError for a file of nothing that may have been meant to be anything but JSONL."""
+    if place.tape is None and not named(place, ".jsonl", ".ndjson"):
         raise InputError(f"{place.shown} is empty (no Parquet file, and not named .jsonl)")
-    return _text_format(place, head), compression
+
+
+def named(place: Place, *suffixes: str) -> bool:
+    """Whether the file's name has one of these suffixes, behind which that of a compression may stand."""
+    return any(suffix.lower() in suffixes for suffix in PurePath(place.path).suffixes[-2:])
 
 
 def _compression(magic: bytes) -> Compression:
@@ -48,18 +74,13 @@ def _compression(magic: bytes) -> Compression:
     return "none"
 
 
-def _head(place: Place, compression: Compression) -> bytes:
-    """The first MiB of the text, without a byte order mark."""
-    with TextStream(place, compression) as stream:
+def _head(place: Place, compression: Compression, max_window: int) -> bytes:
+    """The first MiB of the content."""
+    with TextStream(place, compression, max_window) as stream:
         pieces = [stream.read(MIB)]
         while pieces[-1] and sum(map(len, pieces)) < MIB:
             pieces.append(stream.read(MIB))
-    return b"".join(pieces).removeprefix(BOM)[:MIB]
-
-
-def _named_jsonl(place: Place) -> bool:
-    suffixes = [s.lower() for s in PurePath(place.path).suffixes[-2:]]
-    return any(s in (".jsonl", ".ndjson") for s in suffixes)
+    return b"".join(pieces)[:MIB]
 
 
 def _text_format(place: Place, head: bytes) -> Format:
@@ -68,18 +89,30 @@ def _text_format(place: Place, head: bytes) -> Format:
     first = _json(whole_lines[0]) if whole_lines else None
     if isinstance(first, dict):
         return "squad" if _is_squad(first) and len(lines) == 1 else "jsonl"
+    if isinstance(first, list) and any(isinstance(_json(line), dict) for line in whole_lines[1:]):
+        return "jsonl"  # an array is no record, but the lines behind it are
     if head.lstrip().startswith(b"{") and _SQUAD.search(head) and b'"paragraphs"' in head:
         return "squad"
+    if b"\r" in head and b"\n" not in head and not lines[0].lstrip().startswith((b"{", b"[")):
+        raise InputError(
+            f"{place.shown} has the line ends of old Macintoshes (CR); convert it: tr '\\r' '\\n'"
+        )
+    if re.match(rb"\s*\[\s*[{\]]", head):
+        return "squad" if _has_paragraphs(head) else "json"
     if any(isinstance(_json(line), (dict, list)) for line in whole_lines):
         return "jsonl"
+    if head.lstrip().startswith(b"{") and (why := _document(head)):
+        raise InputError(f"{place.shown} is {why}")
     begins_like_json = any(line.lstrip().startswith((b"{", b"[")) for line in lines)
-    if begins_like_json and (not whole_lines or _named_jsonl(place) or place.tape is not None):
+    if begins_like_json and (not whole_lines or named(place, ".jsonl", ".ndjson") or place.tape is not None):
         return "jsonl"
     if begins_like_json and _json(head) is not None:
         raise InputError(
             f"{place.shown} is one JSON document and no SQuAD file; write one record a line (jq -c '.[]')"
         )
-    raise InputError(f"{place.shown} is none of Parquet, JSONL (plain, gzip, zstd) and SQuAD JSON")
+    if looks_like_table(head, named=named(place, ".csv", ".tsv", ".tab")):
+        return "csv"
+    raise InputError(f"{place.shown} is {unknown(head)}")
 
 
 def _is_squad(record: dict[str, object]) -> bool:
@@ -87,6 +120,25 @@ def _is_squad(record: dict[str, object]) -> bool:
     if data == []:
         return "version" in record
     return isinstance(data, list) and any(isinstance(a, dict) and "paragraphs" in a for a in data)
+
+
+def _has_paragraphs(head: bytes) -> bool:
+    """Whether an array's items are SQuAD's paragraphs (simpletransformers' layout), not rows."""
+    first = ArrayCutter().cut(head).lstrip().split(b"\n", 1)[0]
+    item = _json(first)
+    return isinstance(item.get("qas"), list) if isinstance(item, dict) else bool(_QAS.search(first))
+
+
+def _document(head: bytes) -> str | None:
+    """What objects are that take several lines each, None where the head is no such text."""
+    text = head.decode("utf-8", "replace").lstrip()
+    try:
+        _, end = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return None
+    if not text[end:].strip():
+        return "one JSON document and no SQuAD file; write one record a line (jq -c .)"
+    return "JSON with objects that take several lines each; write one object a line (jq -c .)"
 
 
 def _json(text: bytes) -> object:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchqa.errors import InputError
-from batchqa.records import Cursor, Rows
+from batchqa.records import Cursor, RowFault, Rows
 from batchqa.settings import ReadingSettings
 
 from .columns import BATCH_BYTES, MAX_ROWS, ColumnPlan
-from .files import MIB, Compression, Place, TextStream
-from .recognise import BOM
+from .files import MIB, Place
+from .recognise import Recognised
+from .streams import BOM, TextStream
 
 MAX_BYTES = 1024 * MIB
 """A larger document is refused: it is held in memory as a whole, several times over."""
@@ -40,7 +41,7 @@ SCHEMA = pa.schema(
 class _Document:
     """The questions of a document; question q is asked of paragraphs[paragraph[q]] (int32, (questions,)).
 
-    `titles` is parallel to `contexts`; all others to `paragraph`.
+    `titles` is parallel to `contexts`; all others to `paragraph`. `faults` has code and reason by question.
     """
 
     titles: pa.Array
@@ -50,6 +51,7 @@ class _Document:
     questions: pa.Array
     answers: pa.Array
     is_impossible: pa.Array
+    faults: Mapping[int, tuple[str, str]]
 
     def batch(self, begin: int, end: int) -> pa.RecordBatch:
         """The questions [begin, end) with their contexts written out."""
@@ -69,11 +71,14 @@ class SquadReader:
     """All SQuAD inputs of a job, parsed when the job is planned."""
 
     def __init__(
-        self, places: Sequence[Place], compressions: Sequence[Compression], settings: ReadingSettings
+        self, places: Sequence[Place], kinds: Sequence[Recognised], settings: ReadingSettings
     ) -> None:
         self._places = places
         self._plan = ColumnPlan.of(SCHEMA, settings, places[0].shown)
-        self._documents = [_document(*file) for file in zip(places, compressions, strict=True)]
+        self._documents = [
+            _document(place, kind, settings.max_zstd_window)
+            for place, kind in zip(places, kinds, strict=True)
+        ]
         self.rows: list[int | None] = [len(document.paragraph) for document in self._documents]
         self.schema = self._plan.schema
         self.notes: tuple[str, ...] = ()
@@ -84,20 +89,34 @@ class SquadReader:
         document = self._documents[start.file]
         begin = start.row
         for end in _cuts(document, begin):
-            yield self._rows(document.batch(begin, end), shown, Cursor(start.file, begin), first_record)
+            faults = {q: document.faults[q] for q in range(begin, end) if q in document.faults}
+            yield self._rows(
+                document.batch(begin, end), faults, shown, Cursor(start.file, begin), first_record
+            )
             first_record += end - begin
             begin = end
 
-    def _rows(self, batch: pa.RecordBatch, shown: str, begin: Cursor, first_record: int) -> Rows:
+    def _rows(
+        self,
+        batch: pa.RecordBatch,
+        faults: Mapping[int, tuple[str, str]],
+        shown: str,
+        begin: Cursor,
+        first_record: int,
+    ) -> Rows:
         def locate(row: int) -> str:
             return f"{shown}, question {begin.row + row + 1}"
 
-        return self._plan.rows(batch, locate, first_record, begin)
+        of_rows = {
+            question - begin.row: RowFault(code, f"{locate(question - begin.row)}: {reason}")
+            for question, (code, reason) in faults.items()
+        }
+        return self._plan.rows(batch, locate, first_record, begin, faults=of_rows)
 
 
 def _cuts(document: _Document, begin: int) -> Iterator[int]:
     """Where the batches from question `begin` on end, bounded in bytes and rows."""
-    lengths = np.asarray(pc.binary_length(document.contexts))
+    lengths = np.asarray(pc.fill_null(pc.binary_length(document.contexts), 0))
     bytes_before = np.concatenate(([0], np.cumsum(lengths[document.paragraph], dtype=np.int64)))
     total = len(document.paragraph)
     while begin < total:
@@ -106,9 +125,9 @@ def _cuts(document: _Document, begin: int) -> Iterator[int]:
         yield begin
 
 
-def _document(place: Place, compression: Compression) -> _Document:
+def _document(place: Place, kind: Recognised, max_window: int) -> _Document:
     try:
-        document = orjson.loads(_text(place, compression))
+        document = orjson.loads(_text(place, kind, max_window))
     except orjson.JSONDecodeError as error:
         raise InputError(
             f"{place.shown} is no valid JSON document: {error.msg}, line {error.lineno}, column {error.colno}"
@@ -116,10 +135,10 @@ def _document(place: Place, compression: Compression) -> _Document:
     return _Parser(place.shown).parse(document)
 
 
-def _text(place: Place, compression: Compression) -> bytes:
+def _text(place: Place, kind: Recognised, max_window: int) -> bytes:
     pieces: list[bytes] = []
     size = 0
-    with TextStream(place, compression) as stream:
+    with TextStream(place, kind.compression, max_window) as stream:
         while piece := stream.read(MIB):
             pieces.append(piece)
             size += len(piece)
@@ -131,27 +150,37 @@ def _text(place: Place, compression: Compression) -> bytes:
     return b"".join(pieces).removeprefix(BOM)
 
 
+class _MisfitError(Exception):
+    """A value of one question is not what it should be; the message says where in the document, and what."""
+
+
 class _Parser:
-    """Walks a document; what is not as SQuAD has it is an InputError with the path inside the document."""
+    """Walks a document. What is wrong with the document is an InputError with the path inside it.
+
+    What is wrong with one question or its context is a fault of that row: a run needs these two only, and
+    files without ids, titles or places of the answers are common.
+    """
 
     def __init__(self, shown: str) -> None:
         self._shown = shown
         self._titles: list[str | None] = []
-        self._contexts: list[str] = []
+        self._contexts: list[str | None] = []
         self._paragraph: list[int] = []
-        self._ids: list[str] = []
-        self._questions: list[str] = []
+        self._ids: list[str | None] = []
+        self._questions: list[str | None] = []
         self._answers: list[dict[str, list[Any]]] = []
         self._is_impossible: list[bool | None] = []
+        self._faults: dict[int, tuple[str, str]] = {}
 
     def parse(self, document: Any) -> _Document:
-        """The columns of a parsed document."""
-        for a, article in enumerate(self._get(document, "data", list, "")):
-            at = f"data[{a}]"
-            title = self._get(article, "title", str, at) if "title" in self._object(article, at) else None
-            for p, paragraph in enumerate(self._get(article, "paragraphs", list, at)):
-                self._titles.append(title)
-                self._add_paragraph(paragraph, f"{at}.paragraphs[{p}]")
+        """The columns of a parsed document: SQuAD's, or simpletransformers' list of paragraphs."""
+        if type(document) is list:
+            self._add_paragraphs(document, None, "")
+        else:
+            for a, article in enumerate(self._list(document, "data", "")):
+                at = f"data[{a}]"
+                paragraphs = self._list(article, "paragraphs", at)
+                self._add_paragraphs(paragraphs, article.get("title"), f"{at}.paragraphs")
         return _Document(
             pa.array(self._titles, pa.string()),
             pa.array(self._contexts, pa.string()),
@@ -160,46 +189,116 @@ class _Parser:
             pa.array(self._questions, pa.string()),
             pa.array(self._answers, ANSWERS_TYPE),
             pa.array(self._is_impossible, pa.bool_()),
+            self._faults,
         )
 
-    def _add_paragraph(self, paragraph: Any, at: str) -> None:
-        self._contexts.append(self._get(paragraph, "context", str, at))
-        for q, entry in enumerate(self._get(paragraph, "qas", list, at)):
-            where = f"{at}.qas[{q}]"
-            self._paragraph.append(len(self._contexts) - 1)
-            self._ids.append(self._get(entry, "id", str, where))
-            self._questions.append(self._get(entry, "question", str, where))
-            answers = self._get(entry, "answers", list, where) if "answers" in entry else []
-            self._answers.append(self._answers_of(answers, where))
-            # SQuAD 1.1 has no such key: whoever gives an answer says that there is one
-            impossible = self._get(entry, "is_impossible", bool, where) if "is_impossible" in entry else None
-            self._is_impossible.append(False if impossible is None and answers else impossible)
+    def _add_paragraphs(self, paragraphs: list[Any], title: Any, at: str) -> None:
+        bad_title = None
+        try:
+            title = _name(title, "the article's title")
+        except _MisfitError as error:
+            title, bad_title = None, ("type_field", str(error))
+        for p, paragraph in enumerate(paragraphs):
+            where = f"{at}[{p}]"
+            entries = self._list(paragraph, "qas", where)
+            context, fault = _text_of(paragraph, "context", f"{where}.context")
+            self._titles.append(title)
+            self._contexts.append(context)
+            for q, entry in enumerate(entries):
+                self._paragraph.append(len(self._contexts) - 1)
+                found = self._add_question(entry, f"{where}.qas[{q}]")
+                if worst := fault or found or bad_title:
+                    self._faults[len(self._paragraph) - 1] = worst
 
-    def _answers_of(self, answers: list[Any], at: str) -> dict[str, list[Any]]:
-        texts, starts = [], []
-        for i, answer in enumerate(answers):
-            where = f"{at}.answers[{i}]"
-            texts.append(self._get(answer, "text", str, where))
-            starts.append(self._get(answer, "answer_start", int, where))
-            if not -(2**31) <= starts[-1] < 2**31:
-                raise self._error(f"{where}.answer_start", "is no 32-bit integer")
-        return {"text": texts, "answer_start": starts}
+    def _add_question(self, entry: Any, at: str) -> tuple[str, str] | None:
+        """Add an entry; returns what is wrong with it."""
+        fault = None
+        if type(entry) is not dict:
+            entry, fault = {}, ("not_an_object", f"{at} is not an object")
+        question, wrong = _text_of(entry, "question", f"{at}.question")
+        fault = fault or wrong
+        name, answers, impossible = None, _NO_ANSWERS, None
+        try:
+            name = _name(entry.get("id"), f"{at}.id")
+            answers = _answers(entry.get("answers"), f"{at}.answers")
+            impossible = _flag(entry.get("is_impossible"), f"{at}.is_impossible")
+        except _MisfitError as error:
+            fault = fault or ("type_field", str(error))
+        self._ids.append(name)
+        self._questions.append(question)
+        self._answers.append(answers)
+        # SQuAD 1.1 has no such key: whoever gives an answer says that there is one
+        self._is_impossible.append(False if impossible is None and answers["text"] else impossible)
+        return fault
 
-    def _get(self, record: Any, key: str, kind: type, at: str) -> Any:
-        value = self._object(record, at).get(key)
-        if type(value) is not kind:
-            path = f"{at}.{key}" if at else key
-            problem = f"is not {_KINDS[kind]}" if key in record else "is missing"
-            raise self._error(path, problem)
-        return value
-
-    def _object(self, record: Any, at: str) -> dict[str, Any]:
+    def _list(self, record: Any, key: str, at: str) -> list[Any]:
         if type(record) is not dict:
             raise self._error(at or "the document", "is not an object")
-        return record
+        value = record.get(key)
+        if type(value) is not list:
+            problem = "is not an array" if key in record else "is missing"
+            raise self._error(f"{at}.{key}" if at else key, problem)
+        return value
 
     def _error(self, path: str, problem: str) -> InputError:
         return InputError(f"{self._shown} is no SQuAD file: {path} {problem}")
 
 
-_KINDS = {str: "a string", list: "an array", int: "an integer", bool: "true or false"}
+_NO_ANSWERS: dict[str, list[Any]] = {"text": [], "answer_start": []}
+
+
+def _text_of(record: dict[str, Any], name: str, at: str) -> tuple[str | None, tuple[str, str] | None]:
+    """The context or question, and what is wrong with it; null is judged with all other nulls."""
+    if name not in record:
+        return None, (f"missing_{name}", f"{at} is missing")
+    value = record[name]
+    if value is None or type(value) is str:
+        return value, None
+    return None, (f"type_{name}", f"{at} is not a string")
+
+
+def _name(value: Any, at: str) -> str | None:
+    """A title or id as text: many files have numbers there, or nothing."""
+    if value is None or type(value) is str:
+        return value
+    if type(value) in (int, float):
+        return str(value)
+    raise _MisfitError(f"{at} is not a string")
+
+
+def _flag(value: Any, at: str) -> bool | None:
+    if value is None or type(value) is bool:
+        return value
+    raise _MisfitError(f"{at} is not true or false")
+
+
+def _answers(value: Any, at: str) -> dict[str, list[Any]]:
+    """Gold answers as columns: SQuAD's list of objects, one object, texts, or the columns of `datasets`."""
+    if value is None:
+        return _NO_ANSWERS
+    if type(value) is dict and type(value.get("text")) is list:
+        texts = value["text"]
+        starts = value.get("answer_start") or [None] * len(texts)
+        if type(starts) is not list or len(starts) != len(texts):
+            raise _MisfitError(f"{at}.answer_start is not as long as {at}.text")
+    else:
+        entries = [value] if type(value) is dict else value
+        if type(entries) is not list:
+            raise _MisfitError(f"{at} is not an array")
+        entries = [{"text": entry} if type(entry) is str else entry for entry in entries]
+        if any(type(entry) is not dict for entry in entries):
+            raise _MisfitError(f"{at} holds what is not an object")
+        texts = [entry.get("text") for entry in entries]
+        starts = [entry.get("answer_start") for entry in entries]
+    if any(type(text) is not str for text in texts):
+        raise _MisfitError(f"{at} has an answer whose text is not a string")
+    return {"text": texts, "answer_start": [_start(start, at) for start in starts]}
+
+
+def _start(value: Any, at: str) -> int | None:
+    """Where an answer starts; whole floats are what pandas makes of integers beside a null."""
+    if value is None:
+        return None
+    if type(value) not in (int, float) or value != value // 1 or not -(2**31) <= value < 2**31:
+        raise _MisfitError(f"{at} has an answer_start that is no 32-bit integer")
+    return int(value)

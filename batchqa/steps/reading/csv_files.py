@@ -1,0 +1,171 @@
+"""CSV and TSV: a header line, then records; all columns are text unless --schema says otherwise."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchqa.errors import InputError, SettingsError
+from batchqa.records import Cursor, RowFault, Rows
+from batchqa.settings import ReadingSettings
+
+from .columns import BATCH_BYTES, MAX_ROWS, ColumnPlan, missing_column
+from .files import Place
+from .recognise import Recognised
+from .shapes import STRING, Shape, parse_schema
+from .streams import BOM, TextStream
+from .table_text import Record, choose_delimiter, numbered_lines, records
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What separates the fields of a file, the names of its columns, and where its records begin."""
+
+    delimiter: str
+    names: list[str]
+    line: int
+    byte: int
+
+
+class CsvReader:
+    """All CSV and TSV inputs of a job, as one table: a column that a file does not have is null there."""
+
+    def __init__(
+        self, places: Sequence[Place], kinds: Sequence[Recognised], settings: ReadingSettings
+    ) -> None:
+        self._places = places
+        self._kinds = kinds
+        self._settings = settings
+        self._headers = [self._header(file) for file in range(len(places))]
+        names = dict.fromkeys(name for header in self._headers for name in header.names)
+        given = parse_schema(settings.schema) if settings.schema is not None else {}
+        self._shapes = {name: _of_text(given.get(name, STRING), name) for name in names}
+        for place, header in zip(places, self._headers, strict=True):
+            for option, name in (("context", settings.context), ("question", settings.question)):
+                if name not in header.names:
+                    raise missing_column(option, name, header.names, place.shown)
+        schema = pa.schema([(name, shape.type) for name, shape in self._shapes.items()])
+        self._plan = ColumnPlan.of(schema, settings, places[0].shown)
+        self.schema = self._plan.schema
+        self.rows: list[int | None] = [None] * len(places)
+        self.notes: tuple[str, ...] = ()
+
+    def read(self, start: Cursor, first_record: int) -> Iterator[Rows]:
+        """The rows of one file from `start` to its end."""
+        begin = start
+        waiting: list[Record] = []
+        size = 0
+        for record in self._records(start):
+            waiting.append(record)
+            size += record.byte_after - (waiting[-2].byte_after if len(waiting) > 1 else begin.byte)
+            if len(waiting) == MAX_ROWS or size >= BATCH_BYTES:
+                yield self._rows(waiting, begin, first_record)
+                first_record += len(waiting)
+                begin = _behind(begin, waiting, len(waiting))
+                waiting, size = [], 0
+        if waiting:
+            yield self._rows(waiting, begin, first_record)
+
+    def _records(self, start: Cursor) -> Iterator[Record]:
+        place, header = self._places[start.file], self._headers[start.file]
+        line, byte = (start.line, start.byte) if start.byte else (header.line, header.byte)
+        with self._opened(start.file) as stream:
+            stream.skip(byte)
+            longest = self._settings.max_line_bytes
+            yield from records(stream, header.delimiter, place.shown, longest, line, byte)
+
+    def _opened(self, file: int) -> TextStream:
+        return TextStream(self._places[file], self._kinds[file].compression, self._settings.max_zstd_window)
+
+    def _header(self, file: int) -> _Header:
+        shown, longest = self._places[file].shown, self._settings.max_line_bytes
+        with self._opened(file) as stream:
+            first, byte = next(numbered_lines(stream, longest), (b"", 0))
+        text = (first or b"").decode("utf-8", "replace").removeprefix(BOM.decode())
+        if told := re.fullmatch(r"sep=(.)\r?", text):  # what Excel writes before the header
+            delimiter, line = told[1], 1
+        else:
+            delimiter = choose_delimiter(text, (self._settings.context, self._settings.question))
+            line = byte = 0
+        with self._opened(file) as stream:
+            stream.skip(byte)
+            record = next(records(stream, delimiter, shown, longest, line, byte), None)
+        if record is None or record.fault:
+            raise InputError(
+                record.fault.detail if record and record.fault else f"{shown} has no header line"
+            )
+        names = [(name or "").removeprefix(BOM.decode()).strip() for name in record.fields]
+        names = [name or f"column_{number}" for number, name in enumerate(names, 1)]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise InputError(f"{shown} has two columns named {twice!r}; rename one")
+        return _Header(delimiter, names, record.line_after, record.byte_after)
+
+    def _rows(self, waiting: Sequence[Record], begin: Cursor, first_record: int) -> Rows:
+        shown, names = self._places[begin.file].shown, self._headers[begin.file].names
+        faults: dict[int, RowFault] = {}
+
+        def locate(row: int) -> str:
+            return f"{shown}:{waiting[row].line + 1}"
+
+        for row, record in enumerate(waiting):
+            if record.fault:
+                faults[row] = record.fault
+            elif len(record.fields) < len(names) or any(record.fields[len(names) :]):
+                detail = f"{locate(row)}: {len(record.fields)} fields, and the header has {len(names)}"
+                faults[row] = RowFault("type_field", detail)
+        nothing = [None] * len(names)
+        cells = zip(*((record.fields + nothing)[: len(names)] for record in waiting), strict=True)
+        texts = dict(zip(names, cells, strict=True))
+        columns = {
+            name: _typed(
+                pa.array(texts.get(name, [None] * len(waiting)), pa.string()), shape, name, locate, faults
+            )
+            for name, shape in self._shapes.items()
+        }
+        return self._plan.rows(
+            pa.record_batch(columns),
+            locate,
+            first_record,
+            begin,
+            faults=faults,
+            cursor_after=lambda count: _behind(begin, waiting, count),
+        )
+
+
+def _behind(begin: Cursor, waiting: Sequence[Record], count: int) -> Cursor:
+    if not count:
+        return begin
+    last = waiting[count - 1]
+    return Cursor(begin.file, begin.row + count, last.line_after, last.byte_after)
+
+
+def _of_text(shape: Shape, name: str) -> Shape:
+    if shape.kind in ("list", "struct"):
+        raise SettingsError(f"--schema: {name!r}: a table as text has no lists and structs; name it json")
+    return shape
+
+
+def _typed(texts: pa.Array, shape: Shape, name: str, locate: Any, faults: dict[int, RowFault]) -> pa.Array:
+    """A column as --schema has it; an empty field is null, and so is one that does not fit, with a fault."""
+    if shape.kind in ("string", "json"):
+        return texts.cast(shape.type)
+    texts = pc.if_else(pc.equal(texts, ""), None, texts)
+    try:
+        return texts.cast(shape.type)
+    except pa.ArrowInvalid:
+        pass
+    values = []
+    for row, text in enumerate(texts):
+        try:
+            values.append(text.cast(shape.type))
+        except pa.ArrowInvalid:
+            values.append(pa.scalar(None, shape.type))
+            detail = f"{locate(row)}: column {name!r} is no {shape.type} (--schema can say what it is)"
+            faults.setdefault(row, RowFault("type_field", detail))
+    return pa.array([value.as_py() for value in values], shape.type)
