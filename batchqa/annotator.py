@@ -134,9 +134,11 @@ class Annotator:
             "threshold": rules.threshold if rules.abstains else None,
         }
 
-    def answer(self, cut: Iterable[Chunk]) -> Iterator[AnsweredChunk]:
+    def answer(
+        self, cut: Iterable[Chunk], on_scored: Callable[[Chunk, float], None] | None = None
+    ) -> Iterator[AnsweredChunk]:
         """The road itself: chunks in, answered chunks out, in order. What jobs call."""
-        return self.road.answer(cut)
+        return self.road.answer(cut, on_scored)
 
     def stream(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Annotate record batches as they come, in order and in bounded memory.

@@ -10,8 +10,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
@@ -130,9 +131,9 @@ def commands() -> None:
 @click.option("--dry-run", is_flag=True, help="Read, count and estimate; write nothing.")
 @click.option(
     "--summary",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
     metavar="FILE",
-    help="Write the summary there too.",
+    help="Write the summary there too, as JSON; -: JSON instead of a readable summary on a terminal.",
 )
 @speaking_options
 @config_option
@@ -147,10 +148,13 @@ def run_command(
     **options: Any,
 ) -> None:
     """Annotate INPUT (files, folders or globs: Parquet, JSONL, gzip or zstd JSONL, SQuAD; - is JSONL on
-    standard input) and write OUTPUT. The last line on standard output is the summary as JSON.
+    standard input) and write OUTPUT. The last line on standard output is the summary as JSON; a terminal
+    shows a readable one.
     """  # noqa: D205  (click makes one paragraph of it)
-    with _reporting(log_format, quiet) as reporter, _stoppable() as check_stop:
+    rows_on_terminal = output == "-" and _is_terminal(sys.stdout)
+    with _reporting(log_format, quiet, bar=not rows_on_terminal) as reporter, _stoppable() as check_stop:
         from batchqa import job
+        from batchqa.rendering import render
 
         common: dict[str, Any] = {
             "model": _resolved(model, reporter),
@@ -158,18 +162,27 @@ def run_command(
             "on_note": reporter.note,
             "whole_process": True,
         }
+        as_json = summary is not None and str(summary) == "-"
         result: job.Summary | job.Estimate
         if dry_run:
             result = job.dry_run(inputs, output, **common)
         else:
             result = job.run(
-                inputs, output, progress=_progress(reporter, check_stop), summary=summary, **common
+                inputs,
+                output,
+                progress=_progress(reporter, check_stop),
+                on_status=reporter.status,
+                summary=None if as_json else summary,
+                **common,
             )
         reporter.close()
-        stream = sys.stderr if output == "-" else sys.stdout
+        stream = reporter.stream if output == "-" else sys.stdout
         if stream is not None or dry_run:  # whoever closed it wants no summary; the output is complete
             lost = "" if dry_run else "; the summary is lost, the output itself is complete"
-            _say_json(result.to_dict(), stream, lost=lost)
+            if _is_terminal(stream) and not as_json:
+                _say(render(result), stream, lost=lost)
+            else:
+                _say_json(result.to_dict(), stream, lost=lost)
 
 
 @commands.command("export", short_help="Make a bundle from a checkpoint.", epilog=EPILOG)
@@ -221,9 +234,10 @@ def export_command(
 
         wanted = tuple(part.strip() for part in precisions.split(",") if part.strip())
         export(model, output, precisions=wanted, on_progress=reporter.note, **options)
-        from batchqa.describe import describe, render
+        from batchqa.describe import describe
+        from batchqa.rendering import render_facts
 
-        _say(render(describe(output)), sys.stdout)
+        _say(render_facts(describe(output)), sys.stdout)
 
 
 @commands.command("evaluate", short_help="How good the answers are.", epilog=EPILOG)
@@ -300,7 +314,8 @@ def evaluate_command(
             os.environ.setdefault("MPLCONFIGDIR", str(cache_folders()[0] / "matplotlib"))
         # options of a run mean something only where a run is made: those left alone are not handed on
         of_run = given_by_user({name: options.pop(name) for name in _OF_RUN})
-        options |= {"progress": _progress(reporter, check_stop), "on_note": reporter.note}
+        options["progress"] = _progress(reporter, check_stop)
+        options |= {"on_note": reporter.note, "on_status": reporter.status}
         result = evaluate(predictions, by=by, tune=output, **options, **of_run)
         reporter.close()
         if as_json:
@@ -319,13 +334,14 @@ def evaluate_command(
 def info_command(path: str, as_json: bool, log_format: str, quiet: bool) -> None:
     """Say what a bundle (`default`: the one in the package) or an output is, from its own metadata."""
     with _reporting(log_format, quiet):
-        from batchqa.describe import describe, render
+        from batchqa.describe import describe
+        from batchqa.rendering import render_facts
 
         facts = describe(path)
         if as_json:
             _say_json(facts, sys.stdout)
         else:
-            _say(render(facts), sys.stdout)
+            _say(render_facts(facts), sys.stdout)
 
 
 @commands.command("doctor", short_help="What this machine can run.", epilog=EPILOG)
@@ -369,9 +385,12 @@ def _resolved(model: str, reporter: Reporter) -> str | Path:
 
 
 @contextmanager
-def _reporting(log_format: str, quiet: bool) -> Iterator[Reporter]:
+def _reporting(log_format: str, quiet: bool, bar: bool = True) -> Iterator[Reporter]:
     """Standard error for one command: progress, notes, and the one line of an error before its exit code."""
-    with open_reporter(sys.stderr, log_format, quiet) as reporter:
+    with (
+        _quiet_libraries() if quiet else nullcontext(sys.stderr) as stream,
+        open_reporter(stream, log_format, quiet, bar) as reporter,
+    ):
         try:
             yield reporter
         except BatchqaError as error:
@@ -381,6 +400,42 @@ def _reporting(log_format: str, quiet: bool) -> Iterator[Reporter]:
             # whatever the storage refuses and nobody translated: still no traceback, and the I/O code
             reporter.error(f"{error.filename or 'I/O'}: {error.strerror or error}", StorageError.exit_code)
             raise click.exceptions.Exit(StorageError.exit_code) from error
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[TextIO]:
+    """Standard error for us alone, as the yielded stream: what libraries write to it goes nowhere.
+
+    So does what is written by C++, past Python's own streams and settings, and by child processes.
+    """
+    before = sys.stderr
+    before.flush()
+    kept = os.dup(2)
+    speaks_on_2 = False
+    with suppress(OSError, AttributeError):  # what tests and notebooks put there has no number
+        speaks_on_2 = before.fileno() == 2
+    stream = os.fdopen(os.dup(kept), "w", encoding="utf-8", errors="replace") if speaks_on_2 else before
+    os.dup2(_nowhere().fileno(), 2)
+    sys.stderr = _nowhere()
+    try:
+        yield stream
+    finally:
+        sys.stderr = before
+        os.dup2(kept, 2)
+        os.close(kept)
+        if stream is not before:
+            with suppress(OSError):
+                stream.close()
+
+
+@cache
+def _nowhere() -> TextIO:
+    """One for the whole process: loggers may have kept it."""
+    return Path(os.devnull).open("w", encoding="utf-8")
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and not stream.closed and stream.isatty()
 
 
 def _progress(reporter: Reporter, check_stop: Callable[[], None]) -> Callable[[Any], None]:
@@ -438,7 +493,7 @@ def _say(text: str, stream: TextIO | None, *, lost: str = "") -> None:
 
     Raises StorageError where it cannot be written; `lost` says what that means. None is a closed stream.
     """
-    where = "standard error" if stream is sys.stderr else "standard output"
+    where = "standard output" if stream is sys.stdout else "standard error"
     if stream is None:
         raise StorageError(f"{where} is closed, and the result has nowhere else to go; redirect it")
     try:

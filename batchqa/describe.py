@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,6 @@ from batchqa.storage import Location, is_uri, locate, read_at, translated, troub
 
 FOOTER_PREFIX = "batchqa."
 """Keys of a Parquet footer that `run` writes begin with this."""
-
-LONGEST_VALUE = 200
-"""Characters of a value that are shown to a person; programs get all of it."""
 
 
 def describe(path: str) -> dict[str, Any]:
@@ -42,11 +38,6 @@ def describe(path: str) -> dict[str, Any]:
         if _type(staging := place.beside(".batchqa")) is FileType.Directory:
             return _folder(staging)
     raise InputError(f"{place} does not exist; name a bundle's folder or an output of `batchqa run`")
-
-
-def render(facts: Mapping[str, Any]) -> str:
-    """The same for a person: one line per fact, groups indented."""
-    return "\n".join(_lines(facts, ""))
 
 
 def _bundle(path: str) -> dict[str, Any]:
@@ -134,31 +125,3 @@ def _value(text: bytes) -> Any:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
         return text.decode("utf-8", "replace")
-
-
-def _lines(facts: Mapping[str, Any], indent: str) -> Iterator[str]:
-    width = max((len(str(name)) for name in facts), default=0)
-    for name, value in facts.items():
-        if isinstance(value, Mapping) and value:
-            yield f"{indent}{name}:"
-            yield from _lines(value, indent + "  ")
-        elif isinstance(value, (list, tuple)) and value and isinstance(value[0], Mapping):
-            for number, item in enumerate(value, 1):
-                yield f"{indent}{name} {number}:"
-                yield from _lines(item, indent + "  ")
-        else:
-            yield f"{indent}{name!s:<{width}}  {_shown(value)}"
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, (list, tuple)):
-        text = ", ".join(map(str, value)) or "-"
-    elif isinstance(value, Mapping):
-        text = "-"
-    else:
-        text = str(value)
-    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"

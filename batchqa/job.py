@@ -7,17 +7,14 @@ leaves nothing behind; after it, everything that is committed is kept and the sa
 from __future__ import annotations
 
 import sys
-import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from batchqa.annotator import Annotator, Resolved, open_model
 from batchqa.bundle import Bundle
@@ -27,7 +24,6 @@ from batchqa.commit import (
     LocalTarget,
     ObjectTarget,
     PartRange,
-    PartRecord,
     PartWriter,
     StreamCommit,
     StreamPart,
@@ -38,6 +34,7 @@ from batchqa.commit import (
     space_shortage,
 )
 from batchqa.errors import LimitError, SettingsError, StorageError
+from batchqa.following import Clock, Follower, Progress, Tally
 from batchqa.machine import process_seconds
 from batchqa.planner import Estimate, estimate
 from batchqa.records import ROW_ERRORS, AnsweredChunk, Rows
@@ -57,18 +54,6 @@ NAMED_ERRORS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a job is; rows are input records, `total_rows` None where only reading would tell."""
-
-    rows: int
-    total_rows: int | None
-    answered: int
-    seconds: float
-    rows_per_second: float
-    part: int
-
-
-@dataclass(frozen=True, slots=True)
 class Summary:
     """What a job did.
 
@@ -76,6 +61,7 @@ class Summary:
     `rows_per_second` is that of this run, without its startup and without `resumed_rows`, which an earlier
     run had committed. `commit_seconds` is the time spent in writing, committing and publishing.
     `cpu_because` says why the CPU was taken, where there is a GPU or one was asked for.
+    `already_done`: the output was there, made by the same job, and was left untouched.
     """
 
     rows: int
@@ -98,6 +84,7 @@ class Summary:
     cpu_because: str | None
     output: str
     fingerprint: str
+    already_done: bool
 
     def to_dict(self) -> dict[str, Any]:
         """As it is printed."""
@@ -112,6 +99,7 @@ def run(
     settings: RunSettings | None = None,
     progress: Callable[[Progress], None] | None = None,
     on_note: Callable[[str], None] | None = None,
+    on_status: Callable[[str], None] | None = None,
     summary: str | Path | None = None,
     whole_process: bool = False,
     **options: Any,
@@ -119,14 +107,15 @@ def run(
     """Annotate `inputs` (files, folders, globs, "-") and publish `output`; the same as `batchqa run`.
 
     Options are those of the command line (`top_k=3`, `overwrite=True`), given here or in `settings`.
-    `progress` is called after every few thousand rows, `on_note` with what a user should know. The summary
-    is also written to the file `summary`. With `whole_process` its clock begins with the process.
+    `progress` is called several times a second, `on_note` with what a user should know, `on_status` with what
+    the job is doing ("loading ..."). The summary is also written to the file `summary`. With `whole_process`
+    its clock begins with the process.
 
     Raises the errors of `batchqa.errors`; each knows the command's exit code.
     """
-    clock = _Clock(process_seconds() if whole_process else 0.0)
+    clock = Clock(process_seconds() if whole_process else 0.0)
     settings = _one_of(settings, options)
-    note = on_note or (lambda _: None)
+    note, status = on_note or (lambda _: None), on_status or (lambda _: None)
     names = [str(name) for name in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
 
     target = Target.parse(str(output))
@@ -146,6 +135,7 @@ def run(
     with ExitStack() as stack:
 
         def load() -> Annotator:
+            status(f"loading {bundle.manifest.name}")
             loaded = stack.enter_context(Annotator(bundle, settings=replace(settings, machine=machine)))
             for text in loaded.notes:
                 note(text)
@@ -169,19 +159,30 @@ def run(
             stream=stdout,
         )
         stack.enter_context(commit)
-        if commit.state != "done":
+        already_done = commit.state == "done"
+        if already_done:
+            status(f"already done: {target} is this job's output and stays as it is")
+        else:
             _warn_of_space(target, source, note)
             commit.begin(resolved.to_dict())
             annotator = annotator or load()
-            job = _Job(source, annotator, settings, commit, schema, clock, progress or (lambda _: None))
+            total = _total_rows(source, settings)
+            if commit.state == "resumed":
+                done = sum(part.records_in for part in commit.committed)
+                of_all = "" if total is None else f" of {total:,}"
+                status(f"resuming: {done:,}{of_all} rows are done")
+            follower = Follower(clock, commit.committed, total, progress or (lambda _: None))
+            job = _Job(source, annotator, settings, commit, schema, follower)
             job.annotate()
             job.check_share_of_errors()
             source.check_unchanged()
+            if target.kind != "stdout":
+                status(f"writing {target}")
             with clock.committing():
                 commit.publish({"batchqa": VERSION, **annotator.decides_by()})
         for text in commit.notes:
             note(text)
-        result = _summary(commit, clock, bundle, resolved, annotator, target)
+        result = _summary(commit, clock, bundle, resolved, annotator, target, already_done)
     if summary is not None:
         _write_summary(Path(summary), result)
     return result
@@ -198,7 +199,7 @@ def dry_run(
     **options: Any,
 ) -> Estimate:
     """Read and count `inputs` and estimate what `run` would cost; checks what it would, writes nothing."""
-    clock = _Clock(process_seconds() if whole_process else 0.0)
+    clock = Clock(process_seconds() if whole_process else 0.0)
     settings = _one_of(settings, options)
     names = [str(name) for name in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
     target = Target.parse(str(output))
@@ -212,7 +213,15 @@ def dry_run(
         for text in annotator.notes:
             note(text)
         startup = clock.seconds() - annotator.measuring_seconds  # the run will not measure again
-        return estimate(annotator, chunks(rows, settings.output.part_rows), startup)
+        found = estimate(annotator, chunks(rows, settings.output.part_rows), startup)
+    counted = [found.errors] + ([found.statuses] if settings.errors.strict else [])
+    errors, limit = sum(sum(codes.values()) for codes in counted), settings.errors.max_errors
+    if limit.exceeded(errors, found.rows):
+        note(
+            f"{errors} of {found.rows} rows are errors, more than --max-errors {limit} allows: "
+            + "; ".join(found.bad_rows)
+        )
+    return found
 
 
 def _one_of(settings: RunSettings | None, options: dict[str, Any]) -> RunSettings:
@@ -232,49 +241,6 @@ def _up_to(rows: Iterable[Rows], end: int | None) -> Iterator[Rows]:
             return
 
 
-class _Clock:
-    """The run's own clock, in seconds."""
-
-    def __init__(self, already: float) -> None:
-        self._start = time.monotonic() - already
-        self.startup: float | None = None
-        self.in_commit = 0.0
-        self.resumed_rows: int | None = None
-
-    def seconds(self) -> float:
-        return time.monotonic() - self._start
-
-    def committing(self) -> _Stretch:
-        """Counts the time spent in the block as time of the commit."""
-        return _Stretch(self)
-
-
-class _Stretch:
-    def __init__(self, clock: _Clock) -> None:
-        self._clock = clock
-
-    def __enter__(self) -> None:
-        self._began = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._clock.in_commit += time.monotonic() - self._began
-
-
-@dataclass
-class _Tally:
-    """What happened to the rows of a part, or of several."""
-
-    rows: int = 0
-    errors: Counter[str] = field(default_factory=Counter)
-    counts: Counter[str] = field(default_factory=Counter)
-
-    def add(self, part: PartRecord) -> None:
-        """Count a committed part."""
-        self.rows += part.records_in
-        self.errors.update(part.errors)
-        self.counts.update(part.counts)
-
-
 class _Job:
     """The loop of a job: from each missing part's rows to its commit."""
 
@@ -285,31 +251,25 @@ class _Job:
         settings: RunSettings,
         commit: Commit | StreamCommit,
         schema: pa.Schema,
-        clock: _Clock,
-        progress: Callable[[Progress], None],
+        follower: Follower,
     ) -> None:
         self._source = source
         self._annotator = annotator
         self._settings = settings
         self._commit = commit
         self._schema = schema
-        self._clock = clock
-        self._progress = progress
+        self._follower = follower
         self._named: list[str] = []
         self._versions = {"batchqa": VERSION, **_versions(annotator.resolved.engine)}
-        # running totals: to sum all parts for each chunk would be quadratic
-        self._committed = _Tally()
-        for part in commit.committed:
-            self._committed.add(part)
-        clock.resumed_rows = self._committed.rows
-        clock.startup = clock.seconds()
 
     def annotate(self) -> None:
         """Do all missing parts. Raises LimitError after the part that has one error too many."""
+        self._follower.tell(part=0)
         for missing in self._commit.todo():
             rows = self._rows(missing)
             part_rows = self._settings.output.part_rows
-            answered = self._annotator.answer(chunks(rows, part_rows, missing.first_part))
+            cut = chunks(rows, part_rows, missing.first_part)
+            answered = self._annotator.answer(cut, on_scored=self._follower.scored)
             with closing(answered):  # type: ignore[type-var]
                 self._write_parts(answered)
 
@@ -325,26 +285,28 @@ class _Job:
 
     def _write_parts(self, answered: Iterator[AnsweredChunk]) -> None:
         writer: PartWriter | StreamPart | None = None
-        tally, first_file = _Tally(), 0
+        first_file, follower = 0, self._follower
+        follower.part = Tally()
         try:
             for piece in answered:
-                with self._clock.committing():
+                with follower.committing():
                     if writer is None:
                         writer = self._commit.part(piece.chunk.part)
                         first_file = piece.chunk.rows.cursor_after(0).file
-                    self._write(piece, writer, tally)
+                    self._write(piece, writer)
+                    follower.part.count(piece)
                     if piece.chunk.last_of_part:
-                        self._commit_part(piece, writer, tally, first_file)
-                        writer, tally = None, _Tally()
-                self._report(piece, tally)
+                        self._commit_part(piece, writer, first_file)
+                        writer = None
+                follower.tell(piece.chunk.part)
                 if writer is None:
                     self._check_number_of_errors()
         finally:
             if writer is not None:
                 writer.discard()
 
-    def _write(self, piece: AnsweredChunk, writer: PartWriter | StreamPart, tally: _Tally) -> None:
-        """Write a chunk's rows, and those to be rejected to the rejects; count everything."""
+    def _write(self, piece: AnsweredChunk, writer: PartWriter | StreamPart) -> None:
+        """Write a chunk's rows, and those to be rejected to the rejects."""
         bad = self._bad_rows(piece)
         batch = output_batch(piece, self._schema)
         if bad and self._settings.errors.on_error == "reject":
@@ -353,7 +315,6 @@ class _Job:
                 writer.reject(_reject_line(piece, row))
             batch = batch.filter(keep)
         writer.write(batch)
-        _count(piece, tally)
 
     def _bad_rows(self, piece: AnsweredChunk) -> set[int]:
         """Rows that count as errors; with --on-error fail the first one ends the run."""
@@ -377,10 +338,8 @@ class _Job:
     def _counts_as_error(self, code: str) -> bool:
         return self._settings.errors.strict or code in ROW_ERRORS
 
-    def _commit_part(
-        self, piece: AnsweredChunk, writer: PartWriter | StreamPart, tally: _Tally, first_file: int
-    ) -> None:
-        rows = piece.chunk.rows
+    def _commit_part(self, piece: AnsweredChunk, writer: PartWriter | StreamPart, first_file: int) -> None:
+        rows, tally = piece.chunk.rows, self._follower.part
         end = rows.cursor_after(len(rows))
         self._source.check_unchanged(first_file, end.file + 1)
         record = writer.commit(
@@ -391,26 +350,10 @@ class _Job:
             versions=self._versions,
             device=self._annotator.resolved.device,
         )
-        self._committed.add(record)
-
-    def _report(self, piece: AnsweredChunk, tally: _Tally) -> None:
-        done = self._committed.rows + tally.rows
-        seconds = self._clock.seconds()
-        working = max(seconds - (self._clock.startup or 0.0), 1e-9)
-        limits = [n for n in (self._source.rows, self._settings.output.limit) if n is not None]
-        self._progress(
-            Progress(
-                rows=done,
-                total_rows=min(limits, default=None) if self._source.rows is not None else None,
-                answered=self._committed.counts["answered"] + tally.counts["answered"],
-                seconds=seconds,
-                rows_per_second=(done - (self._clock.resumed_rows or 0)) / working,
-                part=piece.chunk.part,
-            )
-        )
+        self._follower.part_committed(record)
 
     def _errors_and_rows(self) -> tuple[int, int]:
-        done = self._committed
+        done = self._follower.committed
         return sum(n for code, n in done.errors.items() if self._counts_as_error(code)), done.rows
 
     def _check_number_of_errors(self) -> None:
@@ -426,25 +369,12 @@ class _Job:
         limit = self._settings.errors.max_errors
         if not limit.exceeded(errors, rows):
             return
-        allowed = f"{limit.value:g}%" if limit.percent else f"{limit.value:g}"
         named = "; ".join(self._named) or "they were found by an earlier run"
         more = f"; and {errors - len(self._named)} more" if errors > len(self._named) > 0 else ""
         raise LimitError(
-            f"{errors} of {rows} rows are errors, --max-errors allows {allowed}: {named}{more}. What is done "
+            f"{errors} of {rows} rows are errors, --max-errors allows {limit}: {named}{more}. What is done "
             "is kept: the same command with a higher limit goes on from there"
         )
-
-
-def _count(piece: AnsweredChunk, tally: _Tally) -> None:
-    answers = piece.answers
-    tally.rows += len(answers)
-    silent = pc.sum(answers.column("no_answer")).as_py() or 0
-    tally.counts["no_answer"] += silent
-    tally.counts["answered"] += len(answers) - answers.column("score").null_count - silent
-    tally.counts["windows"] += piece.windows
-    tally.counts["questions_cut"] += piece.questions_cut
-    for entry in pc.value_counts(answers.column("error").drop_null()).to_pylist():
-        tally.errors[entry["values"]] += entry["counts"]
 
 
 def _reject_line(piece: AnsweredChunk, row: int) -> bytes:
@@ -457,6 +387,13 @@ def _reject_line(piece: AnsweredChunk, row: int) -> bytes:
         "row": rows.columns.slice(row, 1).to_pylist()[0],
     }
     return orjson.dumps(record, default=str)
+
+
+def _total_rows(source: Source, settings: RunSettings) -> int | None:
+    """How many rows the job has; None where only reading would tell."""
+    if source.rows is None or settings.output.limit is None:
+        return source.rows
+    return min(source.rows, settings.output.limit)
 
 
 def _standard_output(target: Target) -> BinaryIO | None:
@@ -519,11 +456,12 @@ def _warn_of_space(target: LocalTarget | ObjectTarget, source: Source, note: Cal
 
 def _summary(
     commit: Commit | StreamCommit,
-    clock: _Clock,
+    clock: Clock,
     bundle: Bundle,
     resolved: Resolved,
     annotator: Annotator | None,
     target: LocalTarget | ObjectTarget,
+    already_done: bool,
 ) -> Summary:
     outcome = commit.done_record()
     counts, errors = outcome["counts"], outcome["errors"]
@@ -553,6 +491,7 @@ def _summary(
         cpu_because=annotator.fallback if annotator else None,
         output=str(target),
         fingerprint=commit.fingerprint,
+        already_done=already_done,
     )
 
 

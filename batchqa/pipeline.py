@@ -47,11 +47,14 @@ class Road:
     rules: DecodingRules
     budget: int
 
-    def answer(self, chunks: Iterable[Chunk]) -> Iterator[AnsweredChunk]:
+    def answer(
+        self, chunks: Iterable[Chunk], on_scored: Callable[[Chunk, float], None] | None = None
+    ) -> Iterator[AnsweredChunk]:
         """Answer the chunks, in order; they must come part by part.
 
-        Closing the iterator early stops the threads. An error of any step, and of `chunks` itself, is
-        raised here.
+        `on_scored` is told after each batch which share of its chunk's tokens has been scored: a chunk can
+        take minutes. Closing the iterator early stops the threads. An error of any step, and of `chunks`
+        itself, is raised here.
         """
         decoder = Decoder(self.rules)
         windower = self.windower.fresh()
@@ -68,9 +71,14 @@ class Road:
             name="batchqa-device",
             stop=stop,
         )
+        tokens = 0
         try:
             for logits in scored:
                 answered = decoder.add(logits)
+                batch = logits.batch
+                tokens = 0 if batch.last else tokens + int(batch.windows.length[batch.index].sum())
+                if on_scored is not None and tokens:
+                    on_scored(batch.windows.chunk, tokens / int(batch.windows.length.sum()))
                 if answered is not None:
                     _check_count(answered)
                     yield answered

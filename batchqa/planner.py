@@ -22,7 +22,18 @@ from batchqa.annotator import Annotator
 from batchqa.commit.parts import ROW_GROUP_BYTES
 from batchqa.machine import cpu_quota, peak_memory
 from batchqa.pipeline import side_by_side
-from batchqa.records import ROW_ERRORS, BatchLogits, Chunk, Cursor, Float64, Int64, PaddedBatch, Rows, Windows
+from batchqa.records import (
+    ROW_ERRORS,
+    BatchLogits,
+    Chunk,
+    Cursor,
+    Float64,
+    Int64,
+    PaddedBatch,
+    RowFault,
+    Rows,
+    Windows,
+)
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.chunking import chunks
 from batchqa.steps.decoding import Decoder
@@ -44,6 +55,10 @@ BINS_PER_DOUBLING = 32
 """How finely contexts are counted by length: two per cent."""
 
 
+NAMED_ROWS = 5
+"""How many rows that cannot be judged an estimate names."""
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """What a run would meet, and about how long it would take on this machine.
@@ -52,6 +67,7 @@ class Estimate:
     `startup_seconds` included; `host_seconds` is the part of it that reading, tokenizing, batching and
     decoding need by themselves, `model_seconds` the model, and the two overlap. `memory_bytes` is the sum of
     the peak resident memory of all the job's processes, its workers' included: what a scheduler should grant.
+    `bad_rows` says where the first NAMED_ROWS errors are, then the first rows that cannot be asked.
     """
 
     rows: int
@@ -70,6 +86,7 @@ class Estimate:
     engine: str
     device: str
     workers: int
+    bad_rows: list[str] = field(default_factory=list)
     dry_run: bool = True
 
     def to_dict(self) -> dict[str, Any]:
@@ -111,7 +128,16 @@ def estimate(annotator: Annotator, cut: Iterable[Chunk], startup_seconds: float)
         engine=resolved.engine,
         device=resolved.device,
         workers=resolved.workers,
+        bad_rows=_first(counted.named + sample.named),
     )
+
+
+def _first(faults: Iterable[RowFault]) -> list[str]:
+    """Which rows cannot be judged and where they are; errors before statuses."""
+    distinct = dict.fromkeys(
+        (fault.code not in ROW_ERRORS, f"{fault.code} at {fault.detail}") for fault in faults
+    )
+    return [text for _, text in sorted(distinct, key=lambda entry: entry[0])][:NAMED_ROWS]
 
 
 def _together(device: str, host: Float64, model: float, count: int) -> float:
@@ -169,6 +195,7 @@ class _Counted:
     rows: int = 0
     chunks: int = 0
     faults: Counter[str] = field(default_factory=Counter)
+    named: list[RowFault] = field(default_factory=list)
     lengths: Int64 = field(default_factory=lambda: np.zeros(40 * BINS_PER_DOUBLING, dtype=np.int64))
     context_bytes: int = 0
     most_context_bytes: int = 0
@@ -184,6 +211,7 @@ class _Counted:
         self.rows += len(rows)
         self.chunks += 1
         self.faults.update(fault.code for fault in rows.faults.values())
+        self.named += [rows.faults[row] for row in sorted(rows.faults)][: NAMED_ROWS - len(self.named)]
         before = part.context_bytes
         self._count_pairs(part, rows)
         part.column_bytes += rows.columns.nbytes
@@ -251,6 +279,7 @@ class _Slices:
 def _copy(rows: Rows) -> Rows:
     """The texts of a slice alone: a view would keep the whole chunk in memory."""
     every = pa.array(range(len(rows)))
+    places = [rows.locate(row) for row in range(len(rows))]
     return Rows(
         columns=pa.record_batch([pa.nulls(len(rows))], names=["none"]),
         context=rows.context.take(every),
@@ -258,7 +287,7 @@ def _copy(rows: Rows) -> Rows:
         faults=rows.faults,
         first_record=rows.first_record,
         cursor_after=lambda count: Cursor(row=count),
-        locate=lambda row: f"row {row}",
+        locate=places.__getitem__,
     )
 
 
@@ -281,6 +310,7 @@ class _Sample:
     tokenizing_the_rest: Float64 = field(default_factory=lambda: np.zeros(2))
     batching_and_decoding: Float64 = field(default_factory=lambda: np.zeros(2))
     faults: Counter[str] = field(default_factory=Counter)
+    named: list[RowFault] = field(default_factory=list)
     batches: list[PaddedBatch] = field(default_factory=list)
 
 
@@ -304,6 +334,7 @@ def _annotate(annotator: Annotator, slices: Sequence[Rows]) -> _Sample:
         sample.tokenizing_the_rest += again
         sample.batching_and_decoding += decoded - tokenized
         sample.faults.update(fault.code for fault in windows.faults.values())
+        sample.named += [windows.faults[row] for row in sorted(windows.faults)][:NAMED_ROWS]
         _count_tokens(sample, windows, batches, road.budget)
     return sample
 

@@ -6,25 +6,32 @@ falls silent, because a job must not die of its own chatter.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import orjson
 
 if TYPE_CHECKING:
-    from batchqa.job import Progress
+    from batchqa.following import Progress
 
 LINE_SECONDS = 10.0
 """How often a line is written where there is no terminal."""
 
 
 class Reporter:
-    """Says nothing: what `--quiet` is, and what the others build upon. A context manager."""
+    """Says nothing: what the others build upon. A context manager. `stream` is what it writes to."""
+
+    stream: TextIO
 
     def progress(self, progress: Progress) -> None:
         """Tell how far the job is. Called often; decides itself what is worth saying."""
+
+    def status(self, message: str) -> None:
+        """Tell what the command is doing now: loading, resuming, writing."""
 
     def note(self, message: str) -> None:
         """Tell the user something once: a fallback, a warning."""
@@ -55,6 +62,7 @@ class LineReporter(Reporter):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`quiet` leaves only errors; `seconds` lie between two lines."""
+        self.stream = stream
         self._stream: TextIO | None = stream
         self._quiet = quiet
         self._seconds = seconds
@@ -67,6 +75,11 @@ class LineReporter(Reporter):
         if not self._quiet and now - self._said >= self._seconds:
             self._said = now
             self._write_progress(progress)
+
+    def status(self, message: str) -> None:
+        """Write a line `batchqa: ...`."""
+        if not self._quiet:
+            self._write(f"batchqa: {one_line(message)}")
 
     def note(self, message: str) -> None:
         """Write a line `batchqa: note: ...`."""
@@ -92,6 +105,11 @@ class LineReporter(Reporter):
 
 class JsonReporter(LineReporter):
     """The same as JSON, an object per line, for programs that read the log."""
+
+    def status(self, message: str) -> None:
+        """Write `{"event": "status", "message": ...}`."""
+        if not self._quiet:
+            self._write_event("status", message=one_line(message))
 
     def note(self, message: str) -> None:
         """Write `{"event": "note", "message": ...}`."""
@@ -122,60 +140,73 @@ class BarReporter(Reporter):
     """A bar on a terminal: share done, rows/s, time left, share answered."""
 
     def __init__(self, stream: TextIO) -> None:
-        """`stream` must be a terminal. The bar appears with the first progress."""
+        """`stream` must be a terminal. The bar appears with the first progress, when no row is done yet."""
         # imported here: rich takes longer to import than `batchqa --help` should
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bar
 
+        self.stream = stream
         self._console = Console(file=stream, highlight=False, soft_wrap=True)
         self._bar = Bar(
-            TextColumn("batchqa"),
             BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("rows  {task.fields[detail]}"),
+            TextColumn("{task.description}", markup=False),
             console=self._console,
             transient=True,
+            refresh_per_second=4,
         )
-        self._task = self._bar.add_task("batchqa", total=None, detail="")
+        self._task = self._bar.add_task("", total=None)
         self._started = False
 
     def progress(self, progress: Progress) -> None:
         """Move the bar; rich limits how often it is drawn."""
         if not self._started:
-            self._bar.start()
             self._started = True
+            self._quietly(self._bar.start)
         self._bar.update(
             self._task,
             completed=progress.rows,
             total=progress.total_rows,
-            detail=" · ".join(_details(progress)),
+            description=describe_progress(progress),
         )
+
+    def status(self, message: str) -> None:
+        """Write a line above the bar."""
+        self._print(f"batchqa: {one_line(message)}")
 
     def note(self, message: str) -> None:
         """Write a line above the bar."""
-        self._console.print(f"batchqa: note: {one_line(message)}", markup=False)
+        self._print(f"batchqa: note: {one_line(message)}")
 
     def error(self, message: str, exit_code: int) -> None:  # noqa: ARG002  (the JSON form says the code)
         """Take the bar away and write a line."""
         self.close()
-        self._console.print(f"batchqa: error: {one_line(message)}", markup=False)
+        self._print(f"batchqa: error: {one_line(message)}")
 
     def close(self) -> None:
         """Take the bar away."""
         if self._started:
-            self._bar.stop()
             self._started = False
+            self._quietly(self._bar.stop)
+
+    def _print(self, line: str) -> None:
+        self._quietly(lambda: self._console.print(line, markup=False))
+
+    def _quietly(self, draw: Callable[[], None]) -> None:
+        """A terminal that has gone away ends no job."""
+        with suppress(OSError, ValueError):
+            draw()
 
 
-def open_reporter(stream: TextIO, log_format: str, quiet: bool) -> Reporter:
+def open_reporter(stream: TextIO, log_format: str, quiet: bool, bar: bool = True) -> Reporter:
     """The reporter for `stream`: JSON if asked for, a bar on a terminal, lines elsewhere.
 
-    `quiet` leaves nothing but errors.
+    `quiet` leaves nothing but errors. Without `bar` a terminal gets lines, too: rows are written to it.
     """
     if log_format == "json":
         return JsonReporter(stream, quiet)
-    if not quiet and stream.isatty():
+    can_redraw = os.environ.get("TERM", "").lower() not in {"dumb", "unknown"}
+    if bar and not quiet and stream.isatty() and can_redraw:
         return BarReporter(stream)
     return LineReporter(stream, quiet)
 
@@ -202,16 +233,21 @@ def one_line(message: str) -> str:
 
 
 def _details(progress: Progress) -> list[str]:
-    details = [f"{progress.rows_per_second:,.0f} rows/s"]
+    details = []
+    if progress.rows_per_second > 0:
+        shown = f"{progress.rows_per_second:,.0f}" if progress.rows_per_second >= 10 else "{:.1f}"
+        details.append(f"{shown.format(progress.rows_per_second)} rows/s")
     left = seconds_left(progress)
     if left is not None:
-        details.append(f"{_duration(left)} left")
-    if progress.rows:
-        details.append(f"{progress.answered / progress.rows:.0%} answered")
+        details.append(f"{duration(left)} left")
+    judged = progress.rows if progress.judged_rows is None else progress.judged_rows
+    if judged:
+        details.append(f"{progress.answered / judged:.0%} answered")
     return details
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """As a person reads it: `12 s`, `1 min 33 s`, `2 h 05 min`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -136,6 +136,9 @@ class ErrorLimit:
         except ValueError as error:
             raise _no_limit(text) from error
 
+    def __str__(self) -> str:
+        return f"{self.value:g}%" if self.percent else f"{self.value:.0f}"
+
     def exceeded(self, errors: int, rows: int) -> bool:
         """Whether `errors` of `rows` are more than allowed."""
         return errors * 100 > self.value * rows if self.percent else errors > self.value

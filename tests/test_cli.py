@@ -453,7 +453,19 @@ def test_info_tells_what_a_bundle_and_an_output_are(
     assert (facts["kind"], facts["rows"]) == ("output", 3)
     assert facts["record"]["fingerprint"] == fingerprint
     assert main(["info", str(tiny_bundle)]) == 0
-    assert "max_length" in capsys.readouterr().out
+    assert "longest input" in capsys.readouterr().out
+    assert main(["info", str(tiny_bundle), "--json"]) == 0
+    assert "max_length" in json.loads(capsys.readouterr().out)
+    assert main(["info", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"{out}: output\n")
+    for line in (
+        "rows         3 of 3 rows read",
+        "not asked    1 (null_context 1)",
+        "options      the defaults",
+    ):
+        assert f"  {line}\n" in told
+    assert fingerprint in told
     assert main(["info", str(rows_file)]) == 2
 
 
@@ -616,3 +628,59 @@ def test_a_signal_in_the_middle_of_an_import_is_a_stop_and_no_error_of_the_impor
 
     with pytest.raises(StoppedError, match="SIGTERM"):
         interrupted_import()
+
+
+LOUD = """
+import os, subprocess, sys, warnings, logging
+import batchqa.job
+from batchqa.cli import main
+from batchqa.errors import InputError
+
+def run(*_, **__):
+    warnings.warn("a warning of a library")
+    logging.getLogger("library").error("a log of a library")
+    print("a print of a library", file=sys.stderr)
+    os.write(2, b"C++ of a library\\n")
+    subprocess.run(["sh", "-c", "echo a child process of a library >&2"])
+    if "bug" in sys.argv:
+        raise RuntimeError("a bug")
+    raise InputError("the input is wrong")
+
+batchqa.job.run = run
+sys.exit(main(["run", "in.jsonl", "-o", "out.parquet", *sys.argv[1:2]]))
+"""
+
+
+def test_quiet_silences_libraries_and_their_processes_but_no_error_of_ours() -> None:
+    def said(*options: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", LOUD, *options], capture_output=True, text=True, timeout=120
+        ).stderr
+
+    assert said("--quiet") == "batchqa: error: the input is wrong\n"
+    loud = said("--strict")
+    for what in ("warning", "log", "print", "C++", "child process"):
+        assert f"{what} of a library" in loud.replace("a child", "child")
+    assert "RuntimeError: a bug" in said("--quiet", "bug")
+
+
+def test_with_rows_on_standard_output_a_quiet_run_still_says_its_summary(
+    rows_file: Path, tiny_bundle: Path
+) -> None:
+    done = batchqa_process("run", str(rows_file), "-o", "-", "--model", str(tiny_bundle), "--quiet")
+    assert done.returncode == 0
+    assert json.loads(done.stderr)["rows"] == 3
+    assert len(done.stdout.splitlines()) == 3
+
+
+def test_where_there_is_no_terminal_the_log_says_what_the_command_does(
+    rows_file: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    command = ["run", str(rows_file), "-o", str(tmp_path / "out.parquet"), "--model", str(tiny_bundle)]
+    first, again = batchqa_process(*command), batchqa_process(*command)
+    assert "batchqa: loading tiny-bert-uncased\n" in first.stderr
+    assert json.loads(first.stdout)["already_done"] is False
+    assert again.stderr == (
+        f"batchqa: already done: {tmp_path / 'out.parquet'} is this job's output and stays as it is\n"
+    )
+    assert json.loads(again.stdout)["already_done"] is True

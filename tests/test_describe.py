@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchqa.describe import describe, render
+from batchqa.describe import describe
 from batchqa.errors import InputError, ModelError
+from batchqa.rendering import render_facts
 
 
 def write_parquet(file: Path, metadata: dict[str, str]) -> Path:
@@ -29,7 +30,7 @@ def test_a_bundle_is_described_by_its_manifest_digest_and_sizes(tiny_bundle: Pat
     assert facts["files"] == manifest["files"]
     assert facts["bytes"]["tokenizer.json"] == (tiny_bundle / "tokenizer.json").stat().st_size
     assert len(facts["digest"]) == 64
-    assert manifest["name"] in render(facts)
+    assert manifest["name"] in render_facts(facts)
 
 
 def test_a_damaged_bundle_is_not_described(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -46,7 +47,7 @@ def test_a_parquet_output_is_described_by_its_footer(tmp_path: Path) -> None:
     facts = describe(str(file))
     assert (facts["kind"], facts["rows"], facts["columns"]) == ("output", 2, ["id"])
     assert facts["record"] == {"fingerprint": "abc", "rows": 2}
-    assert "fingerprint" in render(facts)
+    assert "fingerprint" in render_facts(facts)
 
 
 def test_a_folder_output_is_described_by_its_success_record(tmp_path: Path) -> None:
@@ -61,6 +62,7 @@ def test_a_jsonl_output_is_described_by_its_sidecar(tmp_path: Path) -> None:
     (tmp_path / "out.jsonl.batchqa.json").write_text('{"fingerprint": "abc"}')
     facts = describe(str(tmp_path / "out.jsonl"))
     assert facts["record"] == {"fingerprint": "abc"}
+    assert "abc" in render_facts(facts)
 
 
 def test_the_staging_of_an_unfinished_output_is_found_by_the_output_s_name(tmp_path: Path) -> None:
@@ -87,13 +89,3 @@ def test_what_is_neither_bundle_nor_output_is_an_input_error(tmp_path: Path) -> 
     ]:
         with pytest.raises(InputError, match=reason):
             describe(str(path))
-
-
-def test_long_values_are_cut_for_a_person_and_groups_are_indented() -> None:
-    text = render(
-        {"name": "x" * 500, "inner": {"flag": True, "none": None, "items": [1, 2]}, "list": [{"a": 1}]}
-    )
-    assert "x" * 200 + "…" in text
-    assert "x" * 201 not in text
-    assert "\n  flag   yes\n  none   -\n  items  1, 2\n" in text
-    assert "list 1:\n  a  1" in text

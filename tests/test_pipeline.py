@@ -159,3 +159,15 @@ def test_a_row_that_vanished_is_a_bug_and_not_a_shorter_file(
     monkeypatch.setattr(decoding.Decoder, "_answered_rows", short)
     with pytest.raises(RuntimeError, match="50 rows were read but 49 were answered"):
         list(annotator.answer(chunks([rows_of(PAIRS)], 100)))
+
+
+def test_progress_is_told_after_each_batch_of_a_chunk(tiny_bundle: Path) -> None:
+    told: list[tuple[int, float]] = []
+    rows = chunks([rows_of(PAIRS * 10)], 1000)
+    with Annotator(tiny_bundle, batch_tokens=64, threads=1, in_process=True) as annotator:
+        answered = list(annotator.answer(rows, lambda chunk, share: told.append((chunk.part, share))))
+    assert len(answered) == 1
+    shares = [share for _, share in told]
+    assert shares == sorted(shares)
+    assert all(0 < share < 1 for share in shares)
+    assert len(shares) >= 1

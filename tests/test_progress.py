@@ -7,6 +7,8 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from batchqa.progress import (
     BarReporter,
     JsonReporter,
@@ -40,6 +42,7 @@ def state(**changes: Any) -> Any:
         "seconds": 30.0,
         "rows_per_second": 400.0,
         "part": 1,
+        "judged_rows": None,
     }
     return SimpleNamespace(**(values | changes))
 
@@ -57,6 +60,18 @@ def test_without_a_total_no_time_left_is_made_up() -> None:
     assert describe_progress(state(rows=0, total_rows=0, answered=0)) == "0 rows · 400 rows/s"
 
 
+def test_the_share_answered_is_that_of_the_rows_that_are_decided() -> None:
+    in_work = state(rows=12_000, judged_rows=10_000, answered=9_000)
+    assert describe_progress(in_work).endswith("90% answered")
+    assert describe_progress(state(rows=0, judged_rows=0, answered=0, rows_per_second=0.0)) == (
+        "0 of 50,000 rows (0%)"
+    )
+
+
+def test_a_slow_model_s_speed_has_a_decimal() -> None:
+    assert "0.7 rows/s" in describe_progress(state(rows_per_second=0.74))
+
+
 def test_hours_are_written_as_hours() -> None:
     assert "2 h 05 min left" in describe_progress(state(total_rows=12_000 + 400 * 7500))
 
@@ -72,10 +87,12 @@ def test_lines_come_once_every_few_seconds_only() -> None:
 def test_the_json_log_has_an_object_per_line() -> None:
     stream, clock = io.StringIO(), Clock()
     reporter = JsonReporter(stream, seconds=0, clock=clock)
+    reporter.status("loading\nit")
     reporter.note("took the CPU")
     reporter.progress(state())
     reporter.error("no\nmore", 74)
-    note, progress, error = map(json.loads, stream.getvalue().splitlines())
+    status, note, progress, error = map(json.loads, stream.getvalue().splitlines())
+    assert status == {"event": "status", "message": "loading it"}
     assert note == {"event": "note", "message": "took the CPU"}
     assert progress["event"] == "progress"
     assert (progress["rows"], progress["total_rows"], progress["seconds_left"]) == (12_000, 50_000, 95.0)
@@ -87,6 +104,7 @@ def test_quiet_leaves_nothing_but_errors() -> None:
         stream = Terminal()
         with open_reporter(stream, log_format, quiet=True) as reporter:
             reporter.note("a note")
+            reporter.status("loading")
             reporter.progress(state())
             assert stream.getvalue() == ""
             reporter.error("wrong", 2)
@@ -97,6 +115,24 @@ def test_a_terminal_gets_a_bar_and_everything_else_gets_lines() -> None:
     assert isinstance(open_reporter(Terminal(), "text", quiet=False), BarReporter)
     assert type(open_reporter(io.StringIO(), "text", quiet=False)) is LineReporter
     assert isinstance(open_reporter(Terminal(), "json", quiet=False), JsonReporter)
+    assert type(open_reporter(Terminal(), "text", quiet=False, bar=False)) is LineReporter
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    assert type(open_reporter(Terminal(), "text", quiet=False)) is LineReporter
+
+
+def test_a_terminal_that_goes_away_ends_no_job() -> None:
+    class Gone(Terminal):
+        def write(self, _: str) -> int:
+            raise OSError(5, "Input/output error")
+
+    with open_reporter(Gone(), "text", quiet=False) as reporter:
+        reporter.status("loading")
+        reporter.progress(state())
+        reporter.note("nobody reads this")
+        reporter.error("nor this", 2)
 
 
 def test_the_bar_shows_rows_and_notes_stand_above_it_as_they_are() -> None:

@@ -136,7 +136,7 @@ class Commit:
             self._job = found.record
             return True
         if not self._overwrite:
-            raise PreconditionError(f"{self.target} {self._why_not_ours(found)}; --overwrite replaces it")
+            raise PreconditionError(f"{self.target} {self._why_not_ours(found)}; {self._way_out(found)}")
         self._form.check_replaceable(found)
         return False
 
@@ -144,8 +144,17 @@ class Commit:
         if found.record is None:
             return "exists and is not an output of batchqa"
         if found.record.fingerprint == self.fingerprint:
-            return f"exists but is not whole: {found.trouble}"
-        return "exists, made differently: " + "; ".join(differences(found.record.fields, self._job.fields))
+            return f"exists but is damaged: {found.trouble}"
+        what = "; ".join(differences(found.record.fields, self._job.fields))
+        return f"exists, and was made from other inputs or with other options: {what}"
+
+    def _way_out(self, found: Found) -> str:
+        """What to do about an output that is there: --overwrite is advised only where it would work."""
+        try:
+            self._form.check_replaceable(found)
+        except PreconditionError:
+            return "choose another output, or move it away"
+        return "--overwrite replaces it"
 
     def _lock_staging(self) -> StagingLike:
         for _ in range(_OPEN_TRIES):

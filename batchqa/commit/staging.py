@@ -259,7 +259,7 @@ def record_of(footer: pq.ParquetFile, fingerprint: str, where: str) -> PartRecor
     """The record in a part's footer; a part of another job is refused."""
     record = PartRecord.from_json(footer.metadata.metadata.get(RECORD_KEY.encode(), b""))
     if record is None or record.fingerprint != fingerprint:
-        raise foreign(where, "this is a part of another job (--restart discards it)")
+        raise PreconditionError(f"{where}: this part belongs to another job; --restart discards it")
     return record
 
 

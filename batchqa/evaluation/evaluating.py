@@ -108,6 +108,7 @@ def evaluate(
     annotated: str | Path | None = None,
     progress: Callable[[Progress], None] | None = None,
     on_note: Callable[[str], None] | None = None,
+    on_status: Callable[[str], None] | None = None,
     **run_options: Any,
 ) -> Evaluation:
     """Score predictions by the field's own rules.
@@ -120,9 +121,9 @@ def evaluate(
         (`answers` or `answer`): SQuAD's struct, a list of texts, or one text. Read before any other work.
     model: "default" or a bundle's folder. Annotates where `predictions` has no answers yet, into `annotated`
         (resumable; default: a name made from the file's and the bundle's, in the working folder), with the
-        best span kept; `run_options`, `progress` and `on_note` are those of `run`. Also what `tune` and
-        `by="windows"` need. Of `run_options`, `context` and `question` are used without a model too: they
-        name the columns of the texts for groups and report.
+        best span kept; `run_options`, `progress`, `on_note` and `on_status` are those of `run`. Also what
+        `tune` and `by="windows"` need. Of `run_options`, `context` and `question` are used without a model
+        too: they name the columns of the texts for groups and report.
     by: columns to group by, or `context_length`, `windows`, `question_word`.
     language: a column that names each row's language, or one language for all: MLQA's normalisation.
     rules: "auto" takes SQuAD 1.1's where every question has an answer, else SQuAD 2.0's.
@@ -152,7 +153,14 @@ def evaluate(
     facts = None
     if bundle is not None:
         source, facts = _annotated(
-            source, bundle, annotated, options, run_options, progress=progress, on_note=on_note
+            source,
+            bundle,
+            annotated,
+            options,
+            run_options,
+            progress=progress,
+            on_note=on_note,
+            on_status=on_status,
         )
     elif unused := run_options.keys() - TEXTS:
         raise SettingsError(f"{', '.join(sorted(unused))}: options of a run need a --model to annotate with")

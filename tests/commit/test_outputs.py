@@ -146,7 +146,9 @@ def test_an_output_that_is_not_ours_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out" / "data.csv").write_text("a\n1\n")
     before = snapshot(tmp_path)
     for name in ("out.parquet", "out.jsonl", "out/"):
-        with pytest.raises(PreconditionError, match="not an output of batchqa"):
+        # what --overwrite would refuse to replace is not said to be replaced by it
+        advice = "choose another output, or move it away" if name == "out/" else "--overwrite replaces it"
+        with pytest.raises(PreconditionError, match=f"not an output of batchqa; {advice}"):
             run(f"{tmp_path}/{name}")
     assert snapshot(tmp_path) == before
 
@@ -207,7 +209,7 @@ def test_a_jsonl_file_that_was_changed_is_not_done(tmp_path: Path) -> None:
     run(tmp_path / "out.jsonl")
     text = (tmp_path / "out.jsonl").read_text()
     (tmp_path / "out.jsonl").write_text(text.replace('"number":0', '"number":9'))
-    with pytest.raises(PreconditionError, match="not whole"):
+    with pytest.raises(PreconditionError, match="damaged"):
         run(tmp_path / "out.jsonl")
 
 

@@ -271,7 +271,7 @@ def test_a_part_of_another_job_is_refused(tmp_path: Path) -> None:
     (tmp_path / "one.parquet.batchqa" / "part-0000002.parquet").rename(
         tmp_path / "other.parquet.batchqa" / "part-0000002.parquet"
     )
-    with pytest.raises(PreconditionError, match=r"part-0000002\.parquet: this is a part of another job"):
+    with pytest.raises(PreconditionError, match=r"part-0000002\.parquet: this part belongs to another job"):
         run(tmp_path / "other.parquet", fields={"model": "other"})
 
 

@@ -9,10 +9,11 @@ import pytest
 
 from batchqa import bundle as bundles_
 from batchqa.bundle import Variant, open_bundle, products_overflow
-from batchqa.describe import describe, render
+from batchqa.describe import describe
 from batchqa.errors import DeviceError, SettingsError
 from batchqa.prepare import export as exporting
 from batchqa.prepare.export import export
+from batchqa.rendering import render_facts
 
 pytest.importorskip("torch")
 pytest.importorskip("optimum.exporters.onnx")
@@ -48,7 +49,7 @@ def test_weights_have_seven_bits_where_the_target_lacks_vnni_and_the_bundle_says
         assert each.weight_bits == bits
         assert f"weights of {bits} bits" in each.verification["scheme"]
     assert f"Weights of {bits} bits" in (tmp_path / "b" / "README.md").read_text(encoding="utf-8")
-    assert f"weight_bits   {bits}" in render(describe(str(tmp_path / "b")))
+    assert f"weights of {bits} bits" in render_facts(describe(str(tmp_path / "b")))
     assert (variant.warning(PLAIN_AVX2) is not None) == (bits == 8)
     assert variant.warning(WITH_VNNI) is None
 
