@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from batchqa.bundle import Bundle, Calibration, open_bundle
+from batchqa.bundle import Bundle, Calibration, Variant, open_bundle
 from batchqa.cache import cache_note
 from batchqa.choosing import Chosen, before_any_row, choose
 from batchqa.errors import DeviceError, ModelError, SettingsError
@@ -64,12 +66,34 @@ class Resolved:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Engine:
+    """The model as one process has loaded it."""
+
+    process: int
+    chosen: Chosen
+    fallback: str | None
+    resolved: Resolved
+    road: Road
+
+
+_LEFT: list[_Engine] = []
+"""Engines inherited by a fork. Their threads are not in this process, and to destroy them could hang."""
+
+STREAM_PART_ROWS = 100_000
+"""Rows of a stream after which what was remembered of them is dropped: as many as a job's part has."""
+
+
 class Annotator:
     """A bundle's model, loaded on a device, ready to answer tables and streams.
 
     Options are those of the command line (`top_k=3`, `no_answer="off"`, `batch_tokens=768`). One annotator
     serves one stream at a time. The model runs in child processes (see `steps/inference/child.py`), which
     end with the annotator: by `close`, at the end of a `with` block, or when it is no longer used.
+
+    After a fork each process has an engine of its own, loaded when it is first used there. Pickled, an
+    annotator is its recipe: the model's name, the settings, and the engine, variant and batch size that were
+    found; so the answers are the same wherever it is used.
     """
 
     def __init__(
@@ -87,37 +111,106 @@ class Annotator:
         if settings is None:
             settings = RunSettings.from_options({"device": device, **options})
         self.settings = settings
-        self.bundle = model if isinstance(model, Bundle) else open_model(model)
-        windower = _windower(self.bundle, settings)
-        threads = settings.machine.threads or cpu_quota()
-        chosen, self.fallback = _load(self.bundle, settings.machine, threads)
-        self.variant, self.scorer = chosen.candidate.variant, chosen.scorer
-        self._uses_cache = chosen.uses_cache
-        self.speeds, self.measuring_seconds = chosen.speeds, chosen.measuring_seconds
-        with before_any_row(self.scorer.device):
-            _check_vocabulary(windower.encoder.highest_id, self.scorer, self.bundle)
-        self.resolved = Resolved(
-            self.scorer.device,
-            self.scorer.engine,
-            self.variant.precision,
+        self._model = model
+        self._digest: str | None = None
+        self._engine: _Engine | None = None
+        self._here()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        machine = self._engine.resolved.pin(self.settings.machine) if self._engine else self.settings.machine
+        model = self._model if self._model == "default" else self.bundle.path.absolute()
+        return _unpickled, (model, self.bundle.digest, replace(self.settings, machine=machine))
+
+    @cached_property
+    def bundle(self) -> Bundle:
+        """The model's bundle, opened and verified."""
+        bundle = self._model if isinstance(self._model, Bundle) else open_model(self._model)
+        if self._digest not in (None, bundle.digest):
+            raise ModelError(
+                f"{bundle.path} is not the bundle that this annotator was pickled with; copy that one here"
+            )
+        return bundle
+
+    @cached_property
+    def _windower(self) -> Windower:
+        return _windower(self.bundle, self.settings)
+
+    def _here(self) -> _Engine:
+        """This process's engine; it is loaded where there is none yet, or only that of another process."""
+        before = self._engine
+        if before is not None and before.process == os.getpid():
+            return before
+        machine = self.settings.machine
+        if before is not None:
+            _LEFT.append(before)
+            machine = before.resolved.pin(machine)
+        windower = self._windower
+        threads = machine.threads or cpu_quota()
+        chosen, fallback = _load(self.bundle, machine, threads)
+        with before_any_row(chosen.scorer.device):
+            _check_vocabulary(windower.encoder.highest_id, chosen.scorer, self.bundle)
+        resolved = Resolved(
+            chosen.scorer.device,
+            chosen.scorer.engine,
+            chosen.candidate.variant.precision,
             threads,
             chosen.batch_tokens,
             chosen.candidate.arithmetic,
             chosen.workers,
         )
-        rules = _rules(self.bundle, settings, windower.max_length)
-        self.road = Road(windower, self.scorer, rules, chosen.batch_tokens)
+        rules = _rules(self.bundle, self.settings, windower.max_length)
+        road = Road(windower, chosen.scorer, rules, chosen.batch_tokens)
+        self._engine = _Engine(os.getpid(), chosen, fallback, resolved, road)
+        return self._engine
+
+    @property
+    def resolved(self) -> Resolved:
+        """What the machine decided."""
+        return self._here().resolved
+
+    @property
+    def road(self) -> Road:
+        """The road with this model."""
+        return self._here().road
+
+    @property
+    def scorer(self) -> SpanScorer:
+        """The model on its device."""
+        return self._here().chosen.scorer
+
+    @property
+    def variant(self) -> Variant:
+        """The bundle's variant that was taken."""
+        return self._here().chosen.candidate.variant
+
+    @property
+    def speeds(self) -> Mapping[str, float]:
+        """Tokens per second of all engines that were compared, by name."""
+        return self._here().chosen.speeds
+
+    @property
+    def measuring_seconds(self) -> float:
+        """Time that went into what the next start will remember."""
+        return self._here().chosen.measuring_seconds
+
+    @property
+    def fallback(self) -> str | None:
+        """Why the CPU was taken, where there is a GPU or one was asked for."""
+        return self._here().fallback
 
     @property
     def notes(self) -> list[str]:
         """What a user should know of how the model was loaded; where the cache is, is said once."""
         fallback = f"the CPU is used, not a GPU: {self.fallback}" if self.fallback else None
-        return [text for text in (fallback, cache_note() if self._uses_cache else None) if text]
+        return [text for text in (fallback, cache_note() if self._here().chosen.uses_cache else None) if text]
 
     def close(self) -> None:
-        """End the child processes, if there are any."""
-        if isinstance(self.scorer, (ChildScorer, Crew)):
-            self.scorer.close()
+        """End this process's child processes, if there are any; what is asked afterwards starts others."""
+        engine = self._engine
+        if engine is None or engine.process != os.getpid():
+            return
+        if isinstance(engine.chosen.scorer, (ChildScorer, Crew)):
+            engine.chosen.scorer.close()
 
     def __enter__(self) -> Self:
         return self
@@ -144,7 +237,7 @@ class Annotator:
         """Annotate record batches as they come, in order and in bounded memory.
 
         The batches must share one schema. The output's rows are the input's in order, in batches of its own
-        size. Memory holds a few thousand rows at a time.
+        size. Memory holds a few thousand rows at a time, and the answers of up to STREAM_PART_ROWS.
         """
         stream = iter(batches)
         first = next(stream, None)
@@ -152,8 +245,7 @@ class Annotator:
             return
         plan = self._plan(first.schema)
         schema = self._output_schema(plan)
-        # one part as long as the stream: duplicates are remembered, within the windower's bounds
-        rows = chunks(_rows(plan, chain([first], stream)), part_rows=2**63 - 1)
+        rows = chunks(_rows(plan, chain([first], stream)), STREAM_PART_ROWS)
         for answered in self.answer(rows):
             yield output_batch(answered, schema)
 
@@ -167,6 +259,14 @@ class Annotator:
 
     def _output_schema(self, plan: ColumnPlan) -> pa.Schema:
         return output_schema(plan.schema, self.settings.reading.output_prefix, self.settings.decoding.top_k)
+
+
+def _unpickled(model: str | Path, digest: str, settings: RunSettings) -> Annotator:
+    """An annotator that loads nothing before it is used."""
+    annotator = Annotator.__new__(Annotator)
+    annotator.settings = settings
+    annotator._model, annotator._digest, annotator._engine = model, digest, None  # noqa: SLF001
+    return annotator
 
 
 def _rows(plan: ColumnPlan, batches: Iterable[pa.RecordBatch]) -> Iterator[Rows]:

@@ -7,6 +7,7 @@ caller does with the answers in the caller's own. So a device waits for Python o
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -58,7 +59,7 @@ class Road:
         """
         decoder = Decoder(self.rules)
         windower = self.windower.fresh()
-        stop = threading.Event()
+        stop, process = threading.Event(), os.getpid()
         windows = side_by_side(
             windower.windows, chunks, width=1, ahead=CHUNKS_AHEAD, name="batchqa-windowing", stop=stop
         )
@@ -83,10 +84,11 @@ class Road:
                     _check_count(answered)
                     yield answered
         finally:
-            stop.set()
-            scored.close()
-            with suppress(ValueError):  # a device thread that does not end still runs it
-                batches.close()
+            if os.getpid() == process:  # else the threads are another process's
+                stop.set()
+                scored.close()
+                with suppress(ValueError):  # a device thread that does not end still runs it
+                    batches.close()
 
     def _batches(self, windows: Iterable[Windows]) -> Iterator[PaddedBatch]:
         for chunk in windows:
@@ -99,6 +101,7 @@ class _Handover:
     def __init__(self, size: int, stop: threading.Event) -> None:
         self._queue: queue.Queue[Future[Any] | None] = queue.Queue(maxsize=size)
         self._stop = stop
+        self._process = os.getpid()
 
     def put(self, place: Future[Any] | None) -> bool:
         """Hand over, None at the end; False if the run was stopped meanwhile."""
@@ -112,6 +115,10 @@ class _Handover:
 
     def get(self) -> Future[Any] | None:
         """Take over what was put next; None at the end, or if the run was stopped meanwhile."""
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                "a stream cannot be read on in a process that was forked off meanwhile: begin another"
+            )
         while not self._stop.is_set():
             try:
                 return self._queue.get(timeout=POLL_SECONDS)

@@ -236,12 +236,19 @@ class Decoder:
         """Each row's answer; a row whose pair the part had before takes it from there."""
         places = windows.row_pair.astype(np.int64)
         judged = places >= 0
-        if np.any(judged & (places < windows.first_pair)):
-            source = pa.Table.from_batches(self._answered).combine_chunks().to_batches()
-            answers = source[0] if source else self._answered[-1]
-        else:
-            answers, places = self._answered[-1], places - windows.first_pair
-        return answers.take(pa.array(places, mask=~judged))
+        if not np.any(judged & (places < windows.first_pair)):
+            return self._answered[-1].take(pa.array(places - windows.first_pair, mask=~judged))
+        # looked up chunk by chunk: joined anew for each chunk, a part's answers would take longer and longer
+        first = np.cumsum([0, *map(len, self._answered)])
+        chunk = np.searchsorted(first, places, side="right") - 1
+        found, rows = [], []
+        for number in np.unique(chunk[judged]).tolist():
+            rows.append(np.flatnonzero(judged & (chunk == number)))
+            found.append(self._answered[number].take(pa.array(places[rows[-1]] - first[number])))
+        order = np.concatenate(rows)
+        place = np.zeros(len(places), dtype=np.int64)
+        place[order] = np.arange(len(order))
+        return pa.concat_batches(found).take(pa.array(place, mask=~judged))
 
 
 @dataclass(frozen=True, slots=True)

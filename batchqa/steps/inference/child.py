@@ -6,19 +6,23 @@
     ChildScorer.score ──ids, mask, types──▶  serve: OnnxScorer.score
                       ◀──start, end logits──
 
-A batch goes over as the raw bytes of its arrays, one message there and one back. While the child computes,
+A batch goes over as the raw bytes of its arrays, one message there and one back, which has the batch's
+number: an answer to another one is an error and never taken for this one's. While the child computes,
 the next batch already waits in its socket: it never waits for the job's process to wake up, take the logits
 and send another. The child is started as a fresh Python, so it shares nothing: no open file (least of all
 the output's lock), no thread, no lock of another library. It ends by itself when the job's process is gone,
-however that died, because nobody holds the other end of its socket any more.
+however that died, because nobody holds the other end of its socket any more. A process that is forked off
+the job's has no part in it: it closes its copy of the socket at once, and starts children of its own.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -45,7 +49,13 @@ PROGRAM = "from batchqa.steps.inference.child import main; main()"
 """What the child runs once its `sys.path` is that of the job's process."""
 
 _FINE, _REPORT = b"f", b"r"
-"""How a message of the child begins: all went well, and here are the logits; or, what went wrong follows."""
+"""How an answer of the child begins: all went well, and here are the logits; or, what went wrong follows."""
+
+_NUMBER = struct.Struct("<qq")
+"""What comes before a batch, and before its answer: the process that sent it, and its number there."""
+
+_children: weakref.WeakSet[_Child] = weakref.WeakSet()
+"""The children that this process has."""
 
 
 class ChildScorer:
@@ -66,14 +76,19 @@ class ChildScorer:
         self._child: _Child | None = _Child(recipe)
         self._sending = threading.Lock()
         self._receiving = threading.Lock()
+        self._process = os.getpid()
+        self._batches = itertools.count(1)
 
     def score(
         self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64, budget: int | None = None
     ) -> tuple[Float32, Float32]:
         """See SpanScorer.score."""
-        batch = _packed(input_ids, attention_mask, token_type_ids, budget)
+        if os.getpid() != self._process:
+            raise RuntimeError("an engine serves the process alone that started it; load another one here")
         with ExitStack() as turn:
             with self._sending:
+                number = _NUMBER.pack(self._process, next(self._batches))
+                batch = number + _packed(input_ids, attention_mask, token_type_ids, budget)
                 child = self._child
                 if child is not None:
                     child.send(batch)
@@ -82,15 +97,23 @@ class ChildScorer:
                     # it died with the batch before this one, which it had not looked at
                     child = self._child = self._restarted()
                     child.send(batch)
-            answer = self._answer(child)
+            answer = self._answer(child, number)
         _raise_reported(answer)
         start, end = np.frombuffer(answer, dtype=np.float32, offset=len(_FINE)).reshape(2, *input_ids.shape)
         return start, end
 
-    def _answer(self, child: _Child) -> bytes:
+    def _answer(self, child: _Child, number: bytes) -> bytes:
         """What the child says of the first batch that it has not answered yet. Raises CrashedError."""
         try:
-            return child.connection.recv_bytes()
+            answer = child.connection.recv_bytes()
+            if not answer.startswith(number):
+                self._child = None
+                child.end()
+                raise RuntimeError(
+                    f"{self.engine} answered batch {_NUMBER.unpack_from(answer)} when asked "
+                    f"{_NUMBER.unpack(number)} (process, number): another process uses its connection"
+                )
+            return answer[_NUMBER.size :]
         except (EOFError, OSError) as gone:
             self._child = None
             self.crashes += 1
@@ -134,6 +157,7 @@ class _Child:
         self.connection = Connection(ours.detach())
         self._writing = threading.Lock()
         self._ended = weakref.finalize(self, _end, self.process, self.connection, self._writing)
+        _children.add(self)
         try:
             report = self.connection.recv_bytes()
         except (EOFError, OSError) as gone:
@@ -152,6 +176,13 @@ class _Child:
         with self._writing, suppress(OSError):
             self.connection.send_bytes(batch)
 
+    def leave(self) -> None:
+        """Have no part in it: this process was forked off the one that it belongs to."""
+        self._ended.detach()
+        self.process.returncode = 0  # nobody here is to wait for it
+        with suppress(OSError):
+            self.connection.close()
+
     def end(self) -> str:
         """End the process, if it has not ended by itself; how it ended, in words."""
         with suppress(subprocess.TimeoutExpired):
@@ -160,6 +191,14 @@ class _Child:
         self._ended()
         code = self.process.returncode
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def _leave_all() -> None:
+    for child in list(_children):
+        child.leave()
+
+
+os.register_at_fork(after_in_child=_leave_all)
 
 
 def _end(process: subprocess.Popen[bytes], connection: Connection, writing: threading.Lock) -> None:
@@ -221,12 +260,13 @@ def serve(connection: Connection, recipe: Recipe) -> None:
     connection.send_bytes(_FINE)
     with suppress(EOFError, OSError):
         while True:
-            batch = _unpacked(connection.recv_bytes())
+            message = connection.recv_bytes()
+            number, batch = message[: _NUMBER.size], _unpacked(message[_NUMBER.size :])
             try:
                 answer = b"".join([_FINE, *(logits.tobytes() for logits in scorer.score(*batch))])
             except Exception as error:  # noqa: BLE001 - as above
                 answer = _report(error)
-            connection.send_bytes(answer)
+            connection.send_bytes(number + answer)
 
 
 def _report(error: Exception) -> bytes:
