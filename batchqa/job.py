@@ -46,7 +46,7 @@ from batchqa.version import VERSION
 
 __all__ = ["Estimate", "Progress", "Summary", "dry_run", "run"]
 
-ALGORITHM = 1
+ALGORITHM = 2
 """Part of the fingerprint: goes up with every change that can change an answer."""
 
 NAMED_ERRORS = 5
@@ -157,6 +157,8 @@ def run(
             overwrite=settings.output.overwrite,
             restart=settings.output.restart,
             stream=stdout,
+            parquet=source.parquet,
+            lines=source.lines,
         )
         stack.enter_context(commit)
         already_done = commit.state == "done"

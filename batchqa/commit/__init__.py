@@ -42,7 +42,9 @@ from batchqa.commit.facts import JobRecord, PartRecord, differences, fingerprint
 from batchqa.commit.job import Commit, PartRange, earlier_job, find_output
 from batchqa.commit.parts import PartWriter
 from batchqa.commit.stream import StreamCommit, StreamPart
+from batchqa.commit.table import OutputTable
 from batchqa.commit.target import LocalTarget, ObjectTarget, Target, check_target, space_shortage
+from batchqa.footer import Column
 
 __all__ = [
     "Commit",
@@ -75,16 +77,22 @@ def open_output(
     overwrite: bool = False,
     restart: bool = False,
     stream: BinaryIO | None = None,
+    parquet: Mapping[str, Column] | None = None,
+    lines: bool = False,
 ) -> Commit | StreamCommit:
-    """Open a job's output; `stream` is where `-o -` goes."""
+    """Open a job's output; `stream` is where `-o -` goes.
+
+    `parquet` has how Parquet is to describe columns that come from it, where that is more than Arrow knows.
+    With `lines` the first column holds the input's lines, which JSON lines keep byte for byte.
+    """
     if target.kind == "stdout":
         if stream is None:
             raise ValueError("an output to standard output needs its stream")
-        return StreamCommit(stream, fields=fields, part_rows=part_rows)
+        return StreamCommit(stream, fields=fields, part_rows=part_rows, lines=lines)
     return Commit.open(
         target,
         fields=fields,
-        schema=schema,
+        table=OutputTable(schema, parquet or {}, lines),
         part_rows=part_rows,
         compression=compression,
         overwrite=overwrite,

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from batchqa.commit.facts import JobRecord, PartRecord
+from batchqa.commit.table import OutputTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ class Form(Protocol):
         ...
 
     def publish(
-        self, staging: Any, schema: pa.Schema, parts: Sequence[PartRecord], record: JobRecord
+        self, staging: Any, table: OutputTable, parts: Sequence[PartRecord], record: JobRecord
     ) -> None:
         """Make the output from all parts; afterwards it is complete, and the staging is not needed any more.
 

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batchqa.commit import files
 from batchqa.commit.facts import JobRecord, PartRecord, canonical, differences, fingerprint, summed
@@ -21,6 +20,7 @@ from batchqa.commit.merging import DamagedPartError
 from batchqa.commit.parts import PartWriter
 from batchqa.commit.remote import ObjectForm
 from batchqa.commit.staging import part_name
+from batchqa.commit.table import OutputTable
 from batchqa.commit.target import LocalTarget, ObjectTarget
 from batchqa.errors import InputError, PreconditionError, StorageError, TryAgainError
 from batchqa.records import Cursor
@@ -54,7 +54,7 @@ class Commit:
         self,
         target: LocalTarget | ObjectTarget,
         job: JobRecord,
-        schema: pa.Schema,
+        table: OutputTable,
         part_rows: int,
         compression: str,
         overwrite: bool,
@@ -65,7 +65,7 @@ class Commit:
         self.state: Literal["fresh", "resumed", "done"] = "fresh"
         self._overwrite = overwrite
         self._job = job
-        self._schema = schema
+        self._table = table
         self._part_rows = part_rows
         self._compression = compression
         self._staging: StagingLike | None = None
@@ -79,7 +79,7 @@ class Commit:
         target: LocalTarget | ObjectTarget,
         *,
         fields: Mapping[str, Any],
-        schema: pa.Schema,
+        table: OutputTable,
         part_rows: int,
         compression: str,
         overwrite: bool = False,
@@ -94,8 +94,8 @@ class Commit:
         own = json.loads(
             canonical({**fields, "part_rows": part_rows, "output": f"{target.kind} {target.format}"})
         )
-        commit = cls(target, JobRecord(fingerprint(own), own, {}), schema, part_rows, compression, overwrite)
-        _check_schema(schema, compression)
+        commit = cls(target, JobRecord(fingerprint(own), own, {}), table, part_rows, compression, overwrite)
+        _check_schema(table, compression)
         with files.translated(f"opening {target}"):
             try:
                 commit._open(restart)
@@ -123,7 +123,7 @@ class Commit:
         self._compare_jobs(staging)
         staging.remove_tmps()
         if self.state == "resumed":
-            parts = staging.committed(self.fingerprint, self._part_rows, self._schema)
+            parts = staging.committed(self.fingerprint, self._part_rows, self._table.schema)
             self._parts = {part.part: part for part in parts}
 
     def _is_done(self) -> bool:
@@ -229,7 +229,7 @@ class Commit:
         if k in self._parts:
             raise ValueError(f"part {k} is committed already")
         return PartWriter(
-            staging, k, self._part_rows, self._schema, self._compression, self.fingerprint, self._accept
+            staging, k, self._part_rows, self._table, self._compression, self.fingerprint, self._accept
         )
 
     def _accept(self, record: PartRecord) -> None:
@@ -257,7 +257,7 @@ class Commit:
     def _made(self, staging: StagingLike, record: JobRecord) -> bool:
         """Make the output; False where another run did, and took the parts away."""
         try:
-            self._form.publish(staging, self._schema, self.committed, record)
+            self._form.publish(staging, self._table, self.committed, record)
         except DamagedPartError as error:
             if self._is_done():
                 return False
@@ -347,9 +347,9 @@ def _form(target: LocalTarget | ObjectTarget) -> Form:
     return ObjectForm(target) if isinstance(target, ObjectTarget) else LocalForm(target)
 
 
-def _check_schema(schema: pa.Schema, compression: str) -> None:
+def _check_schema(table: OutputTable, compression: str) -> None:
     try:
-        pq.ParquetWriter(io.BytesIO(), schema, compression=compression).close()
+        table.writer(io.BytesIO(), compression).close()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise InputError(
             f"these columns cannot be written to Parquet: {error}; leave some out with --drop"

@@ -1,7 +1,7 @@
 """Rows as JSON lines: one object per row, the columns' names its keys.
 
-Where the first column is named `_record`, it holds the input line itself as JSON text. It is not parsed:
-its bytes stand in the output as they were, with the other columns added behind its last member.
+The first column may hold the input's lines themselves, as JSON text. They are not parsed: their bytes are in
+the output as they were, with the other columns added behind the last member.
 
 What JSON has no type for: decimals are numbers with all their digits; dates and times ISO 8601 text; times
 in nanoseconds, and dates beyond Python's (year 9999), the text that Arrow gives them; durations whole
@@ -19,19 +19,24 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-RECORD_COLUMN = "_record"
+KEPT_LINE = "_record"
+"""The key under which a line that is no JSON object is kept."""
+
 _BLOCK_BYTES = 8 * 2**20
 _BLOCK_ROWS = 10_000
 
 
-def lines(batch: pa.RecordBatch) -> Iterator[bytes]:
-    """The rows of a batch as blocks of whole lines, each line with its line end."""
+def lines(batch: pa.RecordBatch, *, originals: bool = False) -> Iterator[bytes]:
+    """The rows of a batch as blocks of whole lines, each line with its line end.
+
+    With `originals` the first column has the input's lines.
+    """
     for block in _blocks(batch):
         names = block.schema.names
-        if names and names[0] == RECORD_COLUMN:
-            originals = block.column(0).cast(pa.large_binary()).to_pylist()
-            added = _objects(names[1:], block.columns[1:], len(originals))
-            yield b"".join(map(_spliced, originals, added))
+        if originals:
+            texts = block.column(0).cast(pa.large_binary()).to_pylist()
+            added = _objects(names[1:], block.columns[1:], len(texts))
+            yield b"".join(map(_spliced, texts, added))
         else:
             yield b"".join(_objects(names, block.columns, block.num_rows, orjson.OPT_APPEND_NEWLINE))
 
@@ -60,7 +65,7 @@ def _spliced(original: bytes | None, added: bytes) -> bytes:
         return added + b"\n"
     if not (text.startswith(b"{") and text.endswith(b"}")):
         # No object (a line in error, kept): its text becomes a member, so that the line stays JSON.
-        kept = orjson.dumps({RECORD_COLUMN: text.decode("utf-8", "replace")})
+        kept = orjson.dumps({KEPT_LINE: text.decode("utf-8", "replace")})
         return kept[:-1] + _behind(added)
     if not text[1:-1].strip(b" \t\r\n"):
         return added + b"\n"

@@ -29,6 +29,7 @@ from batchqa.commit.staging import (
     remove_output_folder,
     stranger_in,
 )
+from batchqa.commit.table import OutputTable
 from batchqa.commit.target import LocalTarget
 from batchqa.errors import BatchqaError, PreconditionError
 
@@ -90,10 +91,10 @@ class LocalForm:
             return None  # in use, or in some way not as expected: then it is not for this run to touch
 
     def publish(
-        self, staging: Staging, schema: pa.Schema, parts: Sequence[PartRecord], record: JobRecord
+        self, staging: Staging, table: OutputTable, parts: Sequence[PartRecord], record: JobRecord
     ) -> None:
         """Make the output from all parts."""
-        LocalPublisher(self, staging, schema, parts, record).publish()
+        LocalPublisher(self, staging, table, parts, record).publish()
 
     def _root(self, done: bool = False) -> tuple[Path, bool]:
         """Where the target's parts are staged, and whether that is a folder of its own.
@@ -161,13 +162,13 @@ class LocalPublisher(Publisher):
         self,
         form: LocalForm,
         staging: Staging,
-        schema: pa.Schema,
+        table: OutputTable,
         parts: Sequence[PartRecord],
         record: JobRecord,
     ) -> None:
         target = form.target
         assert target.kind != "stdout"
-        super().__init__(target.kind, staging, schema, parts, record)
+        super().__init__(target.kind, staging, table, parts, record)
         self.form = form
         self.target = target
 

@@ -8,7 +8,6 @@ Format: apache/parquet-format, src/main/thrift/parquet.thrift (field numbers bel
 
 from __future__ import annotations
 
-import io
 import os
 import zlib
 from collections.abc import Iterable, Mapping
@@ -16,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from batchqa import footer as footers
+from batchqa import thrift
+from batchqa.commit.table import OutputTable
+from batchqa.footer import MAGIC
 
-from batchqa.commit import thrift
-
-MAGIC = b"PAR1"
 _COPY_BYTES = 4 * 2**20
 
 # FileMetaData, RowGroup, ColumnChunk, ColumnMetaData
@@ -50,13 +48,13 @@ class MergePart:
     data_crc32: int
 
 
-def merge(parts: Iterable[MergePart], schema: pa.Schema, metadata: Mapping[str, str], out: BinaryIO) -> int:
+def merge(parts: Iterable[MergePart], table: OutputTable, metadata: Mapping[str, str], out: BinaryIO) -> int:
     """Write one Parquet file of all parts' row groups to `out`; returns its number of rows.
 
-    All parts must have been written with `schema`. Each part's bytes are checked against its checksum
+    All parts must have been written as `table`. Each part's bytes are checked against its checksum
     while they are copied; DamagedPartError names the one that does not match.
     """
-    footer = thrift.decode(_footer_bytes(_empty_file(schema, metadata)))
+    footer = table.empty_footer(metadata)
     rows = 0
     groups: list[thrift.Struct] = []
     out.write(MAGIC)
@@ -72,22 +70,8 @@ def merge(parts: Iterable[MergePart], schema: pa.Schema, metadata: Mapping[str, 
         place += part.data_bytes - len(MAGIC)
     footer[_NUM_ROWS] = (thrift.I64, rows)
     footer[_ROW_GROUPS] = (thrift.LIST, (thrift.STRUCT, groups))
-    data = thrift.encode(footer)
-    out.write(data + len(data).to_bytes(4, "little") + MAGIC)
+    out.write(footers.closing(footer))
     return rows
-
-
-def _empty_file(schema: pa.Schema, metadata: Mapping[str, str]) -> bytes:
-    """A Parquet file without rows: its footer carries schema and metadata as the library writes them."""
-    sink = io.BytesIO()
-    with pq.ParquetWriter(sink, schema) as writer:
-        writer.add_key_value_metadata(dict(metadata))
-    return sink.getvalue()
-
-
-def _footer_bytes(file: bytes) -> bytes:
-    size = int.from_bytes(file[-8:-4], "little")
-    return file[-8 - size : -8]
 
 
 def _read_footer(file: BinaryIO, part: MergePart) -> thrift.Struct:

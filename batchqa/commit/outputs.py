@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from batchqa.commit import files, jsonlines, merging
 from batchqa.commit.facts import FINGERPRINT_KEY, RECORD_KEY, JobRecord, PartRecord, canonical
 from batchqa.commit.form import StagingLike
+from batchqa.commit.table import OutputTable
 from batchqa.errors import StorageError
 
 
@@ -38,13 +39,13 @@ class Publisher(ABC):
         self,
         kind: Literal["parquet", "jsonl", "folder"],
         staging: StagingLike,
-        schema: pa.Schema,
+        table: OutputTable,
         parts: Sequence[PartRecord],
         record: JobRecord,
     ) -> None:
         self.kind = kind
         self.staging = staging
-        self.schema = schema
+        self.table = table
         self.parts = parts
         self.record = record
 
@@ -84,7 +85,7 @@ class Publisher(ABC):
         }
         tmp = self.staging.tmp("output")
         with new_file(tmp) as file:
-            self.check_rows(merging.merge(self._merge_parts(), self.schema, metadata, file))
+            self.check_rows(merging.merge(self._merge_parts(), self.table, metadata, file))
         self.publish_rejects()
         self.place_output(tmp)
 
@@ -115,7 +116,7 @@ class Publisher(ABC):
         with self.staging.part_file(part.part) as path:
             for batch in _batches(part.part, path):
                 rows += batch.num_rows
-                for block in jsonlines.lines(batch):
+                for block in jsonlines.lines(batch, originals=self.table.lines):
                     out.write(block)
         return rows
 

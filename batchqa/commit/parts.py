@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batchqa.commit import files
 from batchqa.commit.facts import FINGERPRINT_KEY, RECORD_KEY, PartRecord
 from batchqa.commit.form import StagingLike
 from batchqa.commit.staging import part_name
+from batchqa.commit.table import OutputTable
 from batchqa.records import Cursor
 
 ROW_GROUP_BYTES = 32 * 2**20
@@ -35,7 +35,7 @@ class PartWriter:
         staging: StagingLike,
         part: int,
         part_rows: int,
-        schema: pa.Schema,
+        table: OutputTable,
         compression: str,
         fingerprint: str,
         on_commit: Callable[[PartRecord], None],
@@ -43,7 +43,7 @@ class PartWriter:
         self._staging = staging
         self._part = part
         self._part_rows = part_rows
-        self._schema = schema
+        self._table = table
         self._fingerprint = fingerprint
         self._on_commit = on_commit
         self._rows = 0
@@ -56,11 +56,11 @@ class PartWriter:
             files.remove(self._tmp)
             self._file = files.create(self._tmp)
         self._sink = _Sink(self._file)
-        self._writer = pq.ParquetWriter(self._sink, schema, compression=compression, write_page_checksum=True)
+        self._writer = table.writer(self._sink, compression)
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Add rows; the batch must have the output's schema."""
-        if not batch.schema.equals(self._schema):
+        if not batch.schema.equals(self._table.schema):
             raise ValueError(f"a batch of part {self._part} does not have the schema of the output")
         self._rows += batch.num_rows
         self._waiting.append(batch)
@@ -122,7 +122,7 @@ class PartWriter:
     def _flush(self) -> None:
         """Write the waiting batches as one row group."""
         if self._rows and self._waiting:
-            table = pa.Table.from_batches(self._waiting, self._schema).unify_dictionaries()
+            table = pa.Table.from_batches(self._waiting, self._table.schema).unify_dictionaries()
             self._writer.write_table(table, row_group_size=max(table.num_rows, 1))
         self._waiting = []
         self._waiting_bytes = 0
@@ -133,7 +133,9 @@ class PartWriter:
         self._writer.add_key_value_metadata(
             {FINGERPRINT_KEY: self._fingerprint, RECORD_KEY: record.to_json()}
         )
-        self._writer.close()
+        with self._sink.held() as closing:
+            self._writer.close()
+        self._file.write(self._table.restored(bytes(closing)))
         files.seal(self._file)
         self._staging.take_part(self._part, self._tmp, self._rejects.tmp if record.rejects else None)
 
@@ -165,18 +167,30 @@ class _Sink:
         self.size = 0
         self.crc32 = 0
         self.deaf = False
+        self._holding: bytearray | None = None
         self.closed = False
 
     def write(self, data: Any) -> int:
         size = memoryview(data).nbytes
-        if not self.deaf:
+        if self._holding is not None:
+            self._holding += data
+        elif not self.deaf:
             self._file.write(data)
             self.crc32 = zlib.crc32(data, self.crc32)
             self.size += size
         return size
 
+    @contextmanager
+    def held(self) -> Iterator[bytearray]:
+        """What is written in the block is held back and given to the caller instead."""
+        self._holding = bytearray()
+        try:
+            yield self._holding
+        finally:
+            self._holding = None
+
     def tell(self) -> int:
-        return self.size
+        return self.size + len(self._holding or b"")
 
     def flush(self) -> None:
         """Nothing to do: the file is flushed when it is sealed."""

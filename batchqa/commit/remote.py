@@ -52,6 +52,7 @@ from batchqa.commit.staging import (
     record_of,
     too_short,
 )
+from batchqa.commit.table import OutputTable
 from batchqa.commit.target import ObjectTarget
 from batchqa.errors import BatchqaError, PreconditionError, TryAgainError
 from batchqa.storage import Location, trouble
@@ -154,10 +155,10 @@ class ObjectForm:
         return ObjectStaging(root, str(self.target), private=private, filled=filled)
 
     def publish(
-        self, staging: ObjectStaging, schema: pa.Schema, parts: Sequence[PartRecord], record: JobRecord
+        self, staging: ObjectStaging, table: OutputTable, parts: Sequence[PartRecord], record: JobRecord
     ) -> None:
         """Make the output from all parts."""
-        ObjectPublisher(self.target, staging, schema, parts, record).publish()
+        ObjectPublisher(self.target, staging, table, parts, record).publish()
 
     def _root(self, done: bool = False) -> tuple[Location, bool]:
         """Where the target's parts are committed, and whether that is a prefix of its own.
@@ -339,12 +340,12 @@ class ObjectPublisher(Publisher):
         self,
         target: ObjectTarget,
         staging: ObjectStaging,
-        schema: pa.Schema,
+        table: OutputTable,
         parts: Sequence[PartRecord],
         record: JobRecord,
     ) -> None:
         assert target.kind != "stdout"
-        super().__init__(target.kind, staging, schema, parts, record)
+        super().__init__(target.kind, staging, table, parts, record)
         self.target = target
 
     def place_output(self, file: Path) -> None:

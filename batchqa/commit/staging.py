@@ -28,8 +28,8 @@ import pyarrow.parquet as pq
 from batchqa.commit import files
 from batchqa.commit.facts import FINGERPRINT_KEY, RECORD_KEY, JobRecord, PartRecord
 from batchqa.commit.lock import Lock
-from batchqa.commit.merging import MAGIC
 from batchqa.errors import PreconditionError
+from batchqa.footer import MAGIC
 from batchqa.storage import read_at, trouble
 
 CONTROL = "_batchqa"

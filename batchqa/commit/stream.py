@@ -20,13 +20,16 @@ from batchqa.records import Cursor
 class StreamCommit:
     """The output of a job that goes to a stream; used like `Commit`, without its promise."""
 
-    def __init__(self, stream: BinaryIO, *, fields: Mapping[str, Any], part_rows: int) -> None:
+    def __init__(
+        self, stream: BinaryIO, *, fields: Mapping[str, Any], part_rows: int, lines: bool = False
+    ) -> None:
         self.fingerprint = fingerprint(fields)
         self.state: Literal["fresh", "resumed", "done"] = "fresh"
         self.resolved: Mapping[str, Any] = {}
         self.notes: list[str] = []
         self._stream = stream
         self.part_rows = part_rows
+        self._lines = lines
         self._parts: list[PartRecord] = []
         self._outcome: Mapping[str, Any] = {}
 
@@ -72,7 +75,7 @@ class StreamCommit:
     def send(self, batch: pa.RecordBatch) -> None:
         """Write rows to the stream."""
         with _guarded(self._stream):
-            for block in jsonlines.lines(batch):
+            for block in jsonlines.lines(batch, originals=self._lines):
                 self._stream.write(block)
 
     def accept(self, record: PartRecord) -> None:

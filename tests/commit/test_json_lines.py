@@ -56,8 +56,8 @@ def test_every_type_has_a_json_form(array: pa.Array, text: str) -> None:
     ],
 )
 def test_an_original_line_is_kept_byte_for_byte(original: str | None, line: str) -> None:
-    batch = pa.record_batch([pa.array([original], pa.string()), pa.array([7])], names=["_record", "qa"])
-    (found,) = jsonlines.lines(batch)
+    batch = pa.record_batch([pa.array([original], pa.string()), pa.array([7])], names=["line", "qa"])
+    (found,) = jsonlines.lines(batch, originals=True)
     assert found.decode() == line + "\n"
 
 

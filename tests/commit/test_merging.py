@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchqa import thrift
 from batchqa.commit import (
     merging,
-    thrift,
 )
+from batchqa.commit.table import OutputTable
 from batchqa.records import Cursor
 from tests.commit.looking import (
     open_commit,
@@ -61,7 +62,7 @@ def test_merged_files_read_as_if_written_at_once(tmp_path: Path, options: dict[s
         found.append(merge_part(path))
     merged = tmp_path / "merged.parquet"
     with merged.open("wb") as out:
-        assert merging.merge(found, tables[0].schema, {"key": "value"}, out) == 3778
+        assert merging.merge(found, OutputTable(tables[0].schema), {"key": "value"}, out) == 3778
     expected = pa.concat_tables(tables)
     opened = pq.ParquetFile(merged, page_checksum_verification=True)
     assert opened.metadata.num_row_groups == 30 + 1 + 1 + 8

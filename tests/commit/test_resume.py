@@ -351,8 +351,8 @@ def test_an_original_object_keeps_its_bytes_and_gains_the_new_members(
 ) -> None:
     text = json.dumps(original, ensure_ascii=True, separators=(", ", " : ") if indent else (",", ":"))
     text = space + text[:-1] + space + "}" + space
-    batch = pa.record_batch([pa.array([text]), pa.array(["ä"])], names=["_record", "qa_answer"])
-    (line,) = jsonlines.lines(batch)
+    batch = pa.record_batch([pa.array([text]), pa.array(["ä"])], names=["line", "qa_answer"])
+    (line,) = jsonlines.lines(batch, originals=True)
     assert json.loads(line) == {**original, "qa_answer": "ä"}
     assert line.startswith(text.strip()[:-1].encode() if original else b"{")
     assert line.count(b"\n") == 1

@@ -9,6 +9,9 @@
     plan.py        all inputs of a job -> one `Source`
     columns.py     what passes through, where the texts stand, which cells are bad
     parquet.py     row groups -> Rows
+    union.py       files whose schemas differ harmlessly -> one table
+    as_described.py  columns as Parquet described them -> columns as it will
+    int96.py, unreadable.py  old timestamps; columns that pyarrow cannot read
     lines.py       bytes -> lines -> JSON objects, or the reason why not
     shapes.py      the types of JSON columns
     jsonl.py       objects -> Rows

@@ -7,7 +7,7 @@ shares only the rules.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,9 +132,6 @@ class ColumnPlan:
     def of(cls, schema: pa.Schema, settings: ReadingSettings, where: str) -> ColumnPlan:
         """Plan for an input's schema. Raises InputError where it cannot be: `where` is the file's name."""
         names = schema.names
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise InputError(f"{where} has two columns named {twice!r}; rename one")
         fields = {field.name: field.type for field in schema}
         context, question = (
             _text_path(fields, option, getattr(settings, option), where) for option in ("context", "question")
@@ -142,15 +139,25 @@ class ColumnPlan:
         if settings.id is not None and find_path(settings.id, fields, _struct_fields) is None:
             raise missing_column("id", settings.id, names, where)
         kept = passed_through(names, settings, where)
+        for name in {*kept, context[0], question[0]}:
+            if names.count(name) > 1:
+                raise InputError(f"{where} has two columns named {name!r}; rename one")
         refuse_clash(kept, settings, where)
         fields_kept = [schema.field(name) for name in kept]
         return cls(pa.schema(fields_kept, metadata=schema.metadata), context, question, settings)
 
     @property
-    def needed(self) -> list[str]:
-        """The columns to read, the texts by their dotted path where the rest of their struct is not kept."""
-        paths = [path for path in (self.context, self.question) if path[0] not in self.schema.names]
-        return [*self.schema.names, *dict.fromkeys(".".join(path) for path in paths)]
+    def only_read(self) -> list[Path]:
+        """The texts of columns that do not pass through."""
+        paths = (path for path in (self.context, self.question) if path[0] not in self.schema.names)
+        return list(dict.fromkeys(paths))
+
+    def needed(self, has: Collection[str]) -> list[str]:
+        """The columns to read of those that a file has, the texts of `only_read` by their dotted path."""
+        return [
+            *(name for name in self.schema.names if name in has),
+            *(".".join(path) for path in self.only_read if path[0] in has),
+        ]
 
     def rows(
         self,

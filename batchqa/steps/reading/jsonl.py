@@ -116,11 +116,11 @@ class JsonlReader:
         self._places = places
         self._kinds = kinds
         self._settings = settings
-        self._raw = keep_raw
         where = places[0].shown if len(places) == 1 else f"{places[0].shown} and what follows"
         sample = _Sample() if settings.schema is not None else self._sample()
         self.rows: list[int | None] = [*sample.records] if sample.complete else [None] * len(places)
         self._columns = self._plan(sample, where)
+        self._raw = keep_raw
         self.schema = RAW_SCHEMA if keep_raw else self._columns.schema()
         as_text = () if keep_raw or settings.schema else self._columns.json_names()
         self.notes = tuple(

@@ -2,52 +2,114 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchqa.errors import InputError, StorageError
+from batchqa.footer import SCHEMA, Column, columns_of, decode_closing, has_int96
 from batchqa.records import Cursor, Rows
 from batchqa.settings import ReadingSettings
 from batchqa.storage import read_at, trouble
 
-from .columns import BATCH_BYTES, MAX_ROWS, ColumnPlan, decoded_bytes, pieces
+from .as_described import descriptions, refuse_without_json
+from .columns import BATCH_BYTES, MAX_ROWS, ColumnPlan, decoded_bytes, passed_through, pieces
 from .files import MIB, Place, reason
+from .int96 import Unit, look
+from .union import conformed, united
+from .unreadable import readable_part
 
 _BOMB_BYTES = 64 * MIB
 """The most that one decoded batch may hold where a small dictionary could stand for large cells."""
 
 
-class ParquetReader:
-    """All Parquet inputs of a job; they have one schema."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Kind:
+    """What files with one and the same schema have in common; `shown` is the first of them.
 
-    def __init__(self, places: Sequence[Place], settings: ReadingSettings) -> None:
+    `refused` are columns that pyarrow cannot read, with their types, `twice` names that two columns have;
+    `columns` has all columns.
+    """
+
+    shown: str
+    text: str
+    schema: pa.Schema
+    columns: dict[str, Column]
+    refused: dict[str, str]
+    twice: frozenset[str]
+
+
+class ParquetReader:
+    """All Parquet inputs of a job, as one table.
+
+    With `as_json` the output is JSON lines, which have no form for some types.
+    """
+
+    def __init__(self, places: Sequence[Place], settings: ReadingSettings, *, as_json: bool = False) -> None:
         self._places = places
-        first: pa.Schema | None = None
-        self.rows: list[int | None] = []
-        for place in places:
-            with _opened(place) as (_, file):
-                schema = file.schema_arrow
-                self.rows.append(_rows_of(file.metadata, place.shown))
-            if first is None:
-                first = schema
-                self._plan = ColumnPlan.of(schema, settings, place.shown)
-            difference = _difference(first, schema)
-            if difference:
-                raise InputError(
-                    f"{places[0].shown} and {place.shown} have different schemas: {difference}; "
-                    "run them separately"
-                )
-        self.schema = self._plan.schema
         self.notes: tuple[str, ...] = ()
+        kinds = self._look("us")
+        names = list(dict.fromkeys(name for kind in kinds for name in kind.columns))
+        where = kinds[0].shown if len(kinds) == 1 else f"{kinds[0].shown} and what follows"
+        kept = passed_through(names, settings, where)
+        for kind in kinds:
+            _check_kept(kind, kept, settings)
+        if self._needs_nanoseconds(kept):
+            kinds = self._look("ns")
+        union = united([(kind.shown, kind.schema) for kind in kinds], kept)
+        of_union = replace(settings, drop=tuple(name for name in settings.drop if name in union.names))
+        self._plan = ColumnPlan.of(union, of_union, where)
+        self.schema = self._plan.schema
+        self._only_read = [union.field(path[0]) for path in self._plan.only_read]
+        described = [(kind.shown, kind.columns) for kind in kinds]
+        self.parquet: Mapping[str, Column] = {} if as_json else descriptions(self.schema, described)
+        if as_json:
+            refuse_without_json(described, kept)
+
+    def _look(self, unit: Unit) -> list[_Kind]:
+        """Open every file; what INT96 is read as is decided by then. Returns the kinds of files there are."""
+        self._unit = unit
+        self.rows: list[int | None] = []
+        self._kind_of: list[_Kind] = []
+        kinds: list[_Kind] = []
+        for place in self._places:
+            with _opened(place, unit) as opened:
+                self.rows.append(_rows_of(opened.file.metadata, place.shown))
+                self._kind_of.append(_kind(kinds, place, opened))
+        return kinds
+
+    def _needs_nanoseconds(self, kept: Sequence[str]) -> bool:
+        """Look through INT96 columns. Raises InputError where no one unit holds all that is in them."""
+        fine: set[str] = set()
+        far: dict[str, str] = {}
+        for place, kind in zip(self._places, self._kind_of, strict=True):
+            names = [name for name in kept if has_int96(kind.columns.get(name, ()))]
+            if not names:
+                continue
+            with _opened(place) as in_us, _opened(place, "ns") as in_ns:
+                try:
+                    of_file = look(in_us.file, in_ns.file, names)
+                except (OSError, pa.ArrowException) as error:
+                    raise place.failure(error, f"{place.shown}: the data is damaged") from error
+            fine |= of_file[0]
+            far |= dict.fromkeys(of_file[1], place.shown)
+        if fine and far:
+            name, shown = next(iter(far.items()))
+            raise InputError(
+                f"{shown}: column {name!r} is INT96 with years beyond 1677 to 2262, which need microseconds, "
+                f"and column {min(fine)!r} has nanoseconds; leave one of them out, with --drop {name}"
+            )
+        return bool(fine)
 
     def read(self, start: Cursor, first_record: int) -> Iterator[Rows]:
         """The rows of one file from `start` to its end; whole row groups before it are not read."""
         place = self._places[start.file]
         row = 0  # of the file, before the batch
-        with _opened(place) as (raw, file):
+        with _opened(place, self._unit) as opened:
+            raw, file = opened.raw, opened.file
             for group in range(file.metadata.num_row_groups):
                 rows_of_group = file.metadata.row_group(group).num_rows
                 skip = min(max(start.row - row, 0), rows_of_group)
@@ -63,6 +125,12 @@ class ParquetReader:
         def locate(row: int) -> str:
             return f"{place.shown}, row {begin.row + row + 1}"
 
+        try:
+            batch = conformed(batch, self._of_batch(batch.schema))
+        except pa.ArrowException as error:
+            raise StorageError(
+                f"{locate(0)} ff.: a value does not fit the type of the other files: {reason(error)}"
+            ) from error
         return self._plan.rows(batch, locate, first_record, begin)
 
     def _batches(
@@ -114,10 +182,18 @@ class ParquetReader:
         batches: Iterator[pa.RecordBatch] = file.iter_batches(
             batch_size=batch_rows,
             row_groups=[group],
-            columns=self._plan.needed,
+            columns=self._plan.needed(file.schema_arrow.names),
             use_threads=False,  # the cores belong to the inference
         )
         return batches
+
+    def _of_batch(self, own: pa.Schema) -> pa.Schema:
+        """What a batch is made to have: the columns that pass through, and texts as they are in its file."""
+        texts = {
+            field.name: own.field(field.name) if field.name in own.names else field
+            for field in self._only_read
+        }
+        return pa.schema([*self.schema, *texts.values()])
 
     def _batch_rows(self, raw: pa.NativeFile, file: pq.ParquetFile, group: int) -> int:
         """Rows to decode at once: about BATCH_BYTES by the average, at most _BOMB_BYTES by the worst case.
@@ -126,7 +202,7 @@ class ParquetReader:
         can stand for 2 GB of text, and the metadata does not say so.
         """
         metadata = file.metadata.row_group(group)
-        wanted = self._plan.needed
+        wanted = self._plan.needed(file.schema_arrow.names)
         chunks = [
             metadata.column(leaf)
             for leaf in range(metadata.num_columns)
@@ -150,17 +226,23 @@ def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Opened:
+    """A file that is open; `refused` are columns that pyarrow cannot read and `file` has not, with types."""
+
+    raw: pa.NativeFile
+    file: pq.ParquetFile
+    refused: dict[str, str]
+
+
 @contextmanager
-def _opened(place: Place) -> Iterator[tuple[pa.NativeFile, pq.ParquetFile]]:
+def _opened(place: Place, unit: Unit = "us") -> Iterator[_Opened]:
     with place.open() as raw:
         if raw.size() == 0:
             raise InputError(f"{place.shown} is empty (0 bytes), not a Parquet file")
+        refused: dict[str, str] = {}
         try:
-            # read through a buffer: neither mapped (a shrinking file would be a SIGBUS) nor read ahead whole
-            file = pq.ParquetFile(
-                raw, memory_map=False, pre_buffer=False, buffer_size=MIB, page_checksum_verification=True
-            )
-            file.schema_arrow.to_string()  # decodes the names of all columns
+            file = _parquet_file(raw, unit)
             encrypted = _has_encrypted_columns(raw, file.metadata)
         except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             network = None if place.local else trouble(place.shown, error)
@@ -168,13 +250,62 @@ def _opened(place: Place) -> Iterator[tuple[pa.NativeFile, pq.ParquetFile]]:
                 raise network from error
             if _ends_encrypted(raw):
                 raise _encrypted(place) from error
-            raise InputError(
-                f"{place.shown} is no whole Parquet file (its footer cannot be read): {reason(error)}"
-            ) from error
+            readable = readable_part(raw)
+            if readable is None:
+                raise InputError(
+                    f"{place.shown} is no whole Parquet file (its footer cannot be read): {reason(error)}"
+                ) from error
+            metadata, refused = readable
+            file, encrypted = _parquet_file(raw, unit, metadata), False
         with file:
             if encrypted:
                 raise _encrypted(place)
-            yield raw, file
+            yield _Opened(raw, file, refused)
+
+
+def _parquet_file(raw: pa.NativeFile, unit: Unit, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
+    # read through a buffer: neither mapped (a shrinking file would be a SIGBUS) nor read ahead whole
+    file = pq.ParquetFile(
+        raw,
+        metadata=metadata,
+        memory_map=False,
+        pre_buffer=False,
+        buffer_size=MIB,
+        coerce_int96_timestamp_unit=unit,
+        page_checksum_verification=True,
+    )
+    file.schema_arrow.to_string()  # decodes the names of all columns
+    return file
+
+
+def _kind(kinds: list[_Kind], place: Place, opened: _Opened) -> _Kind:
+    """The one of the `kinds` that a file is of; a new one joins them."""
+    text, schema = str(opened.file.schema), opened.file.schema_arrow
+    for kind in kinds:
+        if kind.text == text and kind.schema.equals(schema) and kind.refused == opened.refused:
+            return kind
+    size = opened.raw.size()
+    length = int.from_bytes(read_at(opened.raw, size - 8, 4), "little") + 8
+    try:
+        columns = columns_of(decode_closing(read_at(opened.raw, size - length, length), SCHEMA))
+    except ValueError as error:
+        raise InputError(f"{place.shown} is no sound Parquet file: {error}") from error
+    names = [name for name, _ in columns]
+    twice = frozenset(name for name in names if names.count(name) > 1)
+    kinds.append(_Kind(place.shown, text, schema, dict(columns), opened.refused, twice))
+    return kinds[-1]
+
+
+def _check_kept(kind: _Kind, kept: Sequence[str], settings: ReadingSettings) -> None:
+    """Raise InputError where a column to be kept or asked cannot be read, or two have its name."""
+    for name in dict.fromkeys([*kept, settings.context, settings.question]):
+        if name in kind.refused:
+            raise InputError(
+                f"{kind.shown}: column {name!r} is {kind.refused[name]}, which cannot be read; leave it out "
+                f"with --drop {name}"
+            )
+        if name in kind.twice:
+            raise InputError(f"{kind.shown} has two columns named {name!r}; rename one")
 
 
 def _encrypted(place: Place) -> InputError:
@@ -193,17 +324,6 @@ def _has_encrypted_columns(raw: pa.NativeFile, metadata: pq.FileMetaData) -> boo
     """
     length = int.from_bytes(read_at(raw, raw.size() - 8, 4), "little")
     return bool(length - metadata.serialized_size == 28)
-
-
-def _difference(first: pa.Schema, other: pa.Schema) -> str:
-    """What differs between two schemas, "" where they agree in the names and types of their columns."""
-    if first.names != other.names:
-        odd = sorted(set(first.names) ^ set(other.names))
-        return f"column {odd[0]!r} is only in one of them" if odd else "the order of their columns"
-    for mine, theirs in zip(first, other, strict=True):
-        if mine.type != theirs.type:
-            return f"column {mine.name!r} is {mine.type} in the first and {theirs.type} in the second"
-    return ""
 
 
 def _largest_repeated_cell(raw: pa.NativeFile, chunk: pq.ColumnChunkMetaData) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol, TypeVar
@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Protocol, TypeVar
 import pyarrow as pa
 
 from batchqa.errors import InputError
+from batchqa.footer import Column
 from batchqa.records import Cursor, Rows
 from batchqa.settings import ReadingSettings
 
@@ -42,13 +43,16 @@ class Reader(Protocol):
 class Source:
     """The inputs of a job: what they are, and their rows.
 
-    `schema` has the columns that pass through, as they will be written. `rows` is their number where it is
-    known without reading everything. `replayable` is False where an input is a stream: it can be read once,
-    from its start. `notes` are to be said once, to the user.
+    `schema` has the columns that pass through, as they will be written; `parquet` how Parquet is to describe
+    those that come from it, where that is more than Arrow knows. With `lines` the only column holds input
+    lines. `rows` is their number where it is known without reading everything. `replayable` is False where an
+    input is a stream: it can be read once, from its start. `notes` are to be said once, to the user.
     """
 
     files: tuple[InputFile, ...]
     schema: pa.Schema
+    parquet: Mapping[str, Column]
+    lines: bool
     rows: int | None
     replayable: bool
     notes: tuple[str, ...]
@@ -119,7 +123,17 @@ def open_source(
     streams = [place.shown for place in places if place.tape is not None]
     notes += tuple(f"{shown} can be read only once: this job cannot be resumed" for shown in streams)
     rows = None if None in reader.rows else sum(count or 0 for count in reader.rows)
-    return Source(files, reader.schema, rows, not streams, notes + reader.notes, reader, tuple(places))
+    return Source(
+        files,
+        reader.schema,
+        reader.parquet if isinstance(reader, ParquetReader) else {},
+        keep_raw and isinstance(reader, JsonlReader),
+        rows,
+        not streams,
+        notes + reader.notes,
+        reader,
+        tuple(places),
+    )
 
 
 def _of_each(places: Sequence[Place], function: Callable[[Place], Result]) -> list[Result]:
@@ -175,7 +189,7 @@ def _reader(
 ) -> Reader:
     reader = _reader_of(kinds[0].format)
     if reader is ParquetReader:
-        return ParquetReader(places, settings)
+        return ParquetReader(places, settings, as_json=keep_raw)
     if reader is SquadReader:
         return SquadReader(places, kinds, settings)
     return (

@@ -14,10 +14,10 @@ Struct = dict[int, tuple[int, Any]]
 TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range(1, 13)
 
 
-def decode(data: bytes) -> Struct:
-    """Read one struct; damaged data is a ValueError."""
+def decode(data: bytes, last: int | None = None) -> Struct:
+    """Read one struct, up to its field `last` where that is given; damaged data is a ValueError."""
     try:
-        return _Reader(data).struct()
+        return _Reader(data).struct(last)
     except (IndexError, RecursionError) as error:
         raise ValueError("not a Thrift struct") from error
 
@@ -58,10 +58,10 @@ class _Reader:
         self.at += size
         return self.data[self.at - size : self.at]
 
-    def struct(self) -> Struct:
+    def struct(self, until: int | None = None) -> Struct:
         fields: Struct = {}
         last = 0
-        while header := self.byte():
+        while last != until and (header := self.byte()):
             kind = header & 0x0F
             last = last + (header >> 4) if header >> 4 else self.integer()
             fields[last] = (kind, kind == TRUE if kind in (TRUE, FALSE) else self.value(kind))
