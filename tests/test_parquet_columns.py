@@ -201,7 +201,7 @@ def test_a_resumed_job_accepts_parts_whose_columns_are_described_as_they_were(
 
     with pytest.raises(KeyboardInterrupt):
         run(path, tmp_path / "out.parquet", progress=stop)
-    assert run(path, tmp_path / "out.parquet").resumed_rows == 1
+    assert run(path, tmp_path / "out.parquet").resumed_rows > 0
 
 
 # --- INT96
