@@ -221,8 +221,8 @@ def open_bundle(path: Path) -> Bundle:
         ) from error
     if not _seal_holds(raw, record):
         raise ModelError(
-            f"{manifest_path} is damaged or was changed by hand: its seal does not fit; copy or export the "
-            "bundle again (`batchqa evaluate --tune` sets another threshold)"
+            f"{manifest_path} is damaged or was changed by hand: its checksum does not match; copy or "
+            "export the bundle again (`batchqa evaluate --tune` sets another threshold)"
         )
     _verify(path, manifest)
     return Bundle(path, manifest, hashlib.sha256(raw).hexdigest())

@@ -121,7 +121,7 @@ def commands() -> None:
 # --------------------------------------------------------------------------------------------- commands
 
 
-@commands.command("run", short_help="Annotate files; the main job.", epilog=EPILOG)
+@commands.command("run", short_help="Annotate files: the main command.", epilog=EPILOG)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option(
     "-o", "--output", required=True, metavar="OUTPUT", help=".parquet or .jsonl file, folder/, or - (JSONL)."
@@ -240,11 +240,13 @@ def export_command(
         _say(render_facts(describe(output)), sys.stdout)
 
 
-@commands.command("evaluate", short_help="How good the answers are.", epilog=EPILOG)
+@commands.command("evaluate", short_help="Score answers against gold answers.", epilog=EPILOG)
 @click.argument("predictions", metavar="FILE")
 @click.option("--gold", metavar="FILE", help="Gold answers, joined by id.", show_default="in FILE itself")
 @click.option(
-    "--model", metavar="MODEL", help="Annotate FILE with this bundle (or `default`) first, unless it is."
+    "--model",
+    metavar="MODEL",
+    help="First annotate FILE with this bundle (or `default`), unless that has been done.",
 )
 @click.option(
     "--by",
@@ -275,9 +277,9 @@ def export_command(
 @number("--folds", Folds, 5, "Held-out folds on which --tune is judged.")
 @click.option("--report", metavar="FILE", help="Write an HTML report.")
 @number("--min-f1", Percent, None, "Exit code 3 where F1 is below.", metavar="PERCENT")
-@number("--seed", Seed, 0, "Of the bootstrap and the folds.")
-@number("--resamples", Resamples, 2000, "Of the bootstrap.")
-@number("--confidence", InsideShare, 0.95, "Of the intervals.")
+@number("--seed", Seed, 0, "Seed of the bootstrap and the folds.")
+@number("--resamples", Resamples, 2000, "How often the bootstrap resamples.")
+@number("--confidence", InsideShare, 0.95, "Confidence level of the intervals.")
 @click.option("--gold-column", metavar="COLUMN", help="Gold answers.", show_default="answers, or answer")
 @click.option(
     "--annotated",
@@ -326,7 +328,7 @@ def evaluate_command(
             result.require_f1(min_f1)
 
 
-@commands.command("info", short_help="What a bundle or an output is.", epilog=EPILOG)
+@commands.command("info", short_help="Describe a bundle or an output.", epilog=EPILOG)
 @click.argument("path", metavar="BUNDLE|OUTPUT")
 @json_option
 @speaking_options
@@ -344,7 +346,7 @@ def info_command(path: str, as_json: bool, log_format: str, quiet: bool) -> None
             _say(render_facts(facts), sys.stdout)
 
 
-@commands.command("doctor", short_help="What this machine can run.", epilog=EPILOG)
+@commands.command("doctor", short_help="Check what this machine can run.", epilog=EPILOG)
 @model_option
 @setting("--device", "Device of the smoke test: auto, cpu, cuda, cuda:0.", metavar="DEVICE")
 @json_option
@@ -462,7 +464,7 @@ def _stoppable() -> Iterator[Callable[[], None]]:
             os._exit(128 + number)
         name = signal.Signals(number).name
         error = StoppedError(
-            f"stopped by {name}; finished parts are kept, the same command goes on from there", 128 + number
+            f"stopped by {name}; finished parts are kept: run the same command again to resume", 128 + number
         )
         stopped.append(error)
         raise error
@@ -495,7 +497,9 @@ def _say(text: str, stream: TextIO | None, *, lost: str = "") -> None:
     """
     where = "standard output" if stream is sys.stdout else "standard error"
     if stream is None:
-        raise StorageError(f"{where} is closed, and the result has nowhere else to go; redirect it")
+        raise StorageError(
+            f"{where} is closed, and the result cannot be written anywhere else; redirect it to a file"
+        )
     try:
         click.echo(text.encode(), file=stream)
     except BrokenPipeError:

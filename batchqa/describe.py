@@ -82,7 +82,7 @@ def _file(file: Location) -> dict[str, Any]:
     sidecar = file.beside(".batchqa.json")
     if _type(sidecar) is FileType.File:
         return {"kind": "output", "path": file.uri, "format": "jsonl", "record": _json_file(sidecar)}
-    raise InputError(f"{file} was not written by `batchqa run`: it is no Parquet and has no {sidecar.name}")
+    raise InputError(f"{file} was not written by `batchqa run`: it is not Parquet and has no {sidecar.name}")
 
 
 def _parquet(file: Location) -> dict[str, Any]:
@@ -116,7 +116,9 @@ def _json_file(file: Location) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise InputError(f"{file} is no JSON: {error}; the output was damaged or is not ours") from error
+        raise InputError(
+            f"{file} is not valid JSON: {error}; the output is damaged, or was not written by batchqa"
+        ) from error
 
 
 def _value(text: bytes) -> Any:

@@ -190,7 +190,7 @@ def _onnxruntime() -> Iterator[Finding]:
 def _cuda() -> Iterator[Finding]:
     driver = _cuda_driver()
     if driver is None:
-        yield Finding("CUDA", "ok", "no NVIDIA driver answers: the CPU it is")
+        yield Finding("CUDA", "ok", "no NVIDIA driver was found: models run on the CPU")
         return
     version, devices = driver
     try:
@@ -254,7 +254,7 @@ def _cuda_provider() -> Finding:
         manifest = bundle.manifest
         OnnxScorer(bundle.model(manifest.variants[0]), manifest.inputs, manifest.outputs, "cuda:0", 1)
     except BatchqaError as error:
-        return Finding("CUDA provider", "warn", str(error), "mend what is said of CUDA above")
+        return Finding("CUDA provider", "warn", str(error), "fix the CUDA problem reported above first")
     return Finding(
         "CUDA provider", "ok", "loads: a bundle with an fp16 or fp32 variant runs on --device cuda"
     )

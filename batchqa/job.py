@@ -375,7 +375,7 @@ class _Job:
         more = f"; and {errors - len(self._named)} more" if errors > len(self._named) > 0 else ""
         raise LimitError(
             f"{errors} of {rows} rows are errors, --max-errors allows {limit}: {named}{more}. What is done "
-            "is kept: the same command with a higher limit goes on from there"
+            "is kept: the same command with a higher limit resumes the job"
         )
 
 

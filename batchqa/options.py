@@ -241,9 +241,11 @@ speaking_options = together(
         "--log-format",
         type=click.Choice(["text", "json"]),
         default="text",
-        help="What standard error carries: a bar or lines, or a JSON object per line.",
+        help="Format of what is said on standard error: a bar or lines, or a JSON object per line.",
     ),
-    click.option("--quiet", is_flag=True, help="Say nothing on standard error but errors."),
+    click.option(
+        "--quiet", is_flag=True, help="Write only errors to standard error; libraries are silenced too."
+    ),
 )
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
@@ -260,7 +262,7 @@ text_options = together(
     setting("--question", "Column with the questions.", metavar="COLUMN"),
 )
 
-prefix_option = setting("--output-prefix", "Put before the names of the added columns.", metavar="TEXT")
+prefix_option = setting("--output-prefix", "Prefix of the added columns' names.", metavar="TEXT")
 
 reading_options = together(
     setting(
@@ -268,7 +270,7 @@ reading_options = together(
     ),
     setting(
         "--keep",
-        "Input columns to write, all others are left out; repeated, or with commas.",
+        "Input columns to write; all others are left out. Repeat it, or separate names by commas.",
         metavar="COLUMNS",
         multiple=True,
         type=_ColumnList(),
@@ -277,7 +279,7 @@ reading_options = together(
     ),
     setting(
         "--drop",
-        "Input columns to leave out; repeated, or with commas.",
+        "Input columns to leave out. Repeat it, or separate names by commas.",
         metavar="COLUMNS",
         multiple=True,
         type=_ColumnList(),
@@ -298,12 +300,12 @@ reading_options = together(
 answer_options = together(
     setting(
         "--max-length",
-        "Tokens of a window, question and special tokens included.",
+        "Size of a window, in tokens, including question and special tokens.",
         show_default="384, or the model's limit if that is less",
     ),
     setting("--stride", "Tokens that neighbouring windows share."),
-    setting("--max-question-length", "Tokens of a question; the rest is cut and counted."),
-    setting("--max-answer-length", "Tokens of an answer at most."),
+    setting("--max-question-length", "Longest question, in tokens; longer ones are cut, and counted."),
+    setting("--max-answer-length", "Longest answer, in tokens."),
     setting(
         "--no-answer-threshold",
         "No answer where null score - best span score is above this (raw logits).",
@@ -334,8 +336,8 @@ machine_options = together(
     ),
     setting(
         "--arithmetic",
-        "What openvino computes in, int8 products aside; auto: bf16 where the processor has it and the "
-        "bundle is good for it.",
+        "Precision that OpenVINO computes in, apart from int8 products; auto: bf16 if the processor has it "
+        "and the bundle was verified for it.",
     ),
     setting("--threads", "CPU threads of the engine.", show_default="the CPU quota"),
     setting(
@@ -344,8 +346,8 @@ machine_options = together(
         show_default="one for each thread, as far as memory allows",
     ),
     setting("--batch-tokens", "Tokens of a batch, padding included.", show_default="measured"),
-    setting("--allow-cpu-fallback", "Take the CPU where the device asked for cannot be had."),
-    setting("--in-process", "Run the engine in this process: where it crashes, so does the job."),
+    setting("--allow-cpu-fallback", "Use the CPU if the requested device is not available."),
+    setting("--in-process", "Run the engine in this process: if it crashes, the whole job does."),
 )
 
 max_errors_option = click.option(
@@ -370,7 +372,7 @@ output_options = together(
         "Compression of Parquet output.",
     ),
     setting("--overwrite", "Replace an output that exists."),
-    setting("--restart", "Discard the parts of a stopped run instead of going on from them."),
+    setting("--restart", "Discard the parts of a stopped run instead of resuming from them."),
     setting("--part-rows", "Rows of a part, the unit of commit and resume."),
     setting("--limit", "Annotate only the first N rows.", metavar="N"),
 )

@@ -106,7 +106,9 @@ class MachineSettings:
     def __post_init__(self) -> None:
         check_fields(self)
         if not re.fullmatch(r"auto|cpu|all|cuda(:\d+(,\d+)*)?", self.device):
-            raise SettingsError(f"--device {self.device!r} is none of auto, cpu, cuda, cuda:0,1, all")
+            raise SettingsError(
+                f"--device {self.device!r} is not a device: give auto, cpu, cuda, cuda:0,1 or all"
+            )
         if self.engine == "onnxruntime" and self.arithmetic == "bf16":
             raise SettingsError("--arithmetic bf16 is for --engine openvino; onnxruntime has --variant")
 

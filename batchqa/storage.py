@@ -134,7 +134,7 @@ def locate(uri: str) -> Location:
     except (pa.ArrowException, ValueError, TypeError):
         # the library's message repeats the URI with its credentials
         raise SettingsError(
-            f"{root_uri}{key} is no URI of a known storage (s3, gs, abfs, hdfs), or has a wrong option"
+            f"{root_uri}{key} is not a URI of a known storage (s3, gs, abfs, hdfs), or has a wrong option"
         ) from None
     except OSError as error:  # the region of a bucket is asked for
         raise trouble(root_uri, error) or StorageError(f"{root_uri}: the storage cannot be opened") from None
@@ -148,7 +148,7 @@ def _split(uri: str) -> tuple[str, str, str, str]:
     """Scheme, authority (with credentials), key and options of a URI; a `?` in a glob is no option."""
     match = _URI.fullmatch(uri)
     if match is None:
-        raise SettingsError("this is no URI")
+        raise SettingsError("this is not a URI")
     scheme, rest = match[1].lower(), match[2]
     head, mark, query = rest.rpartition("?")
     if not mark or not _QUERY.fullmatch(query):
@@ -232,7 +232,7 @@ def _judged(shown: str, what: str, passes: bool) -> BatchqaError:
     if passes:
         return TryAgainError(
             f"{shown}: the storage cannot be reached, or is overloaded ({what}); run the same command again "
-            "later: it goes on from what is committed"
+            "later: it resumes from what is committed"
         )
     return StorageError(
         f"{shown}: the storage refuses it ({what}); look at the credentials, the region and the "

@@ -27,7 +27,7 @@ _AT_CWD = -100
 _BUFFER_BYTES = 2**20
 
 _HINTS = {
-    errno.ENOSPC: "free some space and run the same command again: it goes on from the last committed part",
+    errno.ENOSPC: "free some space and run the same command again: it resumes after the last committed part",
     errno.EDQUOT: "the quota is used up; raise it and run the same command again",
     errno.EFBIG: "a limit on file sizes was met (ulimit -f); raise it and run the same command again",
 }
@@ -44,7 +44,7 @@ def translated(doing: str) -> Iterator[None]:
         reason = error.strerror or str(error)
         where = f" ({os.fsdecode(error.filename)!r})" if error.filename else ""
         hint = _HINTS.get(
-            error.errno or 0, "run the same command again to go on from the last committed part"
+            error.errno or 0, "run the same command again to resume after the last committed part"
         )
         raise StorageError(f"{doing}: {reason}{where}; {hint}") from error
 

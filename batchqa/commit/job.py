@@ -163,7 +163,9 @@ class Commit:
             except FileNotFoundError:
                 # Another run is just removing it after publishing.
                 time.sleep(_OPEN_PAUSE_SECONDS)
-        raise TryAgainError(f"{self.target}: its staging comes and goes; try again later")
+        raise TryAgainError(
+            f"{self.target}: another run keeps creating and removing its staging folder; try again later"
+        )
 
     def _compare_jobs(self, staging: StagingLike) -> None:
         earlier = staging.job()
@@ -178,8 +180,8 @@ class Commit:
         if earlier.fingerprint != self.fingerprint:
             what = "; ".join(differences(earlier.fields, self._job.fields))
             raise PreconditionError(
-                f"{staging.where}: an unfinished job is here that differs from this one: {what};"
-                " repeat that one, or discard it with --restart"
+                f"{staging.where}: there is an unfinished job here that differs from this one: {what};"
+                " run that one again, or discard it with --restart"
             )
         self.state = "resumed"
         self._job = earlier
@@ -289,7 +291,9 @@ class Commit:
         staging = self._locked()
         try:
             if not staging.remove():
-                self.notes.append(f"{staging.where}: something in it is not of batchqa and was left there")
+                self.notes.append(
+                    f"{staging.where}: something in it was not written by batchqa and was left in place"
+                )
         except OSError as error:
             reason = error.strerror
             self.notes.append(f"{staging.where}: could not be removed ({reason}); the next run tries again")

@@ -48,7 +48,7 @@ class LocalForm:
         if target.kind == "folder":
             return _find_folder(target)
         if not files.is_regular(target.path):
-            return Found(None, "it is no regular file")
+            return Found(None, "it is not a regular file")
         return _find_parquet(target) if target.kind == "parquet" else _find_jsonl(target)
 
     def check_replaceable(self, found: Found) -> None:
@@ -58,7 +58,7 @@ class LocalForm:
         stranger = self.target.path if found.record is None else stranger_in(self.target.path)
         if stranger:
             raise PreconditionError(
-                f"{stranger}: this is not of batchqa; it is never replaced, choose another output"
+                f"{stranger}: this was not written by batchqa and is never replaced; choose another output"
             )
 
     def check_companions(self) -> None:
@@ -134,7 +134,7 @@ def _find_jsonl(target: LocalTarget) -> Found:
 
 def _find_folder(target: LocalTarget) -> Found | None:
     if not files.is_folder(target.path):
-        return Found(None, "it is no folder")
+        return Found(None, "it is not a folder")
     try:
         with (target.path / SUCCESS).open("rb") as file:
             record = JobRecord.from_json(file.read())

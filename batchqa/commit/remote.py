@@ -121,7 +121,7 @@ class ObjectForm:
         if stranger is not None:
             where = folder.child(stranger) if stranger else folder
             raise PreconditionError(
-                f"{where}: this is not of batchqa; it is never replaced, choose another output"
+                f"{where}: this was not written by batchqa and is never replaced; choose another output"
             )
 
     def check_companions(self) -> None:
@@ -229,7 +229,7 @@ class ObjectStaging:
         """Refuse a place in which something is not batchqa's; hidden objects are let be."""
         stranger = _stranger(objects.below(self.root))
         if stranger is not None:
-            raise foreign(self.root.child(stranger), "this is not of batchqa")
+            raise foreign(self.root.child(stranger), "this was not written by batchqa")
 
     def remove_tmps(self) -> None:
         """Unfinished files are local, and gone with their run."""

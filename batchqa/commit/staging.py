@@ -139,7 +139,7 @@ class Staging:
         """Refuse a folder in which something is not batchqa's; hidden files are let be."""
         stranger = stranger_in(self.root, private=self.private)
         if stranger:
-            raise foreign(stranger, "this is not of batchqa")
+            raise foreign(stranger, "this was not written by batchqa")
 
     def remove_tmps(self) -> None:
         """Remove what a stopped run left unfinished; without a lock it may be another run's, and stays."""
@@ -372,9 +372,9 @@ def footer_of(file: pa.NativeFile, where: str) -> pq.ParquetFile | None:
         # Cut off or overwritten: nothing that a stranger could want to keep, if it was Parquet at all.
         if read_at(file, 0, len(MAGIC)) in (b"", MAGIC):
             return None
-        raise foreign(where, "this is no Parquet file") from error
+        raise foreign(where, "this is not a Parquet file") from error
     if FINGERPRINT_KEY.encode() not in (opened.metadata.metadata or {}):
-        raise foreign(where, "this is not of batchqa")
+        raise foreign(where, "this was not written by batchqa")
     return opened
 
 

@@ -142,7 +142,7 @@ def _kind_and_format(
         return "folder", _SUFFIXES.get(suffix, "parquet")
     if suffix not in _SUFFIXES:
         raise SettingsError(
-            f"-o {shown}: {suffix} is no known format; use .parquet, .jsonl, - for standard output,"
+            f"-o {shown}: {suffix} is not a known format; use .parquet, .jsonl, - for standard output,"
             " or a trailing / for a folder of parts"
         )
     return _SUFFIXES[suffix], _SUFFIXES[suffix]
@@ -249,7 +249,7 @@ def _check_kind(target: LocalTarget) -> None:
     elif stat.S_ISDIR(mode):
         raise SettingsError(f"-o {target}: this is a folder; write {target}/ for a folder of parts")
     elif not stat.S_ISREG(mode):
-        raise SettingsError(f"-o {target}: this is no regular file")
+        raise SettingsError(f"-o {target}: this is not a regular file")
 
 
 def _check_input(target: LocalTarget, text: str, output: Path, written: Mapping[Path, Path]) -> None:

@@ -179,7 +179,7 @@ def check_target(bundle: Bundle, target: Path) -> None:
     if target.exists():
         raise PreconditionError(f"{target} exists already; name a new folder for the tuned bundle")
     if not target.parent.is_dir():
-        raise PreconditionError(f"{target.parent} is no folder; make it first")
+        raise PreconditionError(f"{target.parent} is not a folder; make it first")
 
 
 def _evidence(examples: Examples, spans: RowScores, judged: Bool) -> _Evidence:

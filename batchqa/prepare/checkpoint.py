@@ -224,7 +224,7 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
     heads = config.get("architectures") or []
     if heads and not any("QuestionAnswering" in head for head in heads):
         raise ModelError(
-            f"{name} is no question-answering model: config.json says {', '.join(map(str, heads))}; name "
+            f"{name} is not a question-answering model: config.json says {', '.join(map(str, heads))}; name "
             "a checkpoint that was fine-tuned for extractive question answering"
         )
     return config

@@ -281,7 +281,7 @@ def test_hidden_files_do_not_disturb_a_job_and_are_left_with_a_note(tmp_path: Pa
     (staging(output) / ".nfs0001").write_text("")
     commit = run(output)
     assert numbers_in(output) == kept(RECORDS)
-    assert "not of batchqa" in commit.notes[0]
+    assert "not written by batchqa" in commit.notes[0]
     assert (staging(output) / ".nfs0001").exists()
 
 

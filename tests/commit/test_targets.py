@@ -144,7 +144,7 @@ def test_things_that_are_no_files_are_refused_as_outputs(tmp_path: Path) -> None
         ("file", "is a file"),
         ("link.parquet", "symbolic link"),
         ("dangling.parquet", "symbolic link"),
-        ("pipe.jsonl", "no regular file"),
+        ("pipe.jsonl", "not a regular file"),
         ("file/out.parquet", "not a|Not a"),
     ]:
         with pytest.raises(SettingsError, match=why):

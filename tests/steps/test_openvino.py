@@ -153,7 +153,7 @@ def test_a_file_that_is_no_model_is_refused_in_one_line(tmp_path: Path) -> None:
 
 def test_a_model_with_other_inputs_is_refused(tiny_bundle: Path) -> None:
     bundle = open_bundle(tiny_bundle)
-    with pytest.raises(ModelError, match="is no extractive QA model that batchqa can run"):
+    with pytest.raises(ModelError, match="is not an extractive QA model that batchqa can run"):
         OpenVinoScorer(bundle.model(bundle.manifest.variants[0]), NAMES[:2], LOGITS, 1, "f32")
 
 

@@ -375,7 +375,7 @@ def test_files_whose_schemas_differ_only_in_metadata_are_one_input(tmp_path: Pat
 def test_a_cut_file_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     file = write(tmp_path / "x.parquet", {"context": ["c"], "question": ["q"]})
     file.write_bytes(file.read_bytes()[:-50])
-    with pytest.raises(InputError, match=r"x\.parquet is no whole Parquet file"):
+    with pytest.raises(InputError, match=r"x\.parquet is not a complete Parquet file"):
         opened(file)
 
 

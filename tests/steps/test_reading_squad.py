@@ -266,5 +266,5 @@ def test_a_list_of_paragraphs_is_read_as_simpletransformers_does(tmp_path: Path)
 def test_a_cut_document_is_refused_with_the_place_of_the_cut(tmp_path: Path) -> None:
     whole = orjson.dumps(DOCUMENT, option=orjson.OPT_INDENT_2)
     (tmp_path / "x.json").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=r"x\.json is no valid JSON document: .*, line \d+"):
+    with pytest.raises(InputError, match=r"x\.json is not a valid JSON document: .*, line \d+"):
         open_source([str(tmp_path)], ReadingSettings())

@@ -165,7 +165,7 @@ def _check_signature(session: Any, model: Path, inputs: Sequence[str], outputs: 
     if wrong:
         signature = ", ".join(f"{n.name} {n.type} {n.shape}" for n in (*takes.values(), *gives.values()))
         raise ModelError(
-            f"{model} is no extractive QA model that batchqa can run: it takes and gives {signature}; wanted "
+            f"{model} is not an extractive QA model that batchqa can run: it has {signature}; wanted "
             f"are int64 inputs {list(inputs)} of free shape and outputs {list(outputs)}, (windows, tokens)"
         )
     return list(takes)

@@ -155,8 +155,8 @@ def _compiled(
     core = openvino.Core()
     if arithmetic == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise DeviceError(
-            "this CPU does not multiply bfloat16, in which the job was begun; go on where it was begun, or "
-            "begin anew with --restart"
+            "this CPU has no bfloat16 arithmetic, which the job was started with; resume it where it was "
+            "started, or start over with --restart"
         )
     try:
         graph = core.read_model(str(model))
@@ -208,7 +208,7 @@ def _check_signature(graph: Any, model: Path, inputs: Sequence[str], outputs: Se
             for port in (*graph.inputs, *graph.outputs)
         )
         raise ModelError(
-            f"{model} is no extractive QA model that batchqa can run: it takes and gives {signature}; wanted "
+            f"{model} is not an extractive QA model that batchqa can run: it has {signature}; wanted "
             f"are i64 inputs {list(inputs)} of free shape and outputs {list(outputs)}, (windows, tokens)"
         )
 

@@ -164,15 +164,15 @@ class Place:
         try:
             stamp = self.stamp()
         except FileNotFoundError:
-            raise PreconditionError(f"{self.shown} was deleted since the job began; put it back") from None
+            raise PreconditionError(f"{self.shown} was deleted since the job started; put it back") from None
         except OSError as error:
             raise self.failure(error, f"{self.shown} cannot be looked at") from error
         changed = [name for name, value in stamp.items() if value != identity.get(name)]
         if changed:
             how = "replaced" if "inode" in changed or "device" in changed else "changed"
             raise PreconditionError(
-                f"{self.shown} was {how} since the job began ({', '.join(changed)} differ); "
-                "begin anew with --restart"
+                f"{self.shown} was {how} since the job started ({', '.join(changed)} differ); "
+                "start over with --restart"
             )
 
     def failure(self, error: BaseException, what: str) -> BatchqaError:
@@ -251,7 +251,7 @@ def _exists(path: str) -> bool:
     except (ValueError, OSError) as error:
         if isinstance(error, PermissionError):
             raise
-        raise InputError(f"{path!r} is no path: {reason(error)}") from error
+        raise InputError(f"{path!r} is not a path: {reason(error)}") from error
     return True
 
 
@@ -346,7 +346,7 @@ def _remote_paths(filesystem: pafs.FileSystem, path: str, public: str) -> list[s
         matches = re.compile(_glob_expression(path))
         names = [name for name in names if matches.fullmatch(name)]
     if not names:
-        raise InputError(f"{public} names nothing that can be read")
+        raise InputError(f"{public} does not name a file or folder that can be read")
     return sorted(names, key=str.encode)
 
 

@@ -218,7 +218,7 @@ def _rows_of(metadata: pq.FileMetaData, shown: str) -> int:
     """The number of rows, on which the file and its row groups must agree."""
     rows = int(metadata.num_rows)
     if rows != sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)):
-        raise InputError(f"{shown} is no sound Parquet file: its row groups do not add up to its rows")
+        raise InputError(f"{shown} is not a sound Parquet file: its row groups do not add up to its rows")
     return rows
 
 
@@ -253,7 +253,8 @@ def _opened(place: Place, unit: Unit = "us") -> Iterator[_Opened]:
             readable = readable_part(raw)
             if readable is None:
                 raise InputError(
-                    f"{place.shown} is no whole Parquet file (its footer cannot be read): {reason(error)}"
+                    f"{place.shown} is not a complete Parquet file (its footer cannot be read): "
+                    f"{reason(error)}"
                 ) from error
             metadata, refused = readable
             file, encrypted = _parquet_file(raw, unit, metadata), False
@@ -289,7 +290,7 @@ def _kind(kinds: list[_Kind], place: Place, opened: _Opened) -> _Kind:
     try:
         columns = columns_of(decode_closing(read_at(opened.raw, size - length, length), SCHEMA))
     except ValueError as error:
-        raise InputError(f"{place.shown} is no sound Parquet file: {error}") from error
+        raise InputError(f"{place.shown} is not a sound Parquet file: {error}") from error
     names = [name for name, _ in columns]
     twice = frozenset(name for name in names if names.count(name) > 1)
     kinds.append(_Kind(place.shown, text, schema, dict(columns), opened.refused, twice))

@@ -199,7 +199,7 @@ def _schema_file(text: str) -> dict[str, Any]:
             f"--schema {text}: neither name:type,name:type nor a file that can be read ({error.strerror})"
         ) from None
     except orjson.JSONDecodeError as error:
-        raise SettingsError(f"--schema: {text[:200]} is no valid JSON: {error.msg}") from None
+        raise SettingsError(f"--schema: {text[:200]} is not valid JSON: {error.msg}") from None
     if not isinstance(given, dict):
         raise SettingsError(f'--schema {text[:200]}: it holds no JSON object {{"column": "type"}}')
     return given
@@ -211,7 +211,9 @@ def _given_shape(kind: Any, name: str) -> Shape:
     if isinstance(kind, list) and len(kind) == 1:
         return list_of(_given_shape(kind[0], name))
     if not isinstance(kind, str):
-        raise SettingsError(f"--schema: the type of {name!r} is no type's name, [type] or {{name: type}}")
+        raise SettingsError(
+            f"--schema: the type of {name!r} is not the name of a type, [type] or {{name: type}}"
+        )
     if kind == "json":
         return JSON
     if kind.startswith("list<") and kind.endswith(">"):
@@ -235,7 +237,7 @@ def _kind_of(arrow: pa.DataType, name: str) -> Kind:
     for kind, test in kinds:
         if test(arrow) and not pa.types.is_duration(arrow):
             return kind
-    raise SettingsError(f"--schema: {name!r}: {arrow} is no type that JSON can give")
+    raise SettingsError(f"--schema: {name!r}: {arrow} is not a type that JSON can give")
 
 
 # ------------------------------------------------------------------------------------------------- fitting

@@ -130,7 +130,8 @@ def _document(place: Place, kind: Recognised, max_window: int) -> _Document:
         document = orjson.loads(_text(place, kind, max_window))
     except orjson.JSONDecodeError as error:
         raise InputError(
-            f"{place.shown} is no valid JSON document: {error.msg}, line {error.lineno}, column {error.colno}"
+            f"{place.shown} is not a valid JSON document: {error.msg}, line {error.lineno}, "
+            f"column {error.colno}"
         ) from None
     return _Parser(place.shown).parse(document)
 
@@ -241,7 +242,7 @@ class _Parser:
         return value
 
     def _error(self, path: str, problem: str) -> InputError:
-        return InputError(f"{self._shown} is no SQuAD file: {path} {problem}")
+        return InputError(f"{self._shown} is not a SQuAD file: {path} {problem}")
 
 
 _NO_ANSWERS: dict[str, list[Any]] = {"text": [], "answer_start": []}

@@ -97,7 +97,7 @@ class TextStream:
             data = self.read(min(size, MIB))
             if not data:
                 raise PreconditionError(
-                    f"{self._place.shown} is shorter than it was; begin anew with --restart"
+                    f"{self._place.shown} is shorter than it was; start over with --restart"
                 )
             size -= len(data)
 
