@@ -1,4 +1,4 @@
-"""White space at the ends of a span, and texts with nothing to read in them."""
+"""Where a span begins and ends: white space, user-perceived characters; and texts with nothing to read."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import unicodedata
 
 import numpy as np
 import numpy.typing as npt
+import regex
 
 _LAST_SPACE = 0x3000
 """The last character that `str.isspace` knows: the ideographic space."""
 
 _IS_SPACE = np.array([chr(c).isspace() for c in range(_LAST_SPACE + 2)])
+
+_CHARACTER = regex.compile(r"\X")
 
 
 def is_blank(text: str) -> bool:
@@ -26,6 +29,34 @@ def trim(text: str, start: int, end: int) -> tuple[int, int]:
     trimmed = piece.lstrip()
     start += len(piece) - len(trimmed)
     return start, start + len(trimmed.rstrip())
+
+
+def widen(text: str, start: int, end: int) -> tuple[int, int]:
+    """The span [start, end) of `text`, not blank, with its first and last user-perceived character whole.
+
+    Those are UAX 29's extended grapheme clusters: a letter with its combining marks, Hangul's jamo, joined
+    emoji, flags. An end that would be white space, which can have marks too, stays where it is.
+    """
+    first = _character_at(text, start)[0]
+    last = _character_at(text, end)[1]
+    return start if text[first].isspace() else first, end if text[last - 1].isspace() else last
+
+
+def _character_at(text: str, place: int) -> tuple[int, int]:
+    """Where the user-perceived character around `place` begins and ends; `place` twice between two of them."""
+    # of ASCII only a line's two ends belong together, and no span has them at its ends
+    if not 0 < place < len(text) or (text[place - 1].isascii() and text[place].isascii()):
+        return place, place
+    reach = 1
+    while True:
+        begin = max(place - reach, 0)
+        # a match looks at what is before it too: it ends where a character does, wherever it begins
+        found = next(m for m in _CHARACTER.finditer(text, begin, place + 1) if m.end() >= place)
+        if found.end() == place:
+            return place, place
+        if found.start() > begin or not begin:
+            return found.start(), _CHARACTER.match(text, place - 1).end()
+        reach *= 8
 
 
 def trim_offsets(

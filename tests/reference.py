@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import regex
 from tokenizers import Tokenizer
 
 Logits = tuple[Sequence[float], Sequence[float]]
@@ -186,10 +187,13 @@ def decode_reference(
     ranking = sorted(scores, key=lambda span: (-scores[span], span[0], span[1]))
     zs = [scores[span] for span in ranking]
     total = _log_sum_exp([*zs, null] if abstains else zs)
+    whole = {span: _whole_characters(context, *span) for span in ranking}
     ranked = [
-        ReferenceCandidate(context[start:end], start, end, math.exp(scores[start, end] - total))
-        for start, end in ranking
+        ReferenceCandidate(context[slice(*whole[span])], *whole[span], math.exp(scores[span] - total))
+        for span in ranking
     ]
+    order = sorted(range(len(zs)), key=lambda at: (-zs[at], *whole[ranking[at]]))
+    rivals = [ranked[at] for at in order]
 
     best = ranked[0] if ranked else None
     null_odds = null - zs[0] if zs else math.inf
@@ -203,7 +207,7 @@ def decode_reference(
         score=math.exp(decided - total),
         no_answer=no_answer if abstains else None,
         null_odds=null_odds if abstains else None,
-        candidates=tuple(_distinct_texts(ranked))[:top_k],
+        candidates=tuple(_distinct_texts(rivals))[:top_k],
         best=best,
         span_margin=zs[0] - zs[1] if len(zs) > 1 else math.inf,
         null_margin=abs(null_odds - threshold) if abstains and math.isfinite(null_odds) else math.inf,
@@ -224,6 +228,14 @@ def _spans(
                 end -= 1
             if start < end:
                 yield (start, end), window.start[first] + window.end[last]
+
+
+def _whole_characters(context: str, start: int, end: int) -> tuple[int, int]:
+    """The span with all of the user-perceived characters at its ends, but for those that are white space."""
+    ends = [found.end() for found in regex.finditer(r"\X", context)]
+    first = max(place for place in (0, *ends) if place <= start)
+    last = min(place for place in ends if place >= end)
+    return start if context[first].isspace() else first, end if context[last - 1].isspace() else last
 
 
 def _distinct_texts(ranked: Sequence[ReferenceCandidate]) -> Iterator[ReferenceCandidate]:

@@ -40,7 +40,10 @@ FRAGMENTS = (
     MARKER,
     "👩‍👩‍👧",
     "🏳️‍🌈",
-    "🇪🇸",
+    "🇪🇸🇩🇪",
+    "\u1112\u1161\u11ab",  # a Hangul syllable of three jamo
+    "क्षि",
+    "👍🏽",
     "𝔘𝔫𝔦",  # beyond the first 65,536 code points
     "漢字",
     "مكتبة",

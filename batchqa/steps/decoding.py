@@ -36,6 +36,7 @@ from batchqa.records import (
     answer_schema,
 )
 from batchqa.settings import DecodingSettings
+from batchqa.text import widen
 
 Calibrate = Callable[[Float64, Bool], Float64]
 """Maps raw scores and their no-answer flags to the probability of being right."""
@@ -417,13 +418,18 @@ class SpanSearch:
             looked_at, wanted = len(order), 4 * wanted
 
     def _offer(self, z: float, first: int, last: int) -> None:
-        start, end = self._context.characters(first, last)
+        start, end = _characters(self._context, first, last)
         text = self._context.text[start:end].casefold()
         candidate = Candidate(z, start, end, text)
         if text not in self._top or _rank(candidate) < _rank(self._top[text]):
             self._top[text] = candidate
         if len(self._top) > self._top_k:
             del self._top[max(self._top.values(), key=_rank).text]
+
+
+def _characters(context: EncodedContext, first: int, last: int) -> tuple[int, int]:
+    """The characters of an answer: what its tokens cover, and the rest of a letter that they share."""
+    return widen(context.text, *context.characters(first, last))
 
 
 def _rank(candidate: Candidate) -> tuple[float, int, int]:
@@ -448,7 +454,7 @@ def _spans_of(windows: Windows, pairs: _Pairs, spoken: Bool) -> tuple[Int32, Int
     of, first, last = windows.pair_context.tolist(), pairs.first.tolist(), pairs.last.tolist()
     for pair in np.flatnonzero(spoken).tolist():
         context = windows.contexts[of[pair]]
-        start, end = context.characters(first[pair], last[pair])
+        start, end = _characters(context, first[pair], last[pair])
         starts[pair], ends[pair], texts[pair] = start, end, context.text[start:end]
     return starts, ends, texts
 
