@@ -43,7 +43,7 @@ def widen(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _character_at(text: str, place: int) -> tuple[int, int]:
-    """Where the user-perceived character around `place` begins and ends; `place` twice between two of them."""
+    """Where the user-perceived character around `place` begins and ends; between two, `place` and `place`."""
     # of ASCII only a line's two ends belong together, and no span has them at its ends
     if not 0 < place < len(text) or (text[place - 1].isascii() and text[place].isascii()):
         return place, place
