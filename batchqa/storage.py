@@ -7,6 +7,7 @@ Reading and commit share this module.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import threading
@@ -45,6 +46,9 @@ _AWS = re.compile(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))? during (\w+) oper
 _CURL = re.compile(r"curlCode: (\d+)")
 _GCS = re.compile(r"google::cloud::Status\((\w+):")
 _AZURE = re.compile(r"Azure.*?\b([45]\d\d) ", re.DOTALL)
+
+_GONE = {"NO_SUCH_KEY", "RESOURCE_NOT_FOUND", "404", "NOT_FOUND"}
+"""Codes of an object that is not there (any more), S3's, HTTP's and Google's."""
 
 _PASSING = {
     "NETWORK_CONNECTION",
@@ -107,6 +111,14 @@ class Location:
         return replace(self, key=self.key + suffix)
 
 
+EMPTY_PART = "a key with an empty part (//) cannot be opened; copy the object to a key without one"
+
+
+def has_empty_part(key: str) -> bool:
+    """Whether a key has two slashes in a row, or one in front, which no file system of pyarrow opens."""
+    return "//" in key or key.startswith("/")
+
+
 def is_uri(text: str) -> bool:
     """Whether this is a URI and no local path; `file://` is one too."""
     return _URI.fullmatch(text) is not None
@@ -127,6 +139,8 @@ def locate(uri: str) -> Location:
     """
     scheme, authority, key, query = _split(uri)
     root_uri = f"{scheme}://{_public_authority(scheme, authority)}/"
+    if has_empty_part(key.rstrip("/")):
+        raise SettingsError(f"{root_uri}{key}: {EMPTY_PART}")
     try:
         filesystem, root = pafs.FileSystem.from_uri(
             f"{scheme}://{authority}/" + (f"?{query}" if query else "")
@@ -199,6 +213,8 @@ def trouble(shown: str, error: BaseException) -> BatchqaError | None:
     StorageError for everything else that the store refuses.
     """
     text = str(error)
+    if is_gone(error) and (_AWS.search(text) or _GCS.search(text) or _AZURE.search(text)):
+        return StorageError(f"{shown} is gone: it was deleted meanwhile")
     if match := _AWS.search(text):
         code, status, operation = match.groups("")
         return _aws(shown, code, status, operation, _CURL.search(text))
@@ -207,6 +223,17 @@ def trouble(shown: str, error: BaseException) -> BatchqaError | None:
     if match := _AZURE.search(text):
         return _judged(shown, f"HTTP status {match[1]}", _passes(int(match[1])))
     return None
+
+
+def is_gone(error: BaseException) -> bool:
+    """Whether an error says that the object is not there: while it was read, another run removed it."""
+    if isinstance(error, FileNotFoundError):
+        return True
+    text = str(error)
+    if match := _AWS.search(text):
+        return bool(_GONE.intersection((match[1], match[2])))
+    match = _GCS.search(text) or _AZURE.search(text)
+    return match is not None and match[1] in _GONE
 
 
 def _aws(shown: str, code: str, status: str, operation: str, curl: re.Match[str] | None) -> BatchqaError:
@@ -242,12 +269,14 @@ def _judged(shown: str, what: str, passes: bool) -> BatchqaError:
 
 @contextmanager
 def translated(shown: str) -> Iterator[None]:
-    """Turn what a store's library raises in the block into our errors; FileNotFoundError passes."""
+    """Turn what a store's library raises in the block into our errors; FileNotFoundError for what is gone."""
     try:
         yield
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowException) as error:
+        if is_gone(error):
+            raise FileNotFoundError(errno.ENOENT, "the object is gone", shown) from error
         known = trouble(shown, error)
         if known is None:
             raise

@@ -20,6 +20,7 @@ REFUSALS = {
     "SlowDown": 503,
     "InternalError": 500,
     "AccessDenied": 403,
+    "NoSuchKey": 404,
     "ExpiredToken": 400,
     "InvalidAccessKeyId": 403,
 }

@@ -260,6 +260,10 @@ class Commit:
         """Make the output; False where another run did, and took the parts away."""
         try:
             self._form.publish(staging, self._table, self.committed, record)
+        except StorageError:
+            if self._is_done():
+                return False
+            raise
         except DamagedPartError as error:
             if self._is_done():
                 return False

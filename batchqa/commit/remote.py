@@ -258,13 +258,15 @@ class ObjectStaging:
     def _judge(self, part: int, fingerprint: str, part_rows: int, schema: pa.Schema) -> PartRecord | None:
         """The part's record if the part is good, None if it is ours and must be done again."""
         place = self._part(part)
-        with objects.opened(place) as file:
+        # another run may have published and be just removing the parts: what is gone is to be done again
+        with suppress(FileNotFoundError), objects.opened(place) as file:
             footer = footer_of(file, str(place))
             if footer is None:
                 return None
             record = record_of(footer, fingerprint, str(place))
             good = is_sound(record, footer, part, part_rows, schema) and self._has_rejects(record)
             return record if good else None
+        return None
 
     def _has_rejects(self, record: PartRecord) -> bool:
         lines = objects.get(self._rejects(record.part)) if record.rejects else b""

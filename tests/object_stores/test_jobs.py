@@ -138,6 +138,32 @@ def test_an_object_that_is_not_of_batchqa_is_never_taken_for_an_output_or_remove
     assert len(bucket.listing()) == 3
 
 
+def test_marks_of_folders_are_no_inputs(bucket: Bucket) -> None:
+    for name in ("in", "in/", "in/sub/", "in/sub", "in/day=1_$folder$"):
+        bucket.put(name, b"")
+    for name in ("in/a.jsonl", "in/sub/b.jsonl"):
+        bucket.put(name, jsonl(ROWS[:1]))
+    source = open_source([bucket.uri("in")], ReadingSettings())
+    assert [file.path.rpartition("in/")[2] for file in source.files] == ["a.jsonl", "sub/b.jsonl"]
+    bucket.put("alone", b"")
+    with pytest.raises(InputError, match="alone is empty"):
+        open_source([bucket.uri("alone")], ReadingSettings())
+
+
+def test_keys_with_an_empty_part_are_refused_by_their_name_as_input_and_output(bucket: Bucket) -> None:
+    bucket.put("in/a.jsonl", jsonl(ROWS[:1]))
+    bucket.put("in//b.jsonl", jsonl(ROWS[:1]))
+    for name in ("in/", "in//b.jsonl", "in/**/*.jsonl", "/in/a.jsonl"):
+        with pytest.raises(
+            (InputError, SettingsError), match=r"an empty part \(//\).*copy the object"
+        ) as caught:
+            open_source([bucket.uri(name)], ReadingSettings())
+        assert caught.value.exit_code == 2
+    with pytest.raises(SettingsError, match=r"x//out\.parquet: a key with an empty part"):
+        small(bucket.uri("x//out.parquet"))
+    assert len(open_source([bucket.uri("in/a.jsonl")], ReadingSettings()).files) == 1
+
+
 def test_an_output_that_is_or_would_become_an_input_is_refused(bucket: Bucket) -> None:
     def check(output: str, source: str) -> None:
         with pytest.raises(SettingsError, match="input"):

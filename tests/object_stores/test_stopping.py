@@ -20,7 +20,7 @@ import pytest
 from batchqa import PreconditionError, StorageError, job, storage
 from batchqa.commit import Target, find_output, objects, open_output
 from batchqa.errors import TryAgainError
-from batchqa.storage import locate
+from batchqa.storage import Location, locate
 from tests import commit_job
 from tests.fault_proxy import Request
 from tests.object_stores.stores import (
@@ -237,6 +237,53 @@ def test_two_runs_at_once_end_with_one_right_output(bucket: Bucket, tmp_path: Pa
     found = bucket.contents("x/")
     expected = undisturbed(tmp_path / "local", output)
     assert {name: found[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("output", ["out.parquet", "out.jsonl"])
+def test_a_job_that_another_run_finishes_is_done_although_its_parts_vanish_while_they_are_read(
+    bucket: Bucket, tmp_path: Path, output: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = bucket.uri(f"x/{output}")
+    fetch, others = objects.fetch, []
+
+    def overtaken(place: Location, file: Path) -> None:
+        if not others:
+            others.append("begun")
+            parts = {name: bucket.get(name) for name in bucket.listing() if "/part-" in name}
+            others.append(small(uri))  # the other run publishes, and removes the parts
+            for name, data in parts.items():  # opened before, and gone when they are read
+                bucket.put(name, data)
+            bucket.proxy.fault = lambda request: (
+                "NoSuchKey" if request.operation == "GetObject" and "/part-" in request.key else None
+            )
+        fetch(place, file)
+
+    monkeypatch.setattr(objects, "fetch", overtaken)
+    assert small(uri).done_record()["parts"] == 4
+    assert len(others) == 2
+    bucket.proxy.reset()
+    assert bucket.contents("x/") == undisturbed(tmp_path / "local", output)
+
+
+@pytest.mark.parametrize("vanishes", ["HeadObject", "GetObject"])
+def test_a_part_that_vanishes_while_a_job_is_resumed_is_done_again(
+    bucket: Bucket, tmp_path: Path, vanishes: str
+) -> None:
+    uri = bucket.uri("x/out.parquet")
+    small(uri, stop_at=3)
+    bucket.proxy.reset()
+    bucket.proxy.fault = lambda request: (
+        "NoSuchKey"
+        if request.operation == vanishes and "part-0000001" in request.key and not made()
+        else None
+    )
+
+    def made() -> bool:
+        return any(r.operation == "PutObject" and "part-0000001" in r.key for r in bucket.proxy.log)
+
+    assert small(uri).state == "resumed"
+    assert made()
+    assert bucket.contents("x/") == undisturbed(tmp_path / "local", "out.parquet")
 
 
 def test_of_two_jobs_that_begin_at_once_the_first_goes_on_and_a_twin_takes_its_settings(

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from batchqa.errors import BatchqaError, InputError, PreconditionError, SettingsError, StorageError
-from batchqa.storage import is_uri, locate, trouble
+from batchqa.storage import EMPTY_PART, has_empty_part, is_uri, locate, trouble
 
 Format = Literal["parquet", "jsonl", "json", "csv", "squad", "empty"]
 """`json` is an array of objects, whose items are read like lines; `empty` holds nothing but white space."""
@@ -335,7 +335,7 @@ def _remote(uri: str) -> list[Place]:
 
 def _remote_paths(filesystem: pafs.FileSystem, path: str, public: str) -> list[str]:
     info = filesystem.get_file_info(path)
-    if info.type is pafs.FileType.File:
+    if info.type is pafs.FileType.File and info.size:
         return [path]
     parts = _literal_parts(path)
     base = "/".join(parts) if glob.has_magic(path) else path.rstrip("/")
@@ -345,6 +345,11 @@ def _remote_paths(filesystem: pafs.FileSystem, path: str, public: str) -> list[s
     if glob.has_magic(path):
         matches = re.compile(_glob_expression(path))
         names = [name for name in names if matches.fullmatch(name)]
+    odd = next((name for name in names if has_empty_part(name)), None)
+    if odd is not None:
+        raise InputError(f"{public}: {odd}: {EMPTY_PART}")
+    if not names and info.type is pafs.FileType.File:
+        return [path]  # of no bytes; with objects below it, it is a tool's mark of a folder
     if not names:
         raise InputError(f"{public} does not name a file or folder that can be read")
     return sorted(names, key=str.encode)
