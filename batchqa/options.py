@@ -278,6 +278,10 @@ reading_options = together(
         show_default="all",
     ),
     setting(
+        "--partition-columns",
+        "Read key=value folders as columns, behind those of the files; whole numbers where all values are.",
+    ),
+    setting(
         "--drop",
         "Input columns to leave out. Repeat it, or separate names by commas.",
         metavar="COLUMNS",

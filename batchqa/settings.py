@@ -41,6 +41,7 @@ class ReadingSettings:
     id: str | None = None
     keep: tuple[str, ...] | None = None
     drop: tuple[str, ...] = ()
+    partition_columns: bool = False
     schema: str | None = None
     output_prefix: str = "qa_"
     max_line_bytes: Annotated[int, Between(2, INT32)] = 64 * 2**20

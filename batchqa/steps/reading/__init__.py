@@ -3,6 +3,8 @@
 ::
 
     files.py       arguments -> places; opening, and knowing a file again
+    tables.py      Delta, Iceberg and Hudi tables among the folders
+    partitions.py  key=value folders -> columns
     streams.py     looking through compression; a JSON array as lines
     recognise.py   what an input is, from its content
     foreign.py     what it is where it is nothing that can be read

@@ -13,9 +13,9 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal
 
@@ -24,6 +24,9 @@ import pyarrow.fs as pafs
 
 from batchqa.errors import BatchqaError, InputError, PreconditionError, SettingsError, StorageError
 from batchqa.storage import EMPTY_PART, has_empty_part, is_uri, locate, trouble
+
+from .partitions import with_keys
+from .tables import live
 
 Format = Literal["parquet", "jsonl", "json", "csv", "squad", "empty"]
 """`json` is an array of objects, whose items are read like lines; `empty` holds nothing but white space."""
@@ -109,13 +112,17 @@ class Tape(io.RawIOBase):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Place:
-    """Where one input is: how messages name it, its absolute URI, and how it is opened."""
+    """Where one input is: how messages name it, its absolute URI, and how it is opened.
+
+    `keys` are values that its folders give to all its rows, as columns.
+    """
 
     shown: str
     uri: str
     filesystem: pafs.FileSystem
     path: str
     tape: Tape | None = None
+    keys: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def local(self) -> bool:
@@ -200,19 +207,25 @@ def translated(shown: str) -> Iterator[None]:
         raise trouble(shown, error) or StorageError(f"{shown} cannot be read: {reason(error)}") from error
 
 
-def find(inputs: Sequence[str], stdin: BinaryIO | None) -> tuple[list[Place], tuple[str, ...]]:
+def find(
+    inputs: Sequence[str], stdin: BinaryIO | None, *, keys: bool = False
+) -> tuple[list[Place], tuple[str, ...]]:
     """The files that the arguments name, in order, and what is to be said about them.
 
-    Raises InputError for an argument that names nothing, SettingsError for a file that is named twice.
+    With `keys` they have those of their `key=value` folders. Raises InputError for an argument that names
+    nothing, SettingsError for a file that is named twice.
     """
     places: list[Place] = []
     notes: list[str] = []
     for argument in inputs:
         found = [_standard_input(stdin)] if argument == "-" else _named_by(argument)
+        found = live(argument, found)
+        if keys:
+            found = [with_keys(place) for place in found]
         places += found
-        keyed = next((place for place in found if _has_key_folders(place, argument)), None)
+        keyed = next((place for place in found if not place.keys and _has_key_folders(place, argument)), None)
         if keyed:
-            notes.append(f"{keyed.shown}: key=value folders are not read as columns")
+            notes.append(f"{keyed.shown}: key=value folders are not read as columns (--partition-columns)")
     if not places:
         raise InputError("no input was named")
     seen: set[str] = set()

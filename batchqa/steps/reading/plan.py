@@ -18,6 +18,7 @@ from .csv_files import CsvReader
 from .files import Format, InputFile, Place, find, translated
 from .jsonl import JsonlReader
 from .parquet import ParquetReader
+from .partitions import Partitions
 from .recognise import Recognised, recognise, refuse_empty
 from .squad import SquadReader
 
@@ -58,6 +59,7 @@ class Source:
     notes: tuple[str, ...]
     _reader: Reader
     _places: tuple[Place, ...]
+    _partitions: Partitions
 
     def read(self, start: Cursor = Cursor(), first_record: int = 0) -> Iterator[Rows]:  # noqa: B008 -- frozen
         """All rows from `start` on, in order; `first_record` is the number of the first over all files.
@@ -67,7 +69,8 @@ class Source:
         for file in range(start.file, len(self.files)):
             self._places[file].check(self.files[file].identity)
             begin = start if file == start.file else Cursor(file)
-            for rows in self._reader.read(begin, first_record):
+            read = self._reader.read(begin, first_record)
+            for rows in self._partitions.added_to_rows(read, file, self.schema):
                 yield rows
                 first_record += len(rows)
 
@@ -92,7 +95,7 @@ def open_source(
     With `keep_raw`, JSONL passes through as one column `_record` with the original lines. Raises
     SettingsError and InputError for what cannot be read, StorageError for what is damaged.
     """
-    places, notes = find(inputs, stdin)
+    places, notes = find(inputs, stdin, keys=settings.partition_columns)
     stamps = _of_each(places, _stamp)
     kinds = _of_each(places, lambda place: recognise(place, settings.max_zstd_window))
     places, stamps, kinds, empty = _without_empty(places, stamps, kinds)
@@ -103,7 +106,8 @@ def open_source(
                 f"{places[0].shown} is {kinds[0].format} and {place.shown} is {kind.format}; "
                 "the inputs of a job have one format"
             )
-    reader = _reader(places, kinds, settings, keep_raw=keep_raw)
+    partitions = Partitions(places, settings)
+    reader = _reader(places, kinds, partitions.settings_of_files, keep_raw=keep_raw)
     files = tuple(
         InputFile(
             place.shown,
@@ -125,7 +129,7 @@ def open_source(
     rows = None if None in reader.rows else sum(count or 0 for count in reader.rows)
     return Source(
         files,
-        reader.schema,
+        partitions.added_to(reader.schema),
         reader.parquet if isinstance(reader, ParquetReader) else {},
         keep_raw and isinstance(reader, JsonlReader),
         rows,
@@ -133,6 +137,7 @@ def open_source(
         notes + reader.notes,
         reader,
         tuple(places),
+        partitions,
     )
 
 

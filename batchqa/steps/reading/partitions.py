@@ -1,0 +1,77 @@
+"""`key=value` folders as columns, behind those of the files (Hive's layout)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+
+from batchqa.errors import InputError
+from batchqa.records import Rows
+from batchqa.settings import ReadingSettings
+
+if TYPE_CHECKING:  # files.py calls this module
+    from .files import Place
+
+_NULL = "__HIVE_DEFAULT_PARTITION__"
+_KEYED = re.compile(r"([^=]+)=(.*)", re.DOTALL)
+
+
+def with_keys(place: Place) -> Place:
+    """The place with the keys of its folders, unless they are known already."""
+    found = [match for part in PurePosixPath(place.shown).parent.parts if (match := _KEYED.fullmatch(part))]
+    if place.tape is not None or place.keys or not found:
+        return place
+    values = {unquote(match[1]): None if match[2] == _NULL else unquote(match[2]) for match in found}
+    return replace(place, keys=values)
+
+
+class Partitions:
+    """The columns that come from the folders of a job's files: whole numbers where all are, else text."""
+
+    def __init__(self, places: Sequence[Place], settings: ReadingSettings) -> None:
+        names = list(dict.fromkeys(name for place in places for name in place.keys))
+        kept = settings.keep
+        self._columns = {
+            name: _typed([place.keys.get(name) for place in places])
+            for name in names
+            if (name in kept if kept is not None else name not in settings.drop)
+        }
+        keep = None if kept is None else tuple(name for name in kept if name not in names)
+        drop = tuple(name for name in settings.drop if name not in names)
+        self.settings_of_files = replace(settings, keep=keep, drop=drop) if names else settings
+
+    def added_to(self, schema: pa.Schema) -> pa.Schema:
+        """The schema with these columns behind. Raises InputError where the files have one of them."""
+        for name, values in self._columns.items():
+            if name in schema.names:
+                raise InputError(
+                    f"column {name!r} is in the files and in the names of their folders ({name}=...); rename "
+                    "one, or do without --partition-columns"
+                )
+            schema = schema.append(pa.field(name, values.type))
+        return schema
+
+    def added_to_rows(self, rows: Iterator[Rows], file: int, schema: pa.Schema) -> Iterator[Rows]:
+        """The rows of a file with its values; `schema` is that of `added_to`."""
+        if not self._columns:
+            yield from rows
+            return
+        for piece in rows:
+            values = [pa.repeat(values[file], len(piece)) for values in self._columns.values()]
+            batch = pa.RecordBatch.from_arrays([*piece.columns.columns, *values], schema=schema)
+            yield replace(piece, columns=batch)
+
+
+def _typed(values: Sequence[Any]) -> pa.Array:
+    """Texts as whole numbers if every one is written as such a number is; "007" stays a text."""
+    texts = [value for value in values if isinstance(value, str)]
+    if texts and all(re.fullmatch(r"0|-?[1-9]\d{0,17}", text) for text in texts):
+        return pa.array([int(value) if isinstance(value, str) else value for value in values])
+    array = pa.array(values)
+    return array.cast(pa.string()) if pa.types.is_null(array.type) else array
