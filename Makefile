@@ -93,5 +93,5 @@ $(RUNNABLE): pyproject.toml $(CONSTRAINTS) | .venv/bin/python
 # together with the rest, can draw gigabytes of CUDA libraries.
 $(DEVELOPER): pyproject.toml $(CONSTRAINTS) | .venv/bin/python
 	$(PIP) $(TORCH)
-	$(PIP) -c $(CONSTRAINTS) -e '.[export,openvino,report,dev]'
+	$(PIP) -c $(CONSTRAINTS) -e '.[train,openvino,report,dev]'
 	@touch $(RUNNABLE) $@

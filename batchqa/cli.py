@@ -42,10 +42,12 @@ from batchqa.options import (
     speaking_options,
     text_options,
     together,
+    training_options,
     where_given,
 )
 from batchqa.progress import Reporter, one_line, open_reporter
 from batchqa.settings import DecodingSettings, MachineSettings, RunSettings, WindowSettings
+from batchqa.train.settings import TrainSettings
 from batchqa.version import VERSION
 
 _OF_RUN = {"context", "question", "max_errors"} | {
@@ -328,6 +330,46 @@ def evaluate_command(
             result.require_f1(min_f1)
 
 
+@commands.command("train", short_help="Fine-tune or distil a checkpoint.", epilog=EPILOG)
+@click.argument("base", metavar="BASE")
+@click.option("-o", "--output", required=True, metavar="CHECKPOINT", help="Folder to make.")
+@click.option("--data", required=True, multiple=True, metavar="FILE", help="Rows to learn from.")
+@training_options
+@speaking_options
+@config_option
+def train_command(
+    base: str,
+    output: str,
+    data: tuple[str, ...],
+    teacher: tuple[str, ...],
+    layers: tuple[int, ...] | None,
+    log_format: str,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Fine-tune BASE (a folder, or a hub id) on rows with gold answers, or distil it from teachers.
+
+    Needs `batchqa[train]`. A run that was stopped or killed is resumed by the same command.
+    """
+    with _reporting(log_format, quiet) as reporter, _stoppable(at_once=False) as check_stop:
+        from batchqa.train.training import train
+
+        names = TrainSettings.__dataclass_fields__
+        trained = train(
+            base,
+            output,
+            data,
+            teachers=teacher,
+            layers=layers,
+            settings=TrainSettings(**{name: value for name, value in options.items() if name in names}),
+            on_progress=reporter.training,
+            on_note=reporter.note,
+            check_stop=check_stop,
+            **{name: value for name, value in options.items() if name not in names},
+        )
+        _say_json(trained.to_dict(), sys.stdout)
+
+
 @commands.command("info", short_help="Describe a bundle or an output.", epilog=EPILOG)
 @click.argument("path", metavar="BUNDLE|OUTPUT")
 @json_option
@@ -451,8 +493,10 @@ def _progress(reporter: Reporter, check_stop: Callable[[], None]) -> Callable[[A
 
 
 @contextmanager
-def _stoppable() -> Iterator[Callable[[], None]]:
+def _stoppable(*, at_once: bool = True) -> Iterator[Callable[[], None]]:
     """SIGINT and SIGTERM become StoppedError in the main thread; a second one ends the process at once.
+
+    Not `at_once`: only where the yielded function is called, for work that must not be cut in two.
 
     The yielded function raises it again, for the case that it met code that swallows exceptions. What is
     committed stays, because every commit is a rename.
@@ -467,7 +511,8 @@ def _stoppable() -> Iterator[Callable[[], None]]:
             f"stopped by {name}; finished parts are kept: run the same command again to resume", 128 + number
         )
         stopped.append(error)
-        raise error
+        if at_once:
+            raise error
 
     def check() -> None:
         if stopped:

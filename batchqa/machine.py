@@ -6,6 +6,7 @@ All that is read here are small files of Linux; elsewhere the answers fall back 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import resource
@@ -87,6 +88,19 @@ def _peak_of(process: int) -> int:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return 0
+
+
+def keep_large_allocations() -> None:
+    """Have glibc keep what is freed, instead of returning it to the system (mallopt(3)).
+
+    A training step allocates the same large tensors each time: to map and clear them anew took a quarter of
+    the time on CPUs. Elsewhere than on glibc nothing changes.
+    """
+    mmap_threshold, trim_threshold, most = -3, -1, 2**31 - 1
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt") and hasattr(libc, "gnu_get_libc_version"):
+        libc.mallopt(mmap_threshold, most)
+        libc.mallopt(trim_threshold, most)
 
 
 def _affinity() -> int:

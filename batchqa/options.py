@@ -9,10 +9,11 @@ import csv
 import difflib
 import os
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import MISSING, fields
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 from click.core import ParameterSource
@@ -26,6 +27,7 @@ from batchqa.settings import (
     ReadingSettings,
     WindowSettings,
 )
+from batchqa.train.settings import TrainSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -40,12 +42,7 @@ _STEPS = (
     ErrorSettings,
     OutputSettings,
 )
-_DEFAULTS: dict[str, Any] = {
-    field.name: None if field.default is MISSING else field.default
-    for step in _STEPS
-    for field in fields(step)
-}
-_DOMAINS = {name: domain for step in _STEPS for name, domain in domains_of(step).items()}
+_STEP_OF = {each.name: step for step in _STEPS for each in fields(step)}
 
 
 class CommandWithVariables(click.Command):
@@ -167,7 +164,8 @@ class _ColumnList(click.types.StringParamType):
 def _columns(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...] | None:
     """Column names, repeated or separated by commas (quoted as in CSV), else the setting's default."""
     if not values:
-        return _DEFAULTS[parameter.name or ""]  # type: ignore[no-any-return]
+        name = parameter.name or ""
+        return default_of(_STEP_OF[name], name)  # type: ignore[no-any-return]
     return tuple(name for row in csv.reader(values, skipinitialspace=True) for name in row)
 
 
@@ -189,10 +187,15 @@ class Number(click.ParamType[Any]):
 
 def setting(flag: str, text: str, **attributes: Any) -> Callable[[Command], Command]:
     """An option whose name, type and default are those of a field in `batchqa.settings`."""
-    name = flag.lstrip("-").replace("-", "_")
-    if "callback" not in attributes and "default" not in attributes:
-        attributes["default"] = _DEFAULTS[name]
-    domain = _DOMAINS[name]
+    return field(_STEP_OF[_name_of(flag)], flag, text, **attributes)
+
+
+def field(settings: type[Any], flag: str, text: str, **attributes: Any) -> Callable[[Command], Command]:
+    """An option whose name, type and default are those of a field of the dataclass `settings`."""
+    name = _name_of(flag)
+    domain = domains_of(cast("Hashable", settings))[name]
+    if "callback" not in attributes:
+        attributes.setdefault("default", default_of(settings, name))
     if domain.between:
         attributes["type"] = Number(domain)
     elif domain.choices:
@@ -200,6 +203,16 @@ def setting(flag: str, text: str, **attributes: Any) -> Callable[[Command], Comm
     elif domain.kind is bool:
         attributes["is_flag"] = True
     return click.option(flag, help=text, **attributes)
+
+
+def default_of(settings: type[Any], name: str) -> Any:
+    """The default of a field, None where it is made anew for each object."""
+    default = settings.__dataclass_fields__[name].default
+    return None if default is MISSING else default
+
+
+def _name_of(flag: str) -> str:
+    return flag.lstrip("-").replace("-", "_")
 
 
 def number(
@@ -379,4 +392,57 @@ output_options = together(
     setting("--restart", "Discard the parts of a stopped run instead of resuming from them."),
     setting("--part-rows", "Rows of a part, the unit of commit and resume."),
     setting("--limit", "Annotate only the first N rows.", metavar="N"),
+)
+
+_OF_TRAINING = partial(field, TrainSettings)
+
+
+def _layers(_: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """Layer numbers, separated by commas."""
+    try:
+        return None if value is None else tuple(int(part) for part in value.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is no list of layers such as 0,2,4", param=parameter) from error
+
+
+training_options = together(
+    click.option(
+        "--teacher",
+        multiple=True,
+        metavar="CHECKPOINT|BUNDLE",
+        help="Learn its distributions too (of several their mean); labels rows without gold.",
+    ),
+    click.option("--layers", metavar="0,2,4", callback=_layers, help="Keep these layers of BASE, from 0."),
+    _OF_TRAINING("--hidden", "Learn the teacher's hidden states and attention too."),
+    _OF_TRAINING("--alpha", "Weight of the teachers; the rest is the gold's."),
+    _OF_TRAINING("--temperature", "By which the teachers' distributions are softened."),
+    _OF_TRAINING("--epochs", "Passes over the data; may be a fraction."),
+    _OF_TRAINING("--learning-rate", "Peak of the learning rate."),
+    _OF_TRAINING("--warmup", "Share of the steps in which the rate rises."),
+    _OF_TRAINING("--weight-decay", "AdamW's weight decay."),
+    _OF_TRAINING("--dropout", "Dropout everywhere.", show_default="the base's"),
+    _OF_TRAINING("--freeze-embeddings", "Leave the word embeddings as they are: quicker, less memory."),
+    _OF_TRAINING("--batch-tokens", "Tokens of a step, with padding."),
+    _OF_TRAINING("--validation", "Share of the groups to hold out, or a file.", metavar="SHARE|FILE"),
+    _OF_TRAINING("--validation-rows", "Rows that are looked at on the way; at the end all are."),
+    _OF_TRAINING("--evaluate-every", "Steps between two looks.", show_default="ten looks in a run"),
+    _OF_TRAINING("--save-every", "Steps between two saved states: what a kill can cost."),
+    _OF_TRAINING("--max-missing-gold", "Share of rows whose answer may be missing from their context."),
+    click.option("--gold-column", metavar="COLUMN", help="Gold answers.", show_default="answers, or answer"),
+    click.option(
+        "--group-column",
+        metavar="COLUMN",
+        help="Rows of one group are held out together.",
+        show_default="title, group, or the context",
+    ),
+    _OF_TRAINING("--max-length", "Window length in tokens."),
+    _OF_TRAINING("--stride", "Tokens that neighbouring windows share."),
+    _OF_TRAINING("--max-question-length", "Tokens of a question that are read."),
+    _OF_TRAINING("--seed", "Of the order, the new weights and dropout."),
+    _OF_TRAINING("--device", "Where to train; auto takes CUDA where there is one."),
+    _OF_TRAINING("--precision", "What to compute in; auto takes bf16 where the device has it."),
+    click.option("--revision", metavar="SHA", help="Commit, tag or branch of a hub id.", show_default="main"),
+    click.option("--licence", metavar="ID", help="Licence of the weights, for the model card."),
+    click.option("--allow-pickle", is_flag=True, help="Convert a pickled base, in a process of its own."),
+    click.option("--restart", is_flag=True, help="Discard what an unfinished run has kept, and begin again."),
 )

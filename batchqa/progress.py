@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
@@ -17,6 +18,7 @@ import orjson
 
 if TYPE_CHECKING:
     from batchqa.following import Progress
+    from batchqa.train.loop import TrainProgress
 
 LINE_SECONDS = 10.0
 """How often a line is written where there is no terminal."""
@@ -32,6 +34,9 @@ class Reporter:
 
     def status(self, message: str) -> None:
         """Tell what the command is doing now: loading, resuming, writing."""
+
+    def training(self, progress: TrainProgress) -> None:
+        """Tell how far a training run is. Called every few seconds."""
 
     def note(self, message: str) -> None:
         """Tell the user something once: a fallback, a warning."""
@@ -81,6 +86,13 @@ class LineReporter(Reporter):
         if not self._quiet:
             self._write(f"batchqa: {one_line(message)}")
 
+    def training(self, progress: TrainProgress) -> None:
+        """Write a line if the last one was `seconds` ago, or this is the last step."""
+        now = self._clock()
+        if not self._quiet and (now - self._said >= self._seconds or progress.step == progress.steps):
+            self._said = now
+            self._write_training(progress)
+
     def note(self, message: str) -> None:
         """Write a line `batchqa: note: ...`."""
         if not self._quiet:
@@ -92,6 +104,9 @@ class LineReporter(Reporter):
 
     def _write_progress(self, progress: Progress) -> None:
         self._write(f"batchqa: {describe_progress(progress)}")
+
+    def _write_training(self, progress: TrainProgress) -> None:
+        self._write(f"batchqa: {describe_training(progress)}")
 
     def _write(self, line: str) -> None:
         if self._stream is None:
@@ -131,6 +146,9 @@ class JsonReporter(LineReporter):
             seconds_left=seconds_left(progress),
             part=progress.part,
         )
+
+    def _write_training(self, progress: TrainProgress) -> None:
+        self._write_event("training", **asdict(progress))
 
     def _write_event(self, event: str, **values: Any) -> None:
         self._write(orjson.dumps({"event": event} | values).decode())
@@ -173,6 +191,18 @@ class BarReporter(Reporter):
     def status(self, message: str) -> None:
         """Write a line above the bar."""
         self._print(f"batchqa: {one_line(message)}")
+
+    def training(self, progress: TrainProgress) -> None:
+        """Move the bar by steps."""
+        if not self._started:
+            self._bar.start()
+            self._started = True
+        self._bar.update(
+            self._task,
+            completed=progress.step,
+            total=progress.steps,
+            description=describe_training(progress),
+        )
 
     def note(self, message: str) -> None:
         """Write a line above the bar."""
@@ -218,6 +248,18 @@ def describe_progress(progress: Progress) -> str:
         share = progress.rows / progress.total_rows
         rows = f"{progress.rows:,} of {progress.total_rows:,} rows ({share:.0%})"
     return " · ".join([rows, *_details(progress)])
+
+
+def describe_training(progress: TrainProgress) -> str:
+    """One line: `step 420 of 3,621 (12 %) · 5,200 tokens/s · loss 0.712 · 1 h 02 min left`."""
+    share = progress.step / progress.steps
+    step = f"step {progress.step:,} of {progress.steps:,} ({share:.0%})"
+    return " · ".join([step, *_training_details(progress)])
+
+
+def _training_details(progress: TrainProgress) -> list[str]:
+    left = [] if progress.eta_seconds is None else [f"{duration(progress.eta_seconds)} left"]
+    return [f"{progress.tokens_per_second:,.0f} tokens/s", f"loss {progress.loss:.3f}", *left]
 
 
 def seconds_left(progress: Progress) -> float | None:

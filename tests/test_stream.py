@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,9 @@ import pyarrow as pa
 import pytest
 
 from batchqa import Annotator, annotator
-from batchqa.records import AnsweredChunk, Cursor, Float32, Int64
-from batchqa.settings import ReadingSettings
+from batchqa.records import AnsweredChunk, Float32, Int64
 from batchqa.steps import chunking
 from batchqa.steps.decoding import Decoder
-from batchqa.steps.reading import ColumnPlan
 from tests.models import SENTENCES
 
 HUNDRED_THOUSAND = 100_000
@@ -54,41 +52,6 @@ def test_a_stream_forgets_its_rows_part_by_part_and_answers_them_all_the_same(
     assert streamed.drop(inexact) == expected.drop(inexact)
     for name in inexact:
         np.testing.assert_allclose(streamed[name].to_numpy(), expected[name].to_numpy(), atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("make", "kind"),
-    [
-        (lambda blob: blob, pa.binary()),
-        (lambda blob: blob.decode("latin-1"), pa.string_view()),
-        (
-            lambda blob: {"bytes": blob, "path": None},
-            pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
-        ),
-        (lambda blob: [None, blob[:500], blob[500:]], pa.list_(pa.large_binary())),
-        (lambda blob: [(blob[:500], blob[500:])], pa.map_(pa.binary(), pa.binary())),
-        (lambda blob: blob, pa.binary(1000)),
-    ],
-    ids=str,
-)
-def test_columns_that_pass_through_bound_a_chunk_too_however_its_rows_came(
-    make: Callable[[bytes], Any], kind: pa.DataType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(chunking, "COLUMN_BYTES", 10_500)
-    count = 55
-    batch = pa.record_batch(
-        {"context": ["Ada wrote it."] * count, "question": ["Who?"] * count, "n": range(count)}
-    ).append_column("image", pa.array([None, *[make(b"x" * 1000)] * (count - 1)], kind))
-    cuts = []
-    for size in (1, 7, count):
-        plan = ColumnPlan.of(batch.schema, ReadingSettings(), "the table")
-        some = (plan.rows(batch.slice(at, size), str, at, Cursor(row=at)) for at in range(0, count, size))
-        cut = [chunk.rows.columns for chunk in chunking.chunks(some, count)]
-        assert pa.concat_batches(cut).equals(batch)
-        cuts.append([len(columns) for columns in cut])
-    assert cuts[0] == cuts[1] == cuts[2]
-    assert max(cuts[0]) <= 11
-    assert len(cuts[0]) <= 7
 
 
 class Instant:

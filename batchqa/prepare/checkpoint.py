@@ -34,6 +34,9 @@ PICKLE_SHARDS = "pytorch_model.bin.index.json"
 NEEDED = ("*.json", "*.safetensors", "*.txt", "*.model")
 """Files that are fetched from a hub; *.bin too where a pickle is allowed and there is nothing else."""
 
+HEADS = ("qa_outputs.", "classifier.")
+"""What the weights of a question-answering head are called in transformers."""
+
 HUB_ID = re.compile(r"(?!.*\.\.)[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 UNLIMITED = 10**6
 """Tokenizers without a limit of their own say 10^30."""
@@ -82,8 +85,12 @@ class Checkpoint:
         """Width of the hidden state; 0 lets the optimizer find out."""
         return int(self.config.get("hidden_size") or self.config.get("dim") or 0)
 
-    def load_model(self) -> Any:
-        """The PyTorch model in float32. Raises ModelError where weights are missing or do not fit."""
+    def load_model(self, *, head_required: bool = True, attention: str | None = None) -> Any:
+        """The PyTorch model in float32, ready to answer; `attention` is transformers' implementation of it.
+
+        Without `head_required` a head that the checkpoint lacks is a new one, at random: for training.
+        Raises ModelError where weights are missing or do not fit.
+        """
         transformers, torch = load("transformers"), load("torch")
         try:
             with quiet():
@@ -94,6 +101,7 @@ class Checkpoint:
                     local_files_only=True,
                     trust_remote_code=False,
                     output_loading_info=True,
+                    **({"attn_implementation": attention} if attention else {}),
                 )
         except (OSError, MemoryError) as error:
             if isinstance(error, MemoryError) or error.errno:
@@ -103,6 +111,8 @@ class Checkpoint:
             raise _unloadable(self.name, error) from error
         missing = [key for key in loaded["missing_keys"] if not key.endswith("position_ids")]
         missing += [str(entry[0]) for entry in loaded["mismatched_keys"]]
+        if not head_required:
+            missing = [key for key in missing if not key.startswith(HEADS)]
         if missing:
             shown = ", ".join(sorted(missing)[:3])
             raise ModelError(
@@ -113,9 +123,12 @@ class Checkpoint:
 
 
 @contextmanager
-def open_checkpoint(model: str, revision: str | None, *, allow_pickle: bool = False) -> Iterator[Checkpoint]:
+def open_checkpoint(
+    model: str, revision: str | None, *, allow_pickle: bool = False, head_required: bool = True
+) -> Iterator[Checkpoint]:
     """Find, fetch and check MODEL, a folder or a hub id (`org/name[@revision]`); a context manager.
 
+    Without `head_required` an encoder will do, which is a base for training.
     Raises ModelError for what is no usable checkpoint, TryAgainError where the network is needed and away.
     """
     path = Path(model)
@@ -133,7 +146,15 @@ def open_checkpoint(model: str, revision: str | None, *, allow_pickle: bool = Fa
             model = repository
         else:
             raise ModelError(f"there is no checkpoint at {model}; name a folder, or a hub id as org/name")
-        yield _inspect(folder, name, model if commit else name, commit, Path(work), allow_pickle=allow_pickle)
+        yield _inspect(
+            folder,
+            name,
+            model if commit else name,
+            commit,
+            Path(work),
+            allow_pickle=allow_pickle,
+            head_required=head_required,
+        )
 
 
 def fetch(repository: str, revision: str | None, *, allow_pickle: bool = False) -> tuple[str, Path]:
@@ -176,9 +197,16 @@ def fetch(repository: str, revision: str | None, *, allow_pickle: bool = False) 
 
 
 def _inspect(
-    folder: Path, name: str, source: str, commit: str | None, work: Path, *, allow_pickle: bool
+    folder: Path,
+    name: str,
+    source: str,
+    commit: str | None,
+    work: Path,
+    *,
+    allow_pickle: bool,
+    head_required: bool,
 ) -> Checkpoint:
-    config = _config(folder, name)
+    config = _config(folder, name, head_required=head_required)
     prepared = _with_safetensors(folder, name, work, allow_pickle=allow_pickle)
     tokenizer, settings = _tokenizer(folder, name, work)
     vocabulary = int(config.get("vocab_size", 0))
@@ -204,7 +232,7 @@ def _inspect(
     )
 
 
-def _config(folder: Path, name: str) -> dict[str, Any]:
+def _config(folder: Path, name: str, *, head_required: bool) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
         raise ModelError(f"{folder} is not a checkpoint: it has no config.json")
@@ -222,7 +250,7 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
         )
     architectures.check(architecture, name)
     heads = config.get("architectures") or []
-    if heads and not any("QuestionAnswering" in head for head in heads):
+    if head_required and heads and not any("QuestionAnswering" in head for head in heads):
         raise ModelError(
             f"{name} is not a question-answering model: config.json says {', '.join(map(str, heads))}; name "
             "a checkpoint that was fine-tuned for extractive question answering"

@@ -41,7 +41,7 @@ def padded_batches(windows: Windows, budget: int) -> Iterator[PaddedBatch]:
         fits = place + max(size // longest, 1)
         end = int(ends[np.searchsorted(ends, fits, side="right") - 1])
         left -= int(windows.length[order[place:end]].sum())
-        yield _pad(windows, contexts, order[place:end], last=end == len(order))
+        yield pad(windows, contexts, order[place:end], last=end == len(order))
         place = end
         if place == len(order):
             return
@@ -72,7 +72,8 @@ def blank_batch(layout: Layout, rows: int, tokens: int) -> tuple[Int64, Int64, I
     )
 
 
-def _pad(windows: Windows, contexts: Ragged, index: Int32, last: bool) -> PaddedBatch:
+def pad(windows: Windows, contexts: Ragged, index: Int32, last: bool) -> PaddedBatch:
+    """The windows `index` as the model takes them; `contexts` are the ids of `windows.contexts`."""
     layout = windows.layout
     lengths, sizes, pairs = windows.length[index], windows.size[index], windows.pair[index]
     tokens = int(lengths.max(initial=0))

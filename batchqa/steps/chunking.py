@@ -24,9 +24,6 @@ A part is cut evenly, since a short last chunk would have small batches, just be
 CHUNK_BYTES = 8 * 2**20
 """UTF-8 bytes of text in a chunk at most, unless one row alone has more."""
 
-COLUMN_BYTES = 64 * 2**20
-"""Bytes of all columns of a chunk at most, likewise: an image can be a thousand times the text."""
-
 
 def chunks(rows: Iterable[Rows], part_rows: int, first_part: int = 0) -> Iterator[Chunk]:
     """Cut a stream of rows that begins with the first row of part `first_part`.
@@ -35,18 +32,15 @@ def chunks(rows: Iterable[Rows], part_rows: int, first_part: int = 0) -> Iterato
     """
     part, left = first_part, part_rows
     held: list[Rows] = []
-    rows_held = bytes_held = columns_held = (
-        0  # running: to measure all that is held for each piece would be quadratic
-    )
+    rows_held = bytes_held = 0  # running: to measure all that is held for each piece would be quadratic
     for piece in rows:
         if not len(piece):
             continue
         held.append(piece)
         rows_held += len(piece)
         bytes_held += _bytes_at_most(piece)
-        columns_held += piece.columns.nbytes
         # one row more than fits shows that the stream goes on
-        while rows_held > _most_rows(left) or bytes_held > CHUNK_BYTES or columns_held > COLUMN_BYTES:
+        while rows_held > _most_rows(left) or bytes_held > CHUNK_BYTES:
             end = _chunk_end(held, left)
             if end == rows_held:
                 break
@@ -55,7 +49,6 @@ def chunks(rows: Iterable[Rows], part_rows: int, first_part: int = 0) -> Iterato
             part, left = (part + 1, part_rows) if end == left else (part, left - end)
             rows_held -= end
             bytes_held = sum(map(_bytes_at_most, held))
-            columns_held = sum(piece.columns.nbytes for piece in held)
     while held:
         end = _chunk_end(held, left)
         chunk, held = _split(held, end)
@@ -90,10 +83,6 @@ def _chunk_end(held: list[Rows], left: int) -> int:
     sizes = _text_bytes(held)
     most = min(_most_rows(left), len(sizes))
     fits = int(np.searchsorted(np.cumsum(sizes[:most]), CHUNK_BYTES, side="right"))
-    if sum(piece.columns.nbytes for piece in held) > COLUMN_BYTES:
-        # of each row by itself, since the cut must not depend on how the rows came
-        columns = np.concatenate([_column_bytes(piece.columns.to_struct_array()) for piece in held])
-        fits = min(fits, int(np.searchsorted(np.cumsum(columns[:most]), COLUMN_BYTES, side="right")))
     return min(max(fits, 1), most)
 
 
@@ -103,33 +92,6 @@ def _text_bytes(pieces: list[Rows]) -> Int64:
     for texts in ([rows.context for rows in pieces], [rows.question for rows in pieces]):
         total += pc.fill_null(pc.binary_length(pa.chunked_array(texts)), 0).to_numpy()
     return total
-
-
-def _column_bytes(column: pa.Array) -> Int64:
-    """The bytes of each value, 8 for one of a fixed size or that a dictionary holds: int64, (values,)."""
-    kind, is_a = column.type, pa.types
-    if isinstance(kind, pa.BaseExtensionType):
-        return _column_bytes(column.storage)
-    if is_a.is_struct(kind):
-        return sum(map(_column_bytes, column.flatten()), np.zeros(len(column), np.int64))
-    if is_a.is_map(kind):
-        return _of_lists(_column_bytes(column.keys) + _column_bytes(column.items), column.offsets)
-    if is_a.is_list(kind) or is_a.is_large_list(kind):
-        return _of_lists(_column_bytes(column.values), column.offsets)
-    if is_a.is_string_view(kind) or is_a.is_binary_view(kind):
-        column = column.cast(pa.large_binary())
-    try:
-        lengths = pc.binary_length(column)
-    except pa.ArrowNotImplementedError:
-        return np.full(len(column), 8, dtype=np.int64)
-    return pc.fill_null(lengths.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
-
-
-def _of_lists(items: Int64, offsets: pa.Array) -> Int64:
-    """The sum of each list's items."""
-    before = np.concatenate([np.zeros(1, np.int64), np.cumsum(items)])
-    sums: Int64 = np.diff(before[offsets.to_numpy()])
-    return sums
 
 
 def _join(pieces: list[Rows]) -> Rows:
