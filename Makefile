@@ -17,7 +17,7 @@ RUNNABLE := .venv/.installed-run
 DEVELOPER := .venv/.installed-all
 
 .DELETE_ON_ERROR:
-.PHONY: help demo setup check format test test-slow test-faults bench bench-full bench-gpu bench-host bench-endurance bench-scaling bench-scoring docs bundled-model clean
+.PHONY: help demo setup check format test test-quick test-slow test-faults bench bench-full bench-gpu bench-host bench-endurance bench-scaling bench-scoring docs bundled-model clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ format: $(DEVELOPER)  ## format the code and mend what ruff can mend
 
 test: $(DEVELOPER)  ## the tests, but for slow ones and fault injection
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-quick: $(DEVELOPER)  ## the core of the tests: at most three minutes
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not slow and not faults and not long"
 
 test-slow: $(DEVELOPER)  ## parity, equality, memory, wheel: minutes; needs BATCHQA_DATA and BATCHQA_MODELS
 	$(BIN)/python -m pytest -m slow --timeout 3600

@@ -10,6 +10,9 @@ from batchqa.progress import duration
 from batchqa.records import ROW_ERRORS
 from batchqa.settings import RunSettings
 
+NAMED_INPUTS = 5
+"""How many inputs of an output are named."""
+
 Line = tuple[str, str]
 """A fact: its name and what is known of it."""
 
@@ -115,8 +118,11 @@ def _output(facts: Mapping[str, Any]) -> Iterator[Line]:
         yield "parts", f"{facts['parts']:,}"
     if facts.get("columns"):
         yield "columns", ", ".join(facts["columns"])
-    for entry in fields.get("inputs", ()):
+    inputs = fields.get("inputs", ())
+    for entry in inputs[:NAMED_INPUTS]:
         yield "input", f"{entry['uri']} ({_bytes(entry['size'])})" if "size" in entry else entry["uri"]
+    if len(inputs) > NAMED_INPUTS:
+        yield "", f"and {len(inputs) - NAMED_INPUTS:,} more inputs"
     totals = outcome.get("totals", {})
     if "bundle" in fields:
         model = totals.get("model") or f"bundle {fields['bundle'][:12]}"

@@ -23,6 +23,38 @@ settings.register_profile("search", _RELAXED, max_examples=2000, print_blob=True
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
+LONG = (
+    "object_stores",
+    "prepare",
+    "evaluation/test_report.py",
+    "steps/test_inference_child.py",
+    "steps/test_openvino.py",
+    "test_choosing.py",
+    "test_commit_kills.py",
+    "test_doctor.py",
+    "test_equality.py",
+    "test_faults.py",
+    "test_planner.py",
+    "test_processes.py",
+    "test_properties.py",
+    "test_sample_data.py",
+    "test_stream.py",
+    "test_telemetry.py",
+    "test_terminal.py",
+)
+"""Folders and files that `make test-quick` leaves out: they export models, serve object stores, start many
+processes or search for counterexamples, and take seconds for each test."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is in LONG as `long`."""
+    for item in items:
+        place = item.path.relative_to(Path(__file__).parent)
+        if place.parts[0] in LONG or place.as_posix() in LONG:
+            item.add_marker(pytest.mark.long)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep what batchqa measures out of the user's cache folder, and the user's out of the tests."""

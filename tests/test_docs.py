@@ -15,6 +15,7 @@ import pytest
 from batchqa.cli import commands
 from batchqa.records import ANSWER_FIELDS, ROW_ERRORS, ROW_STATUSES
 from batchqa.version import VERSION
+from tests.conftest import LONG
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -86,6 +87,13 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     script = "\n".join(blocks("python"))
     assert "batchqa.run(" in script
     exec(compile(script, "README.md", "exec"), {})
+
+
+def test_what_the_quick_tests_leave_out_exists_and_is_not_all() -> None:
+    tests = ROOT / "tests"
+    assert all((tests / name).exists() for name in LONG)
+    left_out = {path for name in LONG for path in list((tests / name).rglob("test_*.py")) or [tests / name]}
+    assert len(left_out) < len(list(tests.rglob("test_*.py"))) / 2
 
 
 def test_the_changelog_begins_with_this_version() -> None:
