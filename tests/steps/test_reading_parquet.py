@@ -458,3 +458,13 @@ def test_any_changed_byte_gives_all_rows_or_one_of_our_errors(tmp_path: Path, pl
         assert sum(map(len, source.read())) == source.rows
     except (InputError, StorageError) as error:
         assert "x.parquet" in str(error)  # noqa: PT017 -- either may happen
+
+
+def test_many_files_of_one_schema_are_one_kind_so_that_planning_is_linear(tmp_path: Path) -> None:
+    for number in range(20):
+        pq.write_table(
+            pa.table({"context": ["c"], "question": [str(number)]}), tmp_path / f"{number:02d}.parquet"
+        )
+    source = open_source([str(tmp_path)], ReadingSettings())
+    assert source.rows == 20
+    assert len({id(kind) for kind in source._reader._kind_of}) == 1  # type: ignore[attr-defined]
