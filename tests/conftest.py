@@ -26,6 +26,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 LONG = (
     "object_stores",
     "prepare",
+    "train",
     "evaluation/test_report.py",
     "steps/test_inference_child.py",
     "steps/test_openvino.py",

@@ -25,6 +25,7 @@ from batchqa.job import run
 from batchqa.options import Number, options_of
 from batchqa.prepare.export import export
 from batchqa.settings import ErrorLimit, RunSettings
+from batchqa.train.settings import TrainSettings
 
 NUMBERS = [
     (command.name, option, parameter)
@@ -39,6 +40,7 @@ ARGUMENTS = {
     "run": ["in.jsonl", "-o", "out.parquet"],
     "export": ["no-such-model", "-o", "bundle"],
     "evaluate": ["no-such-file"],
+    "train": ["no-such-model", "-o", "checkpoint", "--data", "in.jsonl"],
 }
 
 
@@ -90,7 +92,7 @@ STEPS = [type(getattr(RunSettings(), step.name)) for step in fields(RunSettings)
 WRONG: list[Any] = [math.nan, math.inf, -math.inf, True, "3", b"3", [3], 10**400, object(), np.float32("nan")]
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", [*STEPS, TrainSettings])
 def test_settings_made_in_python_are_checked_too(step: type[Any]) -> None:
     for field in fields(step):
         for wrong in WRONG:
