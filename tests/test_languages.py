@@ -83,7 +83,8 @@ def test_numbers_and_few_words_say_nothing() -> None:
 def test_a_small_share_of_another_script_says_nothing_and_a_large_one_does() -> None:
     known = tiny_profile(SENTENCES)
     assert tiny_profile((*SENTENCES * 20, *GREEK)).differs_from(known) == ""
-    assert "Greek" in tiny_profile((*SENTENCES, *(f"{GREEK[0]} {at}" for at in range(20)))).differs_from(known)
+    greek = (f"{GREEK[0]} {at}" for at in range(20))
+    assert "Greek" in tiny_profile((*SENTENCES, *greek)).differs_from(known)
 
 
 def test_the_same_texts_are_looked_at_however_the_rows_come() -> None:
@@ -100,9 +101,10 @@ def test_the_same_texts_are_looked_at_however_the_rows_come() -> None:
 
 def test_a_resumed_job_says_what_the_whole_one_would(verified: Path, tmp_path: Path) -> None:
     # the first rows alone are foreign: a resume that looked at its own first rows would say nothing
-    lines = rows_file(tmp_path / "a.jsonl", GREEK, 40).read_text() + rows_file(
-        tmp_path / "b.jsonl", SENTENCES, 40
-    ).read_text()
+    lines = (
+        rows_file(tmp_path / "a.jsonl", GREEK, 40).read_text()
+        + rows_file(tmp_path / "b.jsonl", SENTENCES, 40).read_text()
+    )
     file, out = tmp_path / "in.jsonl", tmp_path / "out.parquet"
     file.write_text(lines + "broken\n" + lines)
     options = {"model": verified, "threads": 1, "batch_tokens": 512, "part_rows": 10}
