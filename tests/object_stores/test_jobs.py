@@ -81,6 +81,19 @@ def test_globs_and_folders_are_read_as_locally_in_the_order_of_their_bytes(bucke
     assert found("in/a%20.jsonl") == ["in/a%20.jsonl"]
 
 
+@pytest.mark.parametrize(
+    "mark", ["_delta_log/0.json", "metadata/v1.metadata.json", ".hoodie/hoodie.properties"]
+)
+@pytest.mark.parametrize("argument", ["in/", "in/table", "in/table/x=1/", "in/table/*/*.jsonl"])
+def test_a_table_in_a_store_is_no_plain_folder(bucket: Bucket, mark: str, argument: str) -> None:
+    bucket.put("in/table/x=1/a.jsonl", jsonl(ROWS[:1]))
+    bucket.put(f"in/table/{mark}", b"{}")
+    with pytest.raises(InputError, match=r"in/table is an? (Delta|Iceberg|Hudi) table"):
+        open_source([bucket.uri(argument)], ReadingSettings())
+    source = open_source([bucket.uri("in/table/x=1/a.jsonl")], ReadingSettings(partition_columns=True))
+    assert source.schema.names[-1] == "x"
+
+
 def test_the_endpoint_can_stand_in_the_environment(
     bucket: Bucket, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from batchqa.errors import InputError
+from batchqa.storage import is_uri, public
 
 if TYPE_CHECKING:  # files.py calls this module
     from .files import Place
@@ -47,7 +48,7 @@ def live(argument: str, found: list[Place]) -> list[Place]:
 
     Raises InputError for a table whose live rows cannot be told.
     """
-    named = len(found) == 1 and found[0].shown in (argument, argument.removeprefix("file://"))
+    named = len(found) == 1 and found[0].shown in _names(argument)
     kinds: dict[str, str | None] = {}
     tables = {place: table for place in found if place.tape is None and (table := _table_of(place, kinds))}
     for root, kind in dict.fromkeys(tables.values()):
@@ -55,12 +56,18 @@ def live(argument: str, found: list[Place]) -> list[Place]:
         if named:
             if kind == "Delta":
                 _refuse_removed(inside[0], root)
-        elif kind != "Delta":
+        elif kind != "Delta" or not _is_plain(inside[0], argument):
             raise _refusal(inside[0], root, kind)
         else:
             alive = _live_in_delta(inside, root, whole=_is_below(root, argument))
             found = [alive.get(place, place) for place in found if place in alive or place not in inside]
     return found
+
+
+def _names(argument: str) -> tuple[str, ...]:
+    """How a file is shown that this argument is the name of."""
+    remote = is_uri(argument) and not argument.startswith("file://")
+    return (public(argument),) if remote else (argument, argument.removeprefix("file://"))
 
 
 def _table_of(place: Place, kinds: dict[str, str | None]) -> tuple[str, str] | None:
@@ -90,6 +97,11 @@ def _kind(filesystem: pafs.FileSystem, folder: str) -> str | None:
         if any(entry.base_name.endswith(".metadata.json") for entry in listed):
             return names[name]
     return None
+
+
+def _is_plain(place: Place, argument: str) -> bool:
+    """Whether deltalake finds a table by its address alone: our URIs can hold an endpoint and credentials."""
+    return place.local or not any(mark in argument for mark in "?@")
 
 
 def _is_below(root: str, argument: str) -> bool:
