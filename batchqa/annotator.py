@@ -13,13 +13,13 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from batchqa.bundle import Bundle, Calibration, Variant, open_bundle
+from batchqa.bundle import Bundle, Variant, open_bundle
 from batchqa.cache import cache_note
 from batchqa.choosing import Chosen, before_any_row, choose
 from batchqa.errors import DeviceError, ModelError, SettingsError
 from batchqa.machine import cpu_quota
 from batchqa.pipeline import Road
-from batchqa.records import AnsweredChunk, Bool, Chunk, Cursor, Float64, Rows
+from batchqa.records import AnsweredChunk, Chunk, Cursor, Rows
 from batchqa.settings import DEFAULT_MAX_LENGTH, MachineSettings, RunSettings
 from batchqa.steps.chunking import chunks
 from batchqa.steps.decoding import DecodingRules
@@ -353,16 +353,5 @@ def _rules(bundle: Bundle, settings: RunSettings, longest: int) -> DecodingRules
         decoding,
         manifest.abstains.value,
         manifest.threshold.value,
-        _calibrator(manifest.calibration) if manifest.calibration else None,
+        manifest.calibration.apply if manifest.calibration else None,
     )
-
-
-def _calibrator(calibration: Calibration) -> Any:
-    """The map from raw score to probability of being right, each kind of decision by its own curve."""
-
-    def calibrate(score: Float64, silent: Bool) -> Float64:
-        answered = np.interp(score, calibration.raw, calibration.probability)
-        refused = np.interp(score, calibration.raw_no_answer, calibration.probability_no_answer)
-        return np.where(silent, refused, answered)
-
-    return calibrate

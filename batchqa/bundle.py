@@ -18,10 +18,11 @@ import orjson
 
 from batchqa.errors import DeviceError, ModelError
 from batchqa.machine import cpu_flags
+from batchqa.probability import Calibration
 from batchqa.records import Layout
 
-FORMAT = 2
-"""Format 1 had no seal; it is still read."""
+FORMAT = 3
+"""Format 1 had no seal, format 2 calibrated by curves alone; both are still read."""
 
 MANIFEST = "bundle.json"
 _UNSEALED = "0" * 64
@@ -67,22 +68,6 @@ class Threshold:
 
     value: float
     fitted_on: str
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """Maps the raw soft-max score to the probability of being right, by linear interpolation.
-
-    `raw` and `probability` are the knots, both ascending within [0, 1], for rows that were answered;
-    `raw_no_answer` and `probability_no_answer` for rows that were not.
-    """
-
-    method: str
-    fitted_on: str
-    raw: tuple[float, ...]
-    probability: tuple[float, ...]
-    raw_no_answer: tuple[float, ...]
-    probability_no_answer: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,8 +235,8 @@ def _seal_holds(raw: bytes, record: Mapping[str, Any]) -> bool:
 
 
 def _manifest_from(record: dict[str, Any]) -> Manifest:
-    if record["format"] not in (1, FORMAT):
-        raise ValueError(f"format {record['format']}, this batchqa reads formats 1 and {FORMAT}")
+    if record["format"] not in range(1, FORMAT + 1):
+        raise ValueError(f"format {record['format']}, this batchqa reads formats 1 to {FORMAT}")
     layout = record["layout"] | {
         part: tuple(record["layout"][part]) for part in ("before", "between", "after")
     }
@@ -280,7 +265,9 @@ def _manifest_from(record: dict[str, Any]) -> Manifest:
 
 def _calibration_from(record: dict[str, Any]) -> Calibration:
     knots: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
-    return Calibration(**knots)
+    calibration = Calibration(**knots)
+    _ = calibration.answered, calibration.refused  # ValueError where they read what is not known here
+    return calibration
 
 
 def _verify(path: Path, manifest: Manifest) -> None:

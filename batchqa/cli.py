@@ -276,6 +276,21 @@ def export_command(
 @click.option(
     "--objective", type=click.Choice(["f1", "exact"]), default="f1", help="What the threshold is best for."
 )
+@number(
+    "--target-precision",
+    InsideShare,
+    None,
+    "Instead of an objective: the most answers of which such a share is right (exact match).",
+    metavar="SHARE",
+)
+@number(
+    "--prior",
+    InsideShare,
+    None,
+    "Share of unanswerable questions that you expect; --tune reweights FILE to it.",
+    metavar="SHARE",
+    show_default="FILE's",
+)
 @number("--folds", Folds, 5, "Held-out folds on which --tune is judged.")
 @click.option("--report", metavar="FILE", help="Write an HTML report.")
 @number("--min-f1", Percent, None, "Exit code 3 where F1 is below.", metavar="PERCENT")

@@ -33,13 +33,13 @@ from batchqa.bundle import (
     CARD,
     TOKENIZER,
     Abstention,
-    Calibration,
     Manifest,
     Source,
     Threshold,
     Variant,
     write_manifest,
 )
+from batchqa.probability import Calibration
 
 SENTENCES = (
     "The old bridge over the river was closed for repairs in the spring of 1987.",

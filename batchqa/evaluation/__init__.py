@@ -2,7 +2,8 @@
 
 - `sources`: files as columns; `gold`: gold answers and predictions brought together
 - `metrics`, `intervals`, `grouping`: the figures, how sure they are, and by group
-- `calibration`, `tuning`: scores as probabilities, the best threshold, the bundle that has both
+- `calibration`, `fitting`: scores as probabilities, the best threshold; `tuning`: the bundle that has both
+- `selective`: how right the surest decisions are
 - `comparing`: two sets of predictions for the same rows; `tables`: figures for people
 - `report`: one HTML page; `result`: the typed result; `evaluating`: the road that joins them
 """

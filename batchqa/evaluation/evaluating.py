@@ -19,6 +19,7 @@ from batchqa.errors import InputError, SettingsError
 from batchqa.evaluation.calibration import reliability
 from batchqa.evaluation.comparing import Comparison, Side, compare_sides
 from batchqa.evaluation.documents import PREDICTION, read_numbers
+from batchqa.evaluation.fitting import Aim, Objective
 from batchqa.evaluation.gold import (
     Examples,
     Predictions,
@@ -47,9 +48,10 @@ from batchqa.evaluation.metrics import (
 )
 from batchqa.evaluation.places import place_of
 from batchqa.evaluation.result import NAMED_IDS, Evaluation, Missing, names_of_rows
+from batchqa.evaluation.selective import selective
 from batchqa.evaluation.sources import Source, TableSource, open_source
 from batchqa.evaluation.tables import ModelFacts
-from batchqa.evaluation.tuning import Objective, Tuned, check_target, tune_bundle
+from batchqa.evaluation.tuning import Tuned, check_target, tune_bundle
 from batchqa.gold import gold_column
 from batchqa.job import Progress, run
 from batchqa.records import Int64
@@ -97,6 +99,8 @@ def evaluate(
     null_odds: str | Path | None = None,
     tune: str | Path | None = None,
     objective: Objective = "f1",
+    target_precision: InsideShare | None = None,
+    prior: InsideShare | None = None,
     folds: Folds = 5,
     report: str | Path | None = None,
     seed: Seed = 0,
@@ -129,7 +133,9 @@ def evaluate(
     rules: "auto" takes SQuAD 1.1's where every question has an answer, else SQuAD 2.0's.
     compare: other predictions for the same questions.
     tune: a folder to be made: a copy of the bundle with the threshold that is best for `objective` and with
-        calibrated scores, judged on `folds` held-out folds.
+        calibrated scores, judged on `folds` held-out folds. `target_precision` instead of an objective: the
+        threshold that gives the most answers of which such a share is right. `prior`: the share of
+        unanswerable questions that is expected, to which the rows are reweighted.
     report: an HTML file to be written (needs the extra `report`).
 
     Raises SettingsError or InputError (exit code 2) where the files do not fit, PreconditionError (4) where
@@ -138,6 +144,7 @@ def evaluate(
     texts = {name: run_options[name] for name in TEXTS if name in run_options}
     options = _Options(output_prefix, id, gold_column, texts)
     _check(by, tune, report, model)
+    aim = _aim(objective, target_precision, prior, tune)
     bundle = open_model(model) if model is not None else None
     if tune is not None and bundle is not None:
         check_target(bundle, Path(tune))
@@ -186,7 +193,7 @@ def evaluate(
     tuned = (
         None
         if tune is None or bundle is None
-        else _tune(examples, scored, bundle, Path(tune), data, objective=objective, folds=folds, seed=seed)
+        else _tune(examples, scored, bundle, Path(tune), data, aim=aim, folds=folds, seed=seed)
     )
     best = best_of(examples, scored.spans)
     judged = ~examples.missing & ~np.isnan(examples.predictions.score)
@@ -202,6 +209,7 @@ def evaluate(
         extra=examples.extra,
         reliability=reliability(examples.predictions.score[judged], scored.rows.exact[judged]),
         coverage=coverage_of(examples, scored.rows, scored.spans),
+        selective=selective(examples.predictions.score[judged], scored.rows.exact[judged]),
         groups=groups,
         comparison=comparison,
         tuned=tuned,
@@ -246,6 +254,18 @@ def _look_at_gold(source: Source, truth: Source | None, options: _Options) -> No
     read_answers(holder, answers_column(holder, options.gold_column))
     if truth is not None:
         check_join(truth, read_ids(truth, options.id), source, read_ids(source, options.id))
+
+
+def _aim(objective: Objective, precision: float | None, prior: float | None, tune: str | Path | None) -> Aim:
+    """What the tuning is for. Raises SettingsError where there is none, or for two aims."""
+    if tune is None and (precision is not None or prior is not None):
+        raise SettingsError(
+            f"{'--prior' if precision is None else '--target-precision'} says what --tune is for: "
+            "give --tune -o NEW_BUNDLE too"
+        )
+    if precision is not None and objective != "f1":
+        raise SettingsError("--target-precision and --objective exclude each other")
+    return Aim(objective, precision, prior)
 
 
 def _annotated(
@@ -416,7 +436,7 @@ def _tune(
     target: Path,
     data: str,
     *,
-    objective: Objective,
+    aim: Aim,
     folds: int,
     seed: int,
 ) -> Tuned:
@@ -428,7 +448,7 @@ def _tune(
         target=target,
         data=data,
         unit=_articles(examples, or_contexts=True),
-        objective=objective,
+        aim=aim,
         folds=folds,
         seed=seed,
     )

@@ -106,6 +106,15 @@ def figures_of(scores: RowScores, has_answer: Bool, rows: Bool | None = None) ->
     )
 
 
+def at_prior(figures: Figures, prior: float | None) -> Figures:
+    """The figures if so large a share of the rows were unanswerable; as they are for None."""
+    has, no = figures.has_answer, figures.no_answer
+    if prior is None or has is None or no is None:
+        return figures
+    exact, f1 = ((1 - prior) * h + prior * n for h, n in ((has.exact, no.exact), (has.f1, no.f1)))
+    return Figures(Subset(exact, f1, figures.all.total), has, no)
+
+
 def best_of(examples: Examples, spans: RowScores) -> Best | None:
     """The best thresholds; None where null odds or best spans are not known. Missing rows always score 0."""
     known = ~examples.missing

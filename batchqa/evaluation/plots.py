@@ -12,6 +12,7 @@ import numpy as np
 
 from batchqa.evaluation.calibration import Reliability
 from batchqa.evaluation.metrics import Coverage
+from batchqa.evaluation.selective import Selective
 from batchqa.records import Bool, Float64
 
 BLUE, GREEN, RED, GREY = "#2563a8", "#2e7d4f", "#c2453b", "#8a8f98"
@@ -93,6 +94,28 @@ def reliability_plot(curves: Sequence[tuple[str, Reliability | None]]) -> str | 
         )
     axes.set(xlabel="mean score", ylabel="share right", xlim=(0, 1), ylim=(0, 1.01))
     axes.set_title("Reliability of the score")
+    axes.legend(loc="upper left")
+    return _svg(figure)
+
+
+@_styled
+def risk_plot(curves: Sequence[tuple[str, Selective | None]]) -> str | None:
+    """How many of the decisions are wrong when only the surest are taken."""
+    known = [(label, found) for label, found in curves if found is not None]
+    if not known:
+        return None
+    figure, axes = _new()
+    for (label, found), colour in zip(known, (BLUE, GREEN), strict=False):
+        coverage, risk = zip(*found.points, strict=True)
+        separates = "" if found.auroc is None else f", AUROC {found.auroc:.3f}"
+        axes.plot(coverage, risk, color=colour, lw=2, label=f"{label}: area {found.aurc:.3f}{separates}")
+    axes.set(
+        xlabel="coverage: share of decisions taken, surest first (%)",
+        ylabel="risk: share of them that is wrong (%)",
+        xlim=(0, 100),
+    )
+    axes.set_ylim(bottom=0)
+    axes.set_title("Risk and coverage")
     axes.legend(loc="upper left")
     return _svg(figure)
 

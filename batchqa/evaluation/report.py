@@ -14,6 +14,7 @@ from batchqa.errors import SettingsError, StorageError
 from batchqa.evaluation.result import RULE_NAMES, Evaluation
 from batchqa.evaluation.rows import shown_rows
 from batchqa.evaluation.tables import comparison_rows
+from batchqa.evaluation.tuning import tuned_rows
 from batchqa.version import VERSION
 
 _TEMPLATE = "report.html"
@@ -59,6 +60,7 @@ def render(evaluation: Evaluation, prefix: str = "qa_") -> str:
         comparison_rows=(
             comparison_rows(evaluation.comparison, evaluation.figures) if evaluation.comparison else []
         ),
+        tuned_rows=tuned_rows(evaluation.tuned) if evaluation.tuned else [],
         plots=_plots(evaluation),
         rows=shown_rows(evaluation, prefix),
         version=VERSION,
@@ -69,7 +71,7 @@ def _plots(evaluation: Evaluation) -> list[Any]:
     """The plots there are data for, marked as HTML (they hold no text of rows)."""
     from markupsafe import Markup
 
-    from batchqa.evaluation.plots import coverage_plot, reliability_plot, score_plot
+    from batchqa.evaluation.plots import coverage_plot, reliability_plot, risk_plot, score_plot
 
     tuned = evaluation.tuned
     predictions = evaluation.examples.predictions
@@ -79,11 +81,14 @@ def _plots(evaluation: Evaluation) -> list[Any]:
     said = ~predictions.silent & ~evaluation.examples.missing
     as_decided = (100 * float(said.mean()), 100 * float(right[said].mean())) if said.any() else None
     reliabilities = [("qa_score as it is", evaluation.reliability)]
+    risks = [("qa_score as it is", evaluation.selective)]
     if tuned:
         reliabilities.append(("tuned, held-out rows", tuned.reliability_after))
+        risks.append(("tuned, held-out rows", tuned.selective_after))
     drawn = (
         coverage_plot(evaluation.coverage, as_decided if evaluation.coverage.answers else None),
         reliability_plot(reliabilities),
+        risk_plot(risks),
         score_plot("Scores of answers", predictions.score[answered], right[answered]),
         score_plot("Scores of “no answer”", predictions.score[refused], right[refused]),
     )

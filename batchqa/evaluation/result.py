@@ -19,6 +19,7 @@ from batchqa.evaluation.metrics import (
     Grouping,
     Intervals,
 )
+from batchqa.evaluation.selective import Selective
 from batchqa.evaluation.tables import (
     ModelFacts,
     best_table,
@@ -69,6 +70,7 @@ class Evaluation:
     extra: int
     reliability: Reliability | None
     coverage: Coverage
+    selective: Selective | None
     groups: tuple[Grouping, ...]
     comparison: Comparison | None
     tuned: Tuned | None
@@ -107,6 +109,7 @@ class Evaluation:
             "intervals": _intervals(self.intervals),
             "calibration": _reliability(self.reliability),
             "coverage": _coverage(self.coverage),
+            "selective": _selective(self.selective),
             "by": {grouping.by: _grouping(grouping) for grouping in self.groups},
             "compare": self._comparison(),
             "tuned": _tuned(self.tuned) if self.tuned else None,
@@ -146,6 +149,16 @@ class Evaluation:
         if self.reliability:
             lines.append(
                 f"expected calibration error of qa_score: {self.reliability.error:.4f} (15 equal-mass bins)"
+            )
+        if self.selective:
+            at = ", ".join(
+                f"{accuracy} % right: {share:.1f} % of the rows"
+                for accuracy, share in self.selective.coverage_at.items()
+            )
+            lines.append(
+                f"the surest decisions by qa_score: {at}; area under risk and coverage "
+                f"{self.selective.aurc:.4f}"
+                + ("" if self.selective.auroc is None else f", AUROC {self.selective.auroc:.4f}")
             )
         return [*lines, *self.notes]
 
@@ -240,6 +253,10 @@ def _reliability(measured: Reliability | None) -> dict[str, Any] | None:
     return {"expected_calibration_error": measured.error, "bins": bins}
 
 
+def _selective(found: Selective | None) -> dict[str, Any] | None:
+    return None if found is None else found.to_dict()
+
+
 def _coverage(coverage: Coverage) -> dict[str, Any]:
     return {
         name: None
@@ -259,7 +276,9 @@ def _grouping(grouping: Grouping) -> list[dict[str, Any]]:
 def _tuned(tuned: Tuned) -> dict[str, Any]:
     return {
         "bundle": str(tuned.bundle),
-        "objective": tuned.objective,
+        "objective": tuned.aim.objective if tuned.aim.precision is None else None,
+        "target_precision": tuned.aim.precision,
+        "prior": tuned.aim.prior,
         "threshold_before": tuned.old_threshold,
         "threshold": tuned.parameters.threshold,
         "fold_thresholds": list(tuned.fold_thresholds),
@@ -270,6 +289,10 @@ def _tuned(tuned: Tuned) -> dict[str, Any]:
         "rows": tuned.rows,
         "before": tuned.before.to_dict(),
         "after_held_out": tuned.after.to_dict(),
+        "answered_before": asdict(tuned.answered_before),
+        "answered_after_held_out": asdict(tuned.answered_after),
+        "selective_before": _selective(tuned.selective_before),
+        "selective_after_held_out": _selective(tuned.selective_after),
         "calibration_before": _reliability(tuned.reliability_before),
         "calibration_raw_held_out": _reliability(tuned.reliability_raw),
         "calibration_after_held_out": _reliability(tuned.reliability_after),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from batchqa.evaluation.comparing import Comparison, Difference, Maker
 from batchqa.evaluation.metrics import Best, Figures, Grouping, Subset
-from batchqa.evaluation.tuning import Tuned
+from batchqa.evaluation.tuning import Tuned, tuned_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,29 +135,16 @@ def _threshold_of(maker: Maker | None) -> str:
 
 def tuned_table(tuned: Tuned) -> str:
     """What tuning gives and what it costs, on held-out rows."""
-    before, after = tuned.before.to_dict(), tuned.after.to_dict()
-    rows = [
-        [name, f"{before[name]:.2f}", f"{after[name]:.2f}"]
-        for name in after
-        if name in before and "total" not in name
-    ]
-    for name, first, second in (
-        ("threshold", tuned.old_threshold, tuned.parameters.threshold),
-        (
-            "calibration error",
-            tuned.reliability_before and tuned.reliability_before.error,
-            tuned.reliability_after and tuned.reliability_after.error,
-        ),
-    ):
-        rows.append([name, *("" if value is None else f"{value:.4f}" for value in (first, second))])
-    table = markdown(["tuned", "before", "after (held out)"], rows)
+    table = markdown(["tuned", "before", "after (held out)"], tuned_rows(tuned))
     spread = ""
     if tuned.fold_thresholds:
         spread = (
             f" Thresholds of the folds: {min(tuned.fold_thresholds):.4f} to {max(tuned.fold_thresholds):.4f}."
         )
+    prior = tuned.aim.prior
+    reweighted = "" if prior is None else f" Both columns are for {prior:.1%} unanswerable rows (--prior)."
     return (
         f"{table}\n\nafter: each row judged by parameters fitted on the other {tuned.folds - 1} of "
         f"{tuned.folds} folds over {tuned.units:,} {tuned.unit}s; {tuned.bundle} holds the parameters fitted "
-        f"on all {tuned.rows:,} rows.{spread}"
+        f"on all {tuned.rows:,} rows.{spread}{reweighted}"
     )

@@ -10,40 +10,39 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from batchqa.bundle import CARD, Bundle, Calibration, Threshold, open_bundle, write_manifest
+from batchqa.bundle import CARD, Bundle, Threshold, open_bundle, write_manifest
 from batchqa.errors import InputError, PreconditionError, SettingsError, StorageError
-from batchqa.evaluation.calibration import Curve, Reliability, fit_curve, folds_of, reliability
+from batchqa.evaluation.calibration import BINS, Reliability, folds_of, reliability
+from batchqa.evaluation.fitting import Aim, Evidence, Parameters, check_precision, fit, judge
 from batchqa.evaluation.gold import Examples
-from batchqa.evaluation.metrics import Figures, figures_of
+from batchqa.evaluation.metrics import Figures, at_prior, figures_of
+from batchqa.evaluation.selective import Selective, selective
+from batchqa.probability import Calibration
 from batchqa.records import Bool, Float64, Int64
 from batchqa.squad import RowScores
-
-Objective = Literal["f1", "exact"]
 
 LEAST_ROWS = 100
 """Fewer judged rows than this cannot fit anything worth having."""
 
-METHOD = "isotonic regression on equal-mass bins, linear between them"
+CURVE = "isotonic regression on equal-mass bins, linear between them"
+REGRESSION = "logistic regression on the score's logit and the null odds, then "
 _SECTION = "## Tuned by `batchqa evaluate`"
 
 
 @dataclass(frozen=True, slots=True)
-class Parameters:
-    """What is fitted: the threshold on the null odds, and a curve for each kind of decision.
+class Answered:
+    """The share of the rows that are answered, and of the answers the share that is right, in percent.
 
-    `threshold` is None where it cannot be fitted: the model does not abstain, or all rows are of one kind.
+    `precision` is None where no row is answered. Right means exact match with any gold answer.
     """
 
-    threshold: float | None
-    answered: Curve
-    refused: Curve
+    coverage: float
+    precision: float | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,11 +51,12 @@ class Tuned:
 
     `before`: figures and reliability as the file has them. `after`: each row judged by the parameters of the
     folds that it is not in. `fold_thresholds` shows how far the threshold depends on the rows.
-    `raw`: reliability of the uncalibrated scores at the held-out thresholds.
+    `raw`: reliability of the uncalibrated scores at the held-out thresholds. With a prior all of them are
+    what rows with that share of unanswerable ones would give.
     """
 
     parameters: Parameters
-    objective: Objective
+    aim: Aim
     old_threshold: float
     fold_thresholds: tuple[float, ...]
     folds: int
@@ -65,38 +65,16 @@ class Tuned:
     rows: int
     before: Figures
     after: Figures
+    answered_before: Answered
+    answered_after: Answered
     reliability_before: Reliability | None
     reliability_raw: Reliability | None
     reliability_after: Reliability | None
+    selective_before: Selective | None
+    selective_after: Selective | None
     fitted_on: str
     bundle: Path
     source: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Evidence:
-    """What decides about each judged row, as columns of the same length.
-
-    span, null: raw probabilities of the best span and of "no answer"; odds: null odds (NaN: no abstaining);
-    exact, f1: what the best span scores; answerable: whether the row has gold answers.
-    """
-
-    span: Float64
-    null: Float64
-    odds: Float64
-    exact: Float64
-    f1: Float64
-    answerable: Bool
-
-    def take(self, rows: Bool) -> _Evidence:
-        return _Evidence(
-            self.span[rows],
-            self.null[rows],
-            self.odds[rows],
-            self.exact[rows],
-            self.f1[rows],
-            self.answerable[rows],
-        )
 
 
 def tune_bundle(
@@ -108,7 +86,7 @@ def tune_bundle(
     target: Path,
     data: str,
     unit: tuple[str, Int64 | None],
-    objective: Objective,
+    aim: Aim,
     folds: int,
     seed: int,
 ) -> Tuned:
@@ -118,8 +96,7 @@ def tune_bundle(
     """
     check_target(bundle, target)
     judged = ~examples.missing
-    evidence = _evidence(examples, spans, judged)
-    rows = len(evidence.span)
+    rows = int(judged.sum())
     if rows < LEAST_ROWS:
         raise InputError(
             f"{examples.gold.path}: {rows} judged rows are too few to tune on; {LEAST_ROWS} are needed"
@@ -130,6 +107,10 @@ def tune_bundle(
     folds = min(folds, units)
     if folds < 2:
         raise SettingsError("--folds must be at least 2 for tuning")
+    evidence = _evidence(examples, spans, judged, unit_here, aim)
+    _check_abstaining(bundle, evidence)
+    if aim.precision is not None:
+        check_precision(evidence, aim.precision)
     fold = folds_of(unit_here, rows, folds, seed)
 
     silent = np.zeros(rows, dtype=bool)
@@ -138,32 +119,39 @@ def tune_bundle(
     default = bundle.manifest.threshold.value
     for held_out in range(folds):
         here = fold == held_out
-        parameters = _fit(evidence.take(~here), objective, default)
+        parameters = fit(evidence.take(~here), aim, default, seed)
         if parameters.threshold is not None:
             thresholds.append(parameters.threshold)
-        silent[here], raw[here], probability[here] = _judge(evidence.take(here), parameters, default)
-    after = _decided(evidence, silent)
+        found = judge(evidence.take(here), parameters, default)
+        silent[here], raw[here], probability[here] = found.silent, found.raw, found.probability
+    after, weight, answerable = evidence.scores(silent), evidence.weight, evidence.answerable
 
-    as_decided = examples.predictions.score
-    scored = judged & ~np.isnan(as_decided)
+    as_decided, was_silent = examples.predictions.score[judged], examples.predictions.silent[judged]
+    right_before = scores.exact[judged]
+    scored = ~np.isnan(as_decided)
+    before = as_decided[scored], right_before[scored], weight[scored]
     fitted_on = (
-        f"{data}: {rows} rows, {units} {unit_name}s; "
+        f"{data}: {rows} rows, {units} {unit_name}s{aim.reweighted(answerable)}; "
         f"held-out figures by {folds} folds over {unit_name}s, seed {seed}"
     )
     tuned = Tuned(
-        parameters=_fit(evidence, objective, default),
-        objective=objective,
+        parameters=fit(evidence, aim, default, seed),
+        aim=aim,
         old_threshold=default,
         fold_thresholds=tuple(thresholds),
         folds=folds,
         unit=unit_name,
         units=units,
         rows=rows,
-        before=figures_of(scores, examples.has_answer, judged),
-        after=figures_of(after, evidence.answerable),
-        reliability_before=reliability(as_decided[scored], scores.exact[scored]),
-        reliability_raw=reliability(raw, after.exact),
-        reliability_after=reliability(probability, after.exact),
+        before=at_prior(figures_of(scores, examples.has_answer, judged), aim.prior),
+        after=at_prior(figures_of(after, answerable), aim.prior),
+        answered_before=_answered(was_silent, right_before * answerable, weight),
+        answered_after=_answered(silent, after.exact * answerable, weight),
+        reliability_before=reliability(*before),
+        reliability_raw=reliability(raw, after.exact, weight),
+        reliability_after=reliability(probability, after.exact, weight),
+        selective_before=selective(*before),
+        selective_after=selective(probability, after.exact, weight),
         fitted_on=fitted_on,
         bundle=target,
         source=bundle.manifest.name,
@@ -182,7 +170,7 @@ def check_target(bundle: Bundle, target: Path) -> None:
         raise PreconditionError(f"{target.parent} is not a folder; make it first")
 
 
-def _evidence(examples: Examples, spans: RowScores, judged: Bool) -> _Evidence:
+def _evidence(examples: Examples, spans: RowScores, judged: Bool, unit: Int64 | None, aim: Aim) -> Evidence:
     predictions = examples.predictions
     span, odds = predictions.span_score[judged], predictions.null_odds[judged]
     if np.isnan(span).any():
@@ -194,51 +182,32 @@ def _evidence(examples: Examples, spans: RowScores, judged: Bool) -> _Evidence:
     # probability is no longer a number above 0 in float32 leaves all of it to null
     with np.errstate(over="ignore", invalid="ignore"):
         null = np.where(span > 1e-35, np.minimum(span * np.exp(odds), 1.0), 1.0)
-    return _Evidence(span, null, odds, spans.exact[judged], spans.f1[judged], examples.has_answer[judged])
-
-
-def _fit(evidence: _Evidence, objective: Objective, default: float) -> Parameters:
-    threshold = _fit_threshold(evidence, objective)
-    silent = _silent(evidence, default if threshold is None else threshold)
-    return Parameters(
-        threshold,
-        fit_curve(evidence.span[~silent], evidence.exact[~silent]),
-        fit_curve(evidence.null[silent], ~evidence.answerable[silent]),
+    answerable = examples.has_answer[judged]
+    return Evidence(
+        span,
+        null,
+        odds,
+        spans.exact[judged],
+        spans.f1[judged],
+        answerable,
+        aim.weights(answerable),
+        np.arange(len(span)) if unit is None else unit,
     )
 
 
-def _fit_threshold(evidence: _Evidence, objective: Objective) -> float | None:
-    """The middle between the two null odds where answering stops to pay; None where that has no meaning."""
-    if np.isnan(evidence.odds).any() or evidence.answerable.all() or not evidence.answerable.any():
-        return None
-    gain = np.where(evidence.answerable, evidence.f1 if objective == "f1" else evidence.exact, -1.0)
-    order = np.argsort(evidence.odds, kind="stable")
-    odds = evidence.odds[order]
-    totals = np.concatenate([[0.0], np.cumsum(gain[order])])
-    # a threshold cannot part equal odds
-    possible = np.concatenate([[True], odds[1:] != odds[:-1], [True]])
-    best = int(np.argmax(np.where(possible, totals, -np.inf)))
-    below = odds[best - 1] if best else odds[0] - 2.0
-    above = odds[best] if best < len(odds) else odds[-1] + 2.0
-    return float((below + above) / 2)
+def _check_abstaining(bundle: Bundle, evidence: Evidence) -> None:
+    """A calibration is for the model as it was trained, whatever --no-answer a run has."""
+    abstains, unknown = bundle.manifest.abstains.value, np.isnan(evidence.odds)
+    if abstains and unknown.any():
+        raise SettingsError("--tune needs null odds: annotate these rows without --no-answer off")
+    if not abstains and not unknown.all():
+        raise SettingsError("--tune needs rows of the model as it was trained: without --no-answer on")
 
 
-def _silent(evidence: _Evidence, threshold: float) -> Bool:
-    """Where the decision is "no answer"; never where there are no null odds (NaN)."""
-    return np.asarray(evidence.odds > threshold)
-
-
-def _judge(evidence: _Evidence, parameters: Parameters, default: float) -> tuple[Bool, Float64, Float64]:
-    """The decision, its raw score and its calibrated one."""
-    silent = _silent(evidence, default if parameters.threshold is None else parameters.threshold)
-    raw = np.where(silent, evidence.null, evidence.span)
-    answered, refused = parameters.answered.apply(raw), parameters.refused.apply(raw)
-    return silent, raw, np.where(silent, refused, answered)
-
-
-def _decided(evidence: _Evidence, silent: Bool) -> RowScores:
-    empty = (~evidence.answerable).astype(np.float64)
-    return RowScores(np.where(silent, empty, evidence.exact), np.where(silent, empty, evidence.f1))
+def _answered(silent: Bool, right: Float64, weight: Float64) -> Answered:
+    said = weight * ~silent
+    share = said.sum() / weight.sum()
+    return Answered(100 * float(share), 100 * float(said @ right / said.sum()) if share else None)
 
 
 def _write(bundle: Bundle, target: Path, tuned: Tuned) -> None:
@@ -247,16 +216,19 @@ def _write(bundle: Bundle, target: Path, tuned: Tuned) -> None:
     parameters = tuned.parameters
     threshold = manifest.threshold
     if parameters.threshold is not None:
-        threshold = Threshold(parameters.threshold, f"{tuned.fitted_on}; best {tuned.objective}")
+        threshold = Threshold(parameters.threshold, f"{tuned.fitted_on}; {tuned.aim.of_threshold}")
     before, after = _error(tuned.reliability_before), _error(tuned.reliability_after)
+    answered, refused = parameters.answered, parameters.refused
     errors = f"expected calibration error {before} before, {after} after"
     calibration = Calibration(
-        method=METHOD,
+        method=_method(parameters),
         fitted_on=f"{tuned.fitted_on}; {errors} (15 equal-mass bins, held-out rows)",
-        raw=parameters.answered.raw,
-        probability=parameters.answered.probability,
-        raw_no_answer=parameters.refused.raw,
-        probability_no_answer=parameters.refused.probability,
+        raw=answered.curve.raw,
+        probability=answered.curve.probability,
+        raw_no_answer=refused.curve.raw,
+        probability_no_answer=refused.curve.probability,
+        weights=answered.weights,
+        weights_no_answer=refused.weights,
     )
     staging = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
@@ -273,6 +245,12 @@ def _write(bundle: Bundle, target: Path, tuned: Tuned) -> None:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def _method(parameters: Parameters) -> str:
+    """How each kind of decision gets its probability."""
+    kinds = (("answers", parameters.answered), ('"no answer"', parameters.refused))
+    return "; ".join(f"{kind}: {REGRESSION if estimator.weights else ''}{CURVE}" for kind, estimator in kinds)
+
+
 def _write_card(card: Path, tuned: Tuned) -> None:
     text = card.read_text(encoding="utf-8") if card.is_file() else f"# {tuned.source}\n"
     # a bundle that is tuned again says only what holds now
@@ -282,8 +260,6 @@ def _write_card(card: Path, tuned: Tuned) -> None:
 
 def tuned_section(tuned: Tuned) -> str:
     """What the model card says about the tuning, in Markdown."""
-    threshold = tuned.parameters.threshold
-    new = "unchanged" if threshold is None else f"{threshold:.4f}"
     lines = [
         _SECTION,
         "",
@@ -295,23 +271,44 @@ def tuned_section(tuned: Tuned) -> str:
         "",
         "| | before | after |",
         "|---|---|---|",
-        f"| threshold (null odds) | {tuned.old_threshold:.4f} | {new} |",
+        *(f"| {name} | {first} | {second} |" for name, first, second in tuned_rows(tuned)),
     ]
-    before, after = tuned.before.to_dict(), tuned.after.to_dict()
-    lines += [
-        f"| {name} | {_figure(before, name)} | {_figure(after, name)} |"
-        for name in after
-        if "total" not in name
-    ]
-    lines.append(
-        f"| expected calibration error (15 equal-mass bins) | {_error(tuned.reliability_before)} | "
-        f"{_error(tuned.reliability_after)} |"
-    )
     return "\n".join(lines) + "\n"
 
 
-def _figure(figures: Mapping[str, float], name: str) -> str:
-    return f"{figures[name]:.2f}" if name in figures else ""
+def tuned_rows(tuned: Tuned) -> list[tuple[str, str, str]]:
+    """What tuning gives and what it costs: name, before, after on held-out rows; for tables."""
+    before, after = tuned.before.to_dict(), tuned.after.to_dict()
+    rows = [
+        (name, f"{before[name]:.2f}", f"{after[name]:.2f}")
+        for name in after
+        if name in before and "total" not in name
+    ]
+    said, says = tuned.answered_before, tuned.answered_after
+    threshold = tuned.parameters.threshold
+    rows += [
+        ("answered, % of the rows", _shown(said.coverage, 2), _shown(says.coverage, 2)),
+        ("right, % of the answers", _shown(said.precision, 2), _shown(says.precision, 2)),
+        (
+            "threshold (null odds)",
+            _shown(tuned.old_threshold, 4),
+            "unchanged" if threshold is None else _shown(threshold, 4),
+        ),
+    ]
+    first, second = tuned.reliability_before, tuned.reliability_after
+    rows.append((f"expected calibration error ({BINS} equal-mass bins)", _error(first), _error(second)))
+    if tuned.selective_before and tuned.selective_after:
+        old, new = tuned.selective_before, tuned.selective_after
+        rows.append(("area under risk and coverage", _shown(old.aurc, 4), _shown(new.aurc, 4)))
+        rows += [
+            (f"% of the rows with {at} % right", _shown(old.coverage_at[at], 2), _shown(now, 2))
+            for at, now in new.coverage_at.items()
+        ]
+    return rows
+
+
+def _shown(number: float | None, digits: int) -> str:
+    return "" if number is None else f"{number:.{digits}f}"
 
 
 def _error(measured: Reliability | None) -> str:

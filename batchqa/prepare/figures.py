@@ -42,7 +42,8 @@ def add_figures(folder: Path, data: Path) -> None:
             model=folder,
             annotated=Path(work) / "dev.parquet",
             by=BY,
-            tune=Path(work) / "tuned",
+            # a bundle that is calibrated shows its own scores; else what a calibrated copy would have
+            tune=None if bundle.manifest.calibration else Path(work) / "tuned",
             engine=ENGINE,
         )
         languages = [
@@ -61,10 +62,7 @@ def add_figures(folder: Path, data: Path) -> None:
 
 
 def _section(dev: Evaluation, languages: Sequence[Evaluation]) -> str:
-    tuned = dev.tuned
-    assert tuned is not None
     assert dev.best is not None
-    error_before, error_after = _error(tuned.reliability_before), _error(tuned.reliability_after)
     parts = [
         HEADING,
         f"""
@@ -78,12 +76,7 @@ SQuAD 2.0 dev (CC BY-SA 4.0), all {dev.figures.all.total:,} questions, at the bu
 How many are right when fewer rows are taken: those that are answered at a lower no-answer threshold, and
 those with the highest `qa_score`, "no answer" included:""",
         _curve(dev.coverage.answers, dev.coverage.decisions),
-        f"""
-`qa_score` against how often the decision is right, in bins of equal size. The bundle is not calibrated;
-`batchqa evaluate --tune` makes a copy that is. "After" is such a copy's score, each row by parameters
-fitted on the other {tuned.folds - 1} of {tuned.folds} folds over {tuned.units} {tuned.unit}s. Expected
-calibration error: {error_before} before, {error_after} after.""",
-        _reliability(tuned.reliability_before, tuned.reliability_after),
+        *_scores(dev),
         """
 XQuAD (CC BY-SA 4.0; every question has an answer), with MLQA's normalisation per language. The model knows
 English only; the figures of the other languages say that it is not for them.""",
@@ -111,15 +104,29 @@ def _curve(answers: Sequence[CoveragePoint] | None, decisions: Sequence[Coverage
     return markdown(["rows taken", "right of the answers", "right of the decisions"], rows)
 
 
-def _reliability(before: Reliability | None, after: Reliability | None) -> str:
-    assert before is not None
-    assert after is not None
-    columns = (before.confidence, before.right, after.confidence, after.right)
+def _scores(dev: Evaluation) -> tuple[str, str]:
+    """How far `qa_score` can be read as a probability: the bundle's own, and a tuned copy's."""
+    tuned, own = dev.tuned, dev.reliability
+    said = "`qa_score` against how often the decision is right, in bins of equal size."
+    if tuned is None:
+        return f"{said} Expected calibration error: {_error(own)}.", _reliability(own)
+    return (
+        f"""
+{said} The bundle is not calibrated; `batchqa evaluate --tune` makes a copy that is. "After" is such a copy's
+score, each row by parameters fitted on the other {tuned.folds - 1} of {tuned.folds} folds over {tuned.units}
+{tuned.unit}s. Expected calibration error: {_error(own)} before, {_error(tuned.reliability_after)} after.""",
+        _reliability(own, tuned.reliability_after),
+    )
+
+
+def _reliability(*known: Reliability | None) -> str:
+    columns = [column for one in known if one for column in (one.confidence, one.right)]
+    heads = ("score before", "right", "score after", "right") if len(known) > 1 else ("score", "right")
     rows = [
         [f"{number}", *(f"{value:.3f}" for value in values)]
         for number, values in enumerate(zip(*columns, strict=True), 1)
     ]
-    return markdown(["bin", "score before", "right", "score after", "right"], rows)
+    return markdown(["bin", *heads], rows)
 
 
 def _error(measured: Reliability | None) -> str:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from batchqa.probability import Decided
 from batchqa.records import (
     CANDIDATE_TYPE,
     AnsweredChunk,
@@ -38,8 +39,8 @@ from batchqa.records import (
 from batchqa.settings import DecodingSettings
 from batchqa.text import widen
 
-Calibrate = Callable[[Float64, Bool], Float64]
-"""Maps raw scores and their no-answer flags to the probability of being right."""
+Calibrate = Callable[[Decided, Bool], Float64]
+"""Maps what is known of decisions and their no-answer flags to the probability of being right."""
 
 Floats = TypeVar("Floats", Float32, Float64)
 
@@ -53,6 +54,7 @@ class DecodingRules:
     abstains: bool
     top_k: int
     calibrate: Calibrate | None = None
+    trained_to_abstain: bool = True
 
     @classmethod
     def join(
@@ -70,6 +72,7 @@ class DecodingRules:
             abstains={"on": True, "off": False, "auto": trained_to_abstain}[settings.no_answer],
             top_k=settings.top_k,
             calibrate=None if settings.raw_score else calibrate,
+            trained_to_abstain=trained_to_abstain,
         )
 
 
@@ -212,10 +215,17 @@ class Decoder:
         with np.errstate(invalid="ignore", over="ignore"):
             odds = pairs.null - pairs.best
             silent = good & rules.abstains & (odds > rules.threshold)
-            total = np.logaddexp(pairs.log_sum, pairs.null) if rules.abstains else pairs.log_sum
-            score = np.exp(np.where(silent, pairs.null, pairs.best) - total)
+            with_null = np.logaddexp(pairs.log_sum, pairs.null)
+            total = with_null if rules.abstains else pairs.log_sum
+            chosen = np.where(silent, pairs.null, pairs.best)
+            score = np.exp(chosen - total)
             if rules.calibrate is not None:
-                score = rules.calibrate(score, silent)
+                # it was fitted to the model as it was trained, which --no-answer does not change
+                if rules.trained_to_abstain:
+                    decided = Decided(np.exp(chosen - with_null), odds)
+                else:
+                    decided = Decided(np.exp(chosen - pairs.log_sum), np.full_like(odds, np.nan))
+                score = rules.calibrate(decided, silent)
         spoken = good & ~silent
         starts, ends, texts = _spans_of(windows, pairs, spoken)
         missing = ~good

@@ -94,10 +94,11 @@ def test_the_page_has_the_figures_plots_groups_and_fifty_rows(
     page = page_of(tmp_path, rows, by=["title"], compare=other, model=bundles(), tune=tmp_path / "new")
     found = evaluate(tmp_path / "a.parquet")
     assert f"<b>{found.figures.all.f1:.2f}</b>" in page
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 5
     for needed in (
         "Precision and coverage",
         "Reliability of the score",
+        "Risk and coverage",
         "Scores of answers",
         "By <bdi>title</bdi>",
     ):
@@ -226,7 +227,7 @@ def test_a_browser_shows_the_page_without_scrolling_sideways_or_running_anything
     assert found["pwned"] is False
     plots = found["plots"]
     assert isinstance(plots, list)
-    assert len(plots) == 4
+    assert len(plots) == 5
     assert all(250 < plot < width for plot in plots)
 
 

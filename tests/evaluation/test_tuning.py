@@ -15,6 +15,7 @@ from batchqa.bundle import open_bundle
 from batchqa.errors import InputError, PreconditionError, SettingsError, StorageError
 from batchqa.evaluation import evaluate
 from batchqa.job import run
+from batchqa.probability import Decided
 from tests.evaluation.making import Row, simulated, write, write_squad
 
 
@@ -116,15 +117,16 @@ def test_a_run_with_the_new_bundle_decides_and_scores_as_tuned(
     span = np.array([c[0]["score"] for c in raw["qa_candidates"].to_pylist()], dtype=np.float64)
     expected = np.where(
         silent,
-        parameters.refused.apply(np.minimum(span * np.exp(odds), 1.0)),
-        parameters.answered.apply(span),
+        parameters.refused.apply(Decided(np.minimum(span * np.exp(odds), 1.0), odds)),
+        parameters.answered.apply(Decided(span, odds)),
     )
     assert tuned["qa_score"].to_numpy() == pytest.approx(expected, abs=1e-4)
     # evaluated again, calibrated scores and all, the bundle is tuned to the same parameters
     again = evaluate(tmp_path / "tuned.parquet", model=tmp_path / "new", tune=tmp_path / "again").tuned
     assert again is not None
     assert again.parameters.threshold == pytest.approx(parameters.threshold, abs=1e-5)
-    assert again.parameters.answered.probability == pytest.approx(parameters.answered.probability, abs=1e-4)
+    found_again, found_first = again.parameters.answered.curve, parameters.answered.curve
+    assert found_again.probability == pytest.approx(found_first.probability, abs=1e-4)
 
 
 def test_rows_that_all_have_an_answer_leave_the_threshold_alone(

@@ -11,6 +11,7 @@ pytest.importorskip("optimum.onnxruntime", reason="needs the extra `export`")
 from batchqa.bundle import CARD, open_bundle
 from batchqa.errors import InputError
 from batchqa.prepare.figures import HEADING, XQUAD, add_figures
+from batchqa.probability import Calibration
 from tests.evaluation.making import Row, write_squad
 from tests.models import SENTENCES, write_tiny_bundle
 
@@ -49,6 +50,15 @@ def test_the_card_tells_the_figures_and_the_bundle_still_verifies(data: Path, tm
     add_figures(folder, data)
     assert (folder / CARD).read_text(encoding="utf-8") == card
     assert card.count(HEADING) == 1
+
+
+def test_the_card_of_a_calibrated_bundle_tells_its_own_scores(data: Path, tmp_path: Path) -> None:
+    knots = (0.0, 1.0), (0.2, 0.6), (0.0, 1.0), (0.3, 0.9)
+    folder = write_tiny_bundle(tmp_path / "bundle", calibration=Calibration("by the test", "nothing", *knots))
+    add_figures(folder, data)
+    card = (folder / CARD).read_text(encoding="utf-8")
+    assert "Expected calibration error: 0." in card
+    assert "not calibrated" not in card
 
 
 def test_without_the_data_the_card_stays_as_it_is(tmp_path: Path) -> None:

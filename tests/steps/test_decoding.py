@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from batchqa.probability import Decided
 from batchqa.records import BatchLogits, Chunk, RowFault
 from batchqa.settings import DecodingSettings, WindowSettings
 from batchqa.steps.batching import padded_batches
@@ -191,7 +192,7 @@ def test_extreme_logits_give_a_finite_score() -> None:
 
 
 def test_a_calibration_maps_the_score_unless_the_raw_one_is_asked_for() -> None:
-    def certain(score: np.ndarray, silent: np.ndarray) -> np.ndarray:
+    def certain(_: Decided, silent: np.ndarray) -> np.ndarray:
         return np.where(silent, 0.25, 0.75)
 
     window, silent = ({0: 1.0}, {0: 1.0}, 0.0), ({0: 1.0}, {0: 1.0}, 9.0)
@@ -199,6 +200,26 @@ def test_a_calibration_maps_the_score_unless_the_raw_one_is_asked_for() -> None:
     rows = _answers([("a b", "who?"), ("a b", "why?")], {0: [window], 1: [silent]}, rules)
     assert [row["score"] for row in rows] == [0.75, 0.25]
     assert DecodingRules.join(DecodingSettings(raw_score=True), True, 0.0, certain).calibrate is None
+
+
+def test_a_calibration_is_told_what_the_model_was_trained_for_whatever_no_answer_says() -> None:
+    told: list[Decided] = []
+
+    def listen(decided: Decided, silent: np.ndarray) -> np.ndarray:
+        told.append(decided)
+        return np.full(len(silent), 0.5)
+
+    pair, window = ("a", "who?"), ({0: 1.0}, {0: 1.0}, 3.0)
+    with_null = math.exp(2) / (math.exp(2) + math.exp(3))
+    for setting, trained, raw, odds in (
+        ("auto", True, 1 - with_null, 1.0),
+        ("off", True, with_null, 1.0),
+        ("auto", False, 1.0, math.nan),
+    ):
+        rules = DecodingRules.join(DecodingSettings(no_answer=setting), trained, 0.0, listen)
+        _answers([pair], {0: [window]}, rules)
+        assert told[-1].raw == pytest.approx([raw])
+        assert told[-1].null_odds == pytest.approx([odds], nan_ok=True)
 
 
 def test_settings_outrank_the_bundle() -> None:
