@@ -281,7 +281,8 @@ def _parquet_file(raw: pa.NativeFile, unit: Unit, metadata: pq.FileMetaData | No
 
 def _kind(kinds: list[_Kind], place: Place, opened: _Opened) -> _Kind:
     """The one of the `kinds` that a file is of; a new one joins them."""
-    text, schema = str(opened.file.schema), opened.file.schema_arrow
+    # its first line is the object's address: with it every file would be a kind of its own, all compared
+    text, schema = str(opened.file.schema).partition("\n")[2], opened.file.schema_arrow
     for kind in kinds:
         if kind.text == text and kind.schema.equals(schema) and kind.refused == opened.refused:
             return kind
