@@ -75,8 +75,8 @@ bench-scoring: $(DEVELOPER)  ## a million predictions scored, beside the officia
 docs: $(DEVELOPER)  ## write docs/cli.md anew from the commands' --help
 	$(BIN)/python docs/make_cli.py
 
-bundled-model: $(DEVELOPER)  ## make batchqa/bundled anew from the checkpoint in BATCHQA_MODELS
-	$(BIN)/python -m batchqa.prepare.bundled $(BATCHQA_MODELS)/minilm-l6-squad
+bundled-model: $(DEVELOPER)  ## train, export and tune the model in the package anew: hours, resumable
+	$(BIN)/python scripts/make_bundled_model.py $(BATCHQA_MODELS)/minilm-l6-squad2
 
 clean:  ## remove the environment and all that was made
 	rm -rf .venv .bench .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

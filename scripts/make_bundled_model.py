@@ -1,0 +1,196 @@
+"""Make the model in the package, every step: `python scripts/make_bundled_model.py BASE [--work FOLDER]`.
+
+BASE is an encoder or a question-answering checkpoint; BATCHQA_DATA holds SQuAD 2.0 train and dev and XQuAD. The
+steps are data, train, export, tune, figures; each leaves its result in the working folder and is not done
+again, and training resumes from its last saved state. So a run that was stopped, or that takes more than a
+sitting, goes on with the same command. The same base, data and library versions give the same model, as far
+as the processor rounds alike.
+
+Choices (options of training, threshold, calibration) are made on held-out articles of train; SQuAD 2.0 dev and
+XQuAD are looked at once, for the figures on the card.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+
+from batchqa.annotator import BUNDLED
+from batchqa.errors import BatchqaError, InputError, ModelError
+from batchqa.evaluation import evaluate
+from batchqa.prepare.export import export
+from batchqa.prepare.figures import add_figures
+from batchqa.train.settings import TrainSettings
+from batchqa.train.training import train
+
+EVERY = 20
+"""Every 20th article of train (k % 20 == 19, in file order) is held out whole."""
+
+SEED = 20
+CALIBRATION_ROWS = 600
+MOST_BYTES = 36_000_000
+LICENCE = "CC-BY-SA-4.0"
+DEV_PRIOR = 0.5
+"""Share of unanswerable questions that the threshold and the scores are fitted for: half, as in SQuAD 2.0 dev."""
+
+SETTINGS = TrainSettings(
+    epochs=1,
+    learning_rate=8e-5,
+    warmup=0.03,
+    dropout=0.0,
+    freeze_embeddings=True,
+    batch_tokens=4096,
+    validation_rows=1000,
+    evaluate_every=400,
+    save_every=100,
+)
+
+NOTES = (
+    "Six layers, 384 wide, 22.6 million parameters, uncased English WordPiece. all-MiniLM-L6-v2 (Apache-2.0), "
+    "fine-tuned on SQuAD 1.1 train and unanswerable questions made from it, then on SQuAD 2.0 train (CC BY-SA "
+    "4.0) without every 20th article: all of its unanswerable questions, and as many answerable ones. It saw "
+    "nothing of any development set. English only: for other languages name another model."
+)
+
+
+def rows_of(squad: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number of the article, and a row of it, in file order."""
+    for number, article in enumerate(orjson.loads(squad.read_bytes())["data"]):
+        for paragraph in article["paragraphs"]:
+            for asked in paragraph["qas"]:
+                gold = asked["answers"]
+                answers = {
+                    "text": [each["text"] for each in gold],
+                    "answer_start": [each["answer_start"] for each in gold],
+                }
+                yield (
+                    number,
+                    {
+                        "id": asked["id"],
+                        "title": article["title"],
+                        "context": paragraph["context"],
+                        "question": asked["question"],
+                        "answers": answers,
+                    },
+                )
+
+
+def make_data(squad: Path, folder: Path) -> None:
+    """train.jsonl, held-out.jsonl, and calibration.jsonl, a sample of train for int8's scales.
+
+    Of the articles that are trained on all unanswerable questions are taken and as many answerable ones, drawn
+    by a seed: the model sees both kinds equally often, as in the dev set (a third of train is unanswerable).
+    """
+    numbered = list(rows_of(squad))
+    held = [row for number, row in numbered if number % EVERY == EVERY - 1]
+    taken = [row for number, row in numbered if number % EVERY != EVERY - 1]
+    answerable = [at for at, row in enumerate(taken) if row["answers"]["text"]]
+    unanswerable = [at for at, row in enumerate(taken) if not row["answers"]["text"]]
+    draw = random.Random(SEED)
+    drawn = draw.sample(answerable, min(len(unanswerable), len(answerable)))
+    chosen = [taken[at] for at in sorted([*drawn, *unanswerable])]
+    folder.mkdir(parents=True, exist_ok=True)
+    write(folder / "calibration.jsonl", draw.sample(chosen, CALIBRATION_ROWS))
+    write(folder / "train.jsonl", chosen)
+    write(folder / "held-out.jsonl", held)
+
+
+def write(file: Path, records: list[dict[str, Any]]) -> None:
+    """JSONL, one record a line; the file appears when it is whole."""
+    partial = file.with_suffix(".tmp")
+    partial.write_bytes(b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records))
+    partial.rename(file)
+
+
+def say(line: str) -> None:
+    """One line on standard error."""
+    click.echo(line, err=True)
+
+
+def make(base: str, work: Path, data: Path, output: Path) -> None:
+    """All steps, in order. `output` is replaced at the end. Raises ModelError if the bundle is too large."""
+    squad = data / "squad-v2.0-train.json"
+    if not squad.is_file():
+        raise InputError(f"{squad} is missing; set BATCHQA_DATA to the folder that holds it")
+    held_out, checkpoint = work / "data" / "held-out.jsonl", work / "checkpoint"
+    if not held_out.exists():
+        say("data: SQuAD 2.0 train without every 20th article")
+        make_data(squad, work / "data")
+    settings = TrainSettings(**{**fields_of(SETTINGS), "validation": str(held_out)})
+    trained = train(
+        base,
+        checkpoint,
+        [work / "data" / "train.jsonl"],
+        settings=settings,
+        licence=LICENCE,
+        on_note=say,
+        on_progress=lambda at: say(f"step {at.step} of {at.steps}, loss {at.loss:.3f}, {at.eta_seconds:.0f} s"),
+    )
+    say(f"train: {trained.validation}")
+    exported, tuned = work / "exported", work / "tuned"
+    if not exported.exists():
+        export(
+            str(checkpoint),
+            exported,
+            name="minilm-l6-squad2",
+            verify_on=held_out,
+            calibrate_on=work / "data" / "calibration.jsonl",
+            licence=LICENCE,
+            notes=NOTES,
+            on_progress=say,
+        )
+    if not tuned.exists():
+        say("tune: threshold and calibration on the held-out articles")
+        evaluate(
+            held_out,
+            model=exported,
+            tune=tuned,
+            prior=DEV_PRIOR,
+            annotated=work / "held-out.parquet",
+            engine="onnxruntime",
+            seed=SEED,
+        )
+    final = work / "final"
+    if not final.exists():
+        say("figures: SQuAD 2.0 dev and XQuAD")
+        partial = work / "final.tmp"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(tuned, partial)
+        add_figures(partial, data)
+        partial.rename(final)
+    size = sum(file.stat().st_size for file in final.iterdir())
+    if size > MOST_BYTES:
+        raise ModelError(f"the bundle has {size} bytes; the package's model has at most {MOST_BYTES}")
+    if output.exists():
+        shutil.rmtree(output)
+    shutil.copytree(final, output)
+
+
+def fields_of(settings: TrainSettings) -> dict[str, Any]:
+    """The settings as keyword arguments."""
+    return {name: getattr(settings, name) for name in settings.__dataclass_fields__}
+
+
+@click.command()
+@click.argument("base")
+@click.option("--work", type=click.Path(path_type=Path), default=".cache/bundled-model", show_default=True)
+@click.option("--output", type=click.Path(path_type=Path), default=BUNDLED, help="Replaced at the end.")
+def main(base: str, work: Path, output: Path) -> None:
+    """Make the model in the package from BASE."""
+    try:
+        make(base, work, Path(os.environ.get("BATCHQA_DATA", "../shared/data")), output)
+    except BatchqaError as error:
+        say(f"error: {error}")
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()
