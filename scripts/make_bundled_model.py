@@ -1,13 +1,12 @@
 """Make the model in the package, every step: `python scripts/make_bundled_model.py BASE [--work FOLDER]`.
 
-BASE is an encoder or a question-answering checkpoint; BATCHQA_DATA holds SQuAD 2.0 train and dev and XQuAD. The
-steps are data, train, export, tune, figures; each leaves its result in the working folder and is not done
-again, and training resumes from its last saved state. So a run that was stopped, or that takes more than a
-sitting, goes on with the same command. The same base, data and library versions give the same model, as far
-as the processor rounds alike.
+BASE is an encoder or a question-answering checkpoint; BATCHQA_DATA holds SQuAD 2.0 train and dev and XQuAD.
+The steps are data, train, export, tune, figures. Each leaves its result in the working folder and is not done
+again, and training resumes from its last saved state: the same command finishes a run that was stopped. The
+same base, data and library versions give the same model, as far as the processor rounds alike.
 
-Choices (options of training, threshold, calibration) are made on held-out articles of train; SQuAD 2.0 dev and
-XQuAD are looked at once, for the figures on the card.
+Choices (options of training, threshold, calibration) are made on held-out articles of train; SQuAD 2.0 dev
+and XQuAD are looked at once, for the figures on the card.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ CALIBRATION_ROWS = 600
 MOST_BYTES = 36_000_000
 LICENCE = "CC-BY-SA-4.0"
 DEV_PRIOR = 0.5
-"""Share of unanswerable questions that the threshold and the scores are fitted for: half, as in SQuAD 2.0 dev."""
+"""Share of unanswerable questions that threshold and scores are fitted for: half, as in SQuAD 2.0 dev."""
 
 SETTINGS = TrainSettings(
     epochs=1,
@@ -54,9 +53,9 @@ SETTINGS = TrainSettings(
 )
 
 NOTES = (
-    "Six layers, 384 wide, 22.6 million parameters, uncased English WordPiece. all-MiniLM-L6-v2 (Apache-2.0), "
-    "fine-tuned on SQuAD 1.1 train and unanswerable questions made from it, then on SQuAD 2.0 train (CC BY-SA "
-    "4.0) without every 20th article: all of its unanswerable questions, and as many answerable ones. It saw "
+    "Six layers, 384 wide, 22.6 million parameters, uncased English WordPiece. all-MiniLM-L6-v2 "
+    "(Apache-2.0), fine-tuned on SQuAD 1.1 train and unanswerable questions made from it, then on SQuAD 2.0 "
+    "train (CC BY-SA 4.0) without every 20th article: all of its unanswerable questions, and as many answerable ones. It saw "
     "nothing of any development set. English only: for other languages name another model."
 )
 
@@ -86,8 +85,8 @@ def rows_of(squad: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def make_data(squad: Path, folder: Path) -> None:
     """train.jsonl, held-out.jsonl, and calibration.jsonl, a sample of train for int8's scales.
 
-    Of the articles that are trained on all unanswerable questions are taken and as many answerable ones, drawn
-    by a seed: the model sees both kinds equally often, as in the dev set (a third of train is unanswerable).
+    Of the articles to train on all unanswerable questions are taken and as many answerable ones, drawn by a
+    seed: the model sees both kinds equally often, as in the dev set (a third of train is unanswerable).
     """
     numbered = list(rows_of(squad))
     held = [row for number, row in numbered if number % EVERY == EVERY - 1]
@@ -106,7 +105,9 @@ def make_data(squad: Path, folder: Path) -> None:
 def write(file: Path, records: list[dict[str, Any]]) -> None:
     """JSONL, one record a line; the file appears when it is whole."""
     partial = file.with_suffix(".tmp")
-    partial.write_bytes(b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records))
+    partial.write_bytes(
+        b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records)
+    )
     partial.rename(file)
 
 
@@ -132,7 +133,9 @@ def make(base: str, work: Path, data: Path, output: Path) -> None:
         settings=settings,
         licence=LICENCE,
         on_note=say,
-        on_progress=lambda at: say(f"step {at.step} of {at.steps}, loss {at.loss:.3f}, {at.eta_seconds:.0f} s"),
+        on_progress=lambda at: say(
+            f"step {at.step} of {at.steps}, loss {at.loss:.3f}, {at.eta_seconds:.0f} s"
+        ),
     )
     say(f"train: {trained.validation}")
     exported, tuned = work / "exported", work / "tuned"

@@ -22,5 +22,4 @@
     figures.py        how good a bundle's answers are, for its card
     export.py         all of it in order: `export`, and `ensure_cached` for `run --model org/name`
     threshold.py      the no-answer threshold, fitted on training data
-    bundled.py        the model in the package, made anew by one command
 """

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -71,6 +72,11 @@ class Checkpoint:
     pad_type: int
 
     @property
+    def digest(self) -> str:
+        """sha256 of the weights, file by file in the order of their names."""
+        return sha256_of(*sorted(self.folder.glob("*.safetensors")))
+
+    @property
     def layers(self) -> int:
         """Transformer layers; 0 where the configuration does not say."""
         return int(self.config.get("num_hidden_layers") or self.config.get("n_layers") or 0)
@@ -120,6 +126,16 @@ class Checkpoint:
                 f"{shown}; name a checkpoint that was fine-tuned for extractive question answering"
             )
         return model.eval()
+
+
+def sha256_of(*files: Path) -> str:
+    """sha256 of the files, one after the other."""
+    digest = sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager

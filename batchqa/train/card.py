@@ -24,8 +24,7 @@ def model_card(record: Mapping[str, Any]) -> str:
         f"**Licence of the weights:** {licence or 'not stated; see those of the base and of the data'}.",
         "## Data",
         "\n".join(
-            f"- `{each['name']}`, {each['bytes']:,} bytes, sha256 `{each['sha256']}`"
-            for each in record["data"]
+            f"- `{each['name']}`, {each['bytes']:,} bytes, {each['digest']}" for each in record["data"]
         ),
         (
             f"{record['rows']:,} rows ({record['labelled_rows']:,} with gold answers, "
@@ -46,8 +45,12 @@ def model_card(record: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _teachers(names: Sequence[str]) -> list[str]:
-    return ["## Teachers", "\n".join(f"- `{name}`" for name in names)] if names else []
+def _teachers(teachers: Sequence[Mapping[str, str]]) -> list[str]:
+    return (
+        ["## Teachers", "\n".join(f"- `{each['name']}`, sha256 {each['sha256']}" for each in teachers)]
+        if teachers
+        else []
+    )
 
 
 def _validation(final: Mapping[str, Any] | None, curve: Sequence[Mapping[str, Any]]) -> list[str]:

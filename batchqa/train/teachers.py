@@ -26,8 +26,8 @@ from .student import accepted_inputs
 class CheckpointTeacher:
     """A PyTorch model; its hidden states and attention can be looked at."""
 
-    def __init__(self, model: Any, name: str) -> None:
-        self.model, self.name = model.eval(), name
+    def __init__(self, model: Any, name: str, digest: str) -> None:
+        self.model, self.name, self.digest = model.eval(), name, digest
         self._inputs = accepted_inputs(model)
 
     def to(self, device: Any) -> None:
@@ -44,8 +44,8 @@ class BundleTeacher:
 
     model = None
 
-    def __init__(self, scorer: SpanScorer, name: str) -> None:
-        self._scorer, self.name = scorer, name
+    def __init__(self, scorer: SpanScorer, name: str, digest: str) -> None:
+        self._scorer, self.name, self.digest = scorer, name, digest
 
     def to(self, device: Any) -> None:
         """A bundle stays where its engine is; its logits go to the student's device."""
@@ -87,12 +87,15 @@ def open_teachers(
                     raise SettingsError(
                         f"--hidden needs a checkpoint as --teacher; {name} is a bundle, which has logits only"
                     )
-                teachers.append(BundleTeacher(onnx_scorer(bundle, best_precision(bundle)), name))
+                scorer = onnx_scorer(bundle, best_precision(bundle))
+                teachers.append(BundleTeacher(scorer, bundle.manifest.name, bundle.digest))
                 continue
             teacher = stack.enter_context(open_checkpoint(name, None, allow_pickle=allow_pickle))
             other = learn_layout(teacher.tokenizer, teacher.pad_id, teacher.pad_type)
             _same_tokens(student, layout, teacher.tokenizer, other, name)
-            teachers.append(CheckpointTeacher(teacher.load_model(attention="eager"), name))
+            teachers.append(
+                CheckpointTeacher(teacher.load_model(attention="eager"), teacher.id, teacher.digest)
+            )
         yield teachers
 
 

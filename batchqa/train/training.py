@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,10 @@ import orjson
 
 from batchqa.errors import InputError, PreconditionError, SettingsError, StoppedError
 from batchqa.machine import cpu_model, cpu_quota, keep_large_allocations, memory_limit
-from batchqa.prepare.checkpoint import Checkpoint, open_checkpoint
+from batchqa.prepare.checkpoint import Checkpoint, open_checkpoint, sha256_of
 from batchqa.prepare.extras import load, quiet, versions
-from batchqa.settings import WindowSettings
+from batchqa.settings import ReadingSettings, WindowSettings
+from batchqa.steps.reading import open_source
 from batchqa.steps.windowing import Windower, learn_layout
 from batchqa.version import VERSION
 
@@ -32,7 +32,7 @@ from .features import Features, make_features
 from .loop import Trainer, TrainProgress
 from .settings import TrainSettings
 from .student import make_student
-from .teachers import open_teachers
+from .teachers import Teacher, open_teachers
 from .validation import Validation, validate
 
 RECORD = "training.json"
@@ -96,14 +96,14 @@ def train(
         longest = min(settings.max_length, checkpoint.max_length)
         windows = WindowSettings(longest, settings.stride, settings.max_question_length)
         windower = Windower(checkpoint.tokenizer, layout, windows, longest)
-        job = _job(checkpoint, data, teachers, layers, settings)
+        masters = stack.enter_context(
+            open_teachers(teachers, checkpoint, layout, hidden=settings.hidden, allow_pickle=allow_pickle)
+        )
+        job = _job(checkpoint, data, masters, layers, settings)
         if (done := _finished(output, job)) is not None:
             return done
         trained_on, judged_by = _rows(data, settings, gold_column, group_column, bool(teachers), note)
         check_stop()
-        masters = stack.enter_context(
-            open_teachers(teachers, checkpoint, layout, hidden=settings.hidden, allow_pickle=allow_pickle)
-        )
         student = make_student(checkpoint, layers, settings.seed)
         features = make_features(trained_on, windower)
         check_stop()
@@ -223,7 +223,7 @@ def _keep_best(
 def _job(
     checkpoint: Checkpoint,
     data: Sequence[str | Path],
-    teachers: Sequence[str],
+    teachers: Sequence[Teacher],
     layers: Sequence[int] | None,
     settings: TrainSettings,
 ) -> dict[str, Any]:
@@ -231,32 +231,30 @@ def _job(
     options = asdict(settings)
     for name in ("device", "precision", "save_every"):
         options.pop(name)
+    judged = []
+    if settings.validation_share is None:
+        judged = _identity([settings.validation])
+        options["validation"] = judged[0]["name"]
     return {
         "algorithm": ALGORITHM,
         "base": checkpoint.id,
-        "base_sha256": _digest(*sorted(checkpoint.folder.glob("*.safetensors"))),
-        "data": [
-            {"name": Path(file).name, "bytes": Path(file).stat().st_size, "sha256": _digest(Path(file))}
-            for file in data
-            if Path(file).is_file() or _missing(Path(file))
-        ],
-        "teachers": [Path(teacher).name for teacher in teachers],
+        "base_sha256": checkpoint.digest,
+        "data": _identity(data),
+        "validation_data": judged,
+        "teachers": [{"name": teacher.name, "sha256": teacher.digest} for teacher in teachers],
         "layers": list(layers) if layers is not None else None,
         "options": options,
     }
 
 
-def _missing(file: Path) -> bool:
-    raise InputError(f"{file}: there is no such file")
-
-
-def _digest(*files: Path) -> str:
-    digest = sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(2**20):
-                digest.update(block)
-    return digest.hexdigest()
+def _identity(files: Sequence[str | Path]) -> list[dict[str, Any]]:
+    """Name, size in bytes and digest of each input; an object's digest is what its store says of it."""
+    found = []
+    for file in open_source([str(file) for file in files], ReadingSettings()).files:
+        local = Path(file.path)
+        digest = f"sha256 {sha256_of(local)}" if local.is_file() else f"etag {file.identity.get('etag', '')}"
+        found.append({"name": local.name, "bytes": file.size, "digest": digest})
+    return found
 
 
 def _finished(output: Path, job: dict[str, Any]) -> Trained | None:
