@@ -55,7 +55,7 @@ def described(path: Path) -> dict[str, Any]:
 # --- names
 
 
-@pytest.mark.parametrize("values", [["a", "b"], [1, 2]])
+@pytest.mark.parametrize("values", [['{"x": 1}', "b"], [1, 2]])
 def test_a_column_called_record_is_a_column_like_any_other(
     run: Run, tmp_path: Path, values: list[Any]
 ) -> None:
