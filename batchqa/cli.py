@@ -366,7 +366,10 @@ def train_command(
 
     Needs `batchqa[train]`. A run that was stopped or killed is resumed by the same command.
     """
-    with _reporting(log_format, quiet) as reporter, _stoppable(at_once=False) as check_stop:
+    with (
+        _reporting(log_format, quiet) as reporter,
+        _stoppable(at_once=False, kept="the steps so far are kept") as check_stop,
+    ):
         from batchqa.train.training import train
 
         names = TrainSettings.__dataclass_fields__
@@ -508,13 +511,14 @@ def _progress(reporter: Reporter, check_stop: Callable[[], None]) -> Callable[[A
 
 
 @contextmanager
-def _stoppable(*, at_once: bool = True) -> Iterator[Callable[[], None]]:
+def _stoppable(
+    *, at_once: bool = True, kept: str = "finished parts are kept"
+) -> Iterator[Callable[[], None]]:
     """SIGINT and SIGTERM become StoppedError in the main thread; a second one ends the process at once.
 
-    Not `at_once`: only where the yielded function is called, for work that must not be cut in two.
-
-    The yielded function raises it again, for the case that it met code that swallows exceptions. What is
-    committed stays, because every commit is a rename.
+    Not `at_once`: only where the yielded function is called, for work that must not be cut in two. The yielded
+    function raises it again, for the case that it met code that swallows exceptions. `kept` says what a
+    stopped command has not lost.
     """
     stopped: list[StoppedError] = []
 
@@ -522,9 +526,7 @@ def _stoppable(*, at_once: bool = True) -> Iterator[Callable[[], None]]:
         if stopped:
             os._exit(128 + number)
         name = signal.Signals(number).name
-        error = StoppedError(
-            f"stopped by {name}; finished parts are kept: run the same command again to resume", 128 + number
-        )
+        error = StoppedError(f"stopped by {name}; {kept}: run the same command again to resume", 128 + number)
         stopped.append(error)
         if at_once:
             raise error

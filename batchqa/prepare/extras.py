@@ -15,6 +15,7 @@ from batchqa.errors import ModelError
 LIBRARIES = (
     "torch",
     "transformers",
+    "accelerate",
     "optimum",
     "optimum-onnx",
     "onnx",
@@ -25,14 +26,21 @@ LIBRARIES = (
 """What a bundle's maker depends on; their versions are written into bundle.json."""
 
 
+EXPORTING = ("exporting", "export")
+TRAINING = ("training", "train")
+TRAINING_LIBRARIES = ("accelerate",)
+"""What the extra `train` has besides the extra `export`."""
+
+
 def load(module: str) -> Any:
-    """Import `module` of the extra `export`. Raises ModelError, naming the extra, where it is missing."""
+    """Import `module` of the extra `export`, or `train`. Raises ModelError, naming the extra, without it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
         missing = error.name or module
+        needs, extra = TRAINING if missing in TRAINING_LIBRARIES else EXPORTING
         raise ModelError(
-            f"exporting a model needs {missing}, which is not installed: pip install 'batchqa[export]'"
+            f"{needs} a model needs {missing}, which is not installed: pip install 'batchqa[{extra}]'"
         ) from error
 
 

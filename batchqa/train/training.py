@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from batchqa.errors import InputError, PreconditionError, SettingsError, StoppedError
+from batchqa.errors import DeviceError, InputError, PreconditionError, SettingsError, StoppedError
 from batchqa.machine import cpu_model, cpu_quota, keep_large_allocations, memory_limit
 from batchqa.prepare.checkpoint import Checkpoint, open_checkpoint, sha256_of
 from batchqa.prepare.extras import load, quiet, versions
@@ -86,6 +86,8 @@ def train(
     output = Path(output)
     work = output.with_name(output.name + ".batchqa")
     torch = load("torch")
+    load("accelerate")
+    _check_device(settings)
     keep_large_allocations()
     torch.set_num_threads(cpu_quota())
     with ExitStack() as stack:
@@ -133,6 +135,15 @@ def train(
         }
         _publish(trainer, checkpoint, record, work, output)
     return Trained(str(output), trainer.done, trainer.seconds, final)
+
+
+def _check_device(settings: TrainSettings) -> None:
+    """Raise DeviceError where CUDA was asked for and torch does not have it."""
+    if settings.device == "cuda" and not load("torch").cuda.is_available():
+        raise DeviceError(
+            "--device cuda: torch finds no CUDA device (or is a build without CUDA); --device auto takes the "
+            "CPU then"
+        )
 
 
 def _rows(

@@ -11,6 +11,7 @@ import pytest
 
 from batchqa.errors import (
     BatchqaError,
+    DeviceError,
     InputError,
     ModelError,
     PreconditionError,
