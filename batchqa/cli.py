@@ -516,9 +516,9 @@ def _stoppable(
 ) -> Iterator[Callable[[], None]]:
     """SIGINT and SIGTERM become StoppedError in the main thread; a second one ends the process at once.
 
-    Not `at_once`: only where the yielded function is called, for work that must not be cut in two. The yielded
-    function raises it again, for the case that it met code that swallows exceptions. `kept` says what a
-    stopped command has not lost.
+    Not `at_once`: only where the yielded function is called, for work that must not be cut in two. The
+    yielded function raises it again, for the case that it met code that swallows exceptions. `kept` says what
+    a stopped command has not lost.
     """
     stopped: list[StoppedError] = []
 

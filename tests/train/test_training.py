@@ -303,6 +303,12 @@ def test_layers_that_are_not_there_are_refused(
         train(str(base), tmp_path / "out", [data], layers=layers, settings=TrainSettings(**QUICK))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_refused(base: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="no CUDA device"):
+        train(str(base), tmp_path / "out", [data], settings=TrainSettings(**QUICK | {"device": "cuda"}))
+
+
 def test_some_lost_gold_is_left_out_and_counted(base: Path, tmp_path: Path) -> None:
     records = rows(100)
     records[1]["answers"] = {"text": ["not there"], "answer_start": [0]}
