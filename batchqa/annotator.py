@@ -17,6 +17,7 @@ from batchqa.bundle import Bundle, Variant, open_bundle
 from batchqa.cache import cache_note
 from batchqa.choosing import Chosen, before_any_row, choose
 from batchqa.errors import DeviceError, ModelError, SettingsError
+from batchqa.languages import profile_of
 from batchqa.machine import cpu_quota
 from batchqa.pipeline import Road
 from batchqa.records import AnsweredChunk, Chunk, Cursor, Rows
@@ -226,6 +227,20 @@ class Annotator:
             "abstains": rules.abstains,
             "threshold": rules.threshold if rules.abstains else None,
         }
+
+    def unlike_verified(self, texts: Iterable[str]) -> str:
+        """A note where texts do not look like those that the bundle was verified on, else ""."""
+        manifest, encoder = self.bundle.manifest, self.road.windower.encoder
+        if manifest.texts is None:
+            return ""
+        found = profile_of(texts, encoder.tokenizer, encoder.unknown).differs_from(manifest.texts)
+        if not found:
+            return ""
+        languages = f" ({', '.join(manifest.languages)})" if manifest.languages else ""
+        return (
+            f"the texts do not look like those that {manifest.name} was verified on{languages}: {found}. Its "
+            "answers may be poor; name a model for these texts with --model"
+        )
 
     def answer(
         self, cut: Iterable[Chunk], on_scored: Callable[[Chunk, float], None] | None = None

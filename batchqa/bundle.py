@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from batchqa.errors import DeviceError, ModelError
+from batchqa.languages import TextProfile
 from batchqa.machine import cpu_flags
 from batchqa.probability import Calibration
 from batchqa.records import Layout
@@ -99,7 +100,11 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What `bundle.json` holds. `max_length` is in tokens, special ones included."""
+    """What `bundle.json` holds. `max_length` is in tokens, special ones included.
+
+    `languages` are those that the model is for, as far as is known, `texts` what the texts that it was
+    verified on look like to its tokenizer; earlier bundles have neither.
+    """
 
     name: str
     source: Source
@@ -115,6 +120,8 @@ class Manifest:
     versions: Mapping[str, str]
     files: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
+    languages: tuple[str, ...] = ()
+    texts: TextProfile | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +266,8 @@ def _manifest_from(record: dict[str, Any]) -> Manifest:
             "threshold": Threshold(**record["threshold"]),
             "calibration": _calibration_from(calibration) if calibration else None,
             "variants": variants,
+            "languages": tuple(record.get("languages", ())),
+            "texts": TextProfile.from_record(record["texts"]) if record.get("texts") else None,
         }
     )
 

@@ -221,6 +221,14 @@ def run_command(
 @number("--threshold", AnyNumber, None, "No-answer threshold to record.", show_default="0, not fitted")
 @click.option("--name", metavar="NAME", help="Name of the bundle.", show_default="the checkpoint's")
 @click.option("--licence", metavar="ID", help="Licence of the weights.", show_default="the checkpoint's")
+@click.option(
+    "--language",
+    "languages",
+    multiple=True,
+    metavar="CODE",
+    help="Language that the model is for; repeat it for several.",
+    show_default="the checkpoint's, or found by the verification",
+)
 @click.option("--allow-pickle", is_flag=True, help="Convert a pickled checkpoint, in a process of its own.")
 @speaking_options
 @config_option

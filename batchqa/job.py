@@ -35,6 +35,7 @@ from batchqa.commit import (
 )
 from batchqa.errors import LimitError, SettingsError, StorageError
 from batchqa.following import Clock, Follower, Progress, Tally
+from batchqa.languages import FirstTexts
 from batchqa.machine import process_seconds
 from batchqa.planner import Estimate, estimate
 from batchqa.records import ROW_ERRORS, AnsweredChunk, Rows
@@ -174,14 +175,15 @@ def run(
                 of_all = "" if total is None else f" of {total:,}"
                 status(f"resuming: {done:,}{of_all} rows are done")
             follower = Follower(clock, commit.committed, total, progress or (lambda _: None))
-            job = _Job(source, annotator, settings, commit, schema, follower)
+            job = _Job(source, annotator, settings, commit, schema, follower, note)
             job.annotate()
             job.check_share_of_errors()
             source.check_unchanged()
             if target.kind != "stdout":
                 status(f"writing {target}")
             with clock.committing():
-                commit.publish({"batchqa": VERSION, **annotator.decides_by()})
+                unlike = {"texts": job.unlike} if job.unlike else {}
+                commit.publish({"batchqa": VERSION, **annotator.decides_by(), **unlike})
         for text in commit.notes:
             note(text)
         result = _summary(commit, clock, bundle, resolved, annotator, target, already_done)
@@ -210,12 +212,15 @@ def dry_run(
     note = on_note or (lambda _: None)
     for text in source.notes:
         note(text)
-    rows = _up_to(source.read(), settings.output.limit)
+    first = FirstTexts()
+    rows = first.passing(_up_to(source.read(), settings.output.limit))
     with Annotator(open_model(model), settings=settings) as annotator:
         for text in annotator.notes:
             note(text)
         startup = clock.seconds() - annotator.measuring_seconds  # the run will not measure again
         found = estimate(annotator, chunks(rows, settings.output.part_rows), startup)
+        if unlike := annotator.unlike_verified(first.texts):
+            note(unlike)
     counted = [found.errors] + ([found.statuses] if settings.errors.strict else [])
     errors, limit = sum(sum(codes.values()) for codes in counted), settings.errors.max_errors
     if limit.exceeded(errors, found.rows):
@@ -254,6 +259,7 @@ class _Job:
         commit: Commit | StreamCommit,
         schema: pa.Schema,
         follower: Follower,
+        note: Callable[[str], None],
     ) -> None:
         self._source = source
         self._annotator = annotator
@@ -262,18 +268,48 @@ class _Job:
         self._schema = schema
         self._follower = follower
         self._named: list[str] = []
+        self._note = note
+        self._first = FirstTexts() if annotator.bundle.manifest.texts else None
+        self.unlike = ""
         self._versions = {"batchqa": VERSION, **_versions(annotator.resolved.engine)}
 
     def annotate(self) -> None:
         """Do all missing parts. Raises LimitError after the part that has one error too many."""
         self._follower.tell(part=0)
         for missing in self._commit.todo():
-            rows = self._rows(missing)
+            rows = self._looked_at(missing, self._rows(missing))
             part_rows = self._settings.output.part_rows
             cut = chunks(rows, part_rows, missing.first_part)
             answered = self._annotator.answer(cut, on_scored=self._follower.scored)
             with closing(answered):  # type: ignore[type-var]
                 self._write_parts(answered)
+        self._say_what_is_unlike(at_the_end=True)
+
+    def _looked_at(self, missing: PartRange, rows: Iterator[Rows]) -> Iterator[Rows]:
+        """The same rows; the job's first texts are gathered from them, or by a look at the input's beginning.
+
+        A job that was stopped looks at the same texts as one that was not, so that its output is the same.
+        """
+        if self._first is None:
+            return rows
+        if missing.first_record == 0 and missing.stop_part is None:
+            return self._first.passing(rows)
+        self._look_at_the_beginning(self._first)
+        return rows
+
+    def _look_at_the_beginning(self, first: FirstTexts) -> None:
+        with closing(_up_to(self._source.read(), self._settings.output.limit)) as beginning:  # type: ignore[type-var]
+            first.gather(beginning)
+
+    def _say_what_is_unlike(self, *, at_the_end: bool = False) -> None:
+        """Say once that the texts are not such as the bundle was verified on, as soon as it is known."""
+        if self._first is not None and at_the_end and not self._first.complete:
+            self._look_at_the_beginning(self._first)  # all parts were there already
+        if self._first is not None and self._first.complete:
+            self.unlike = self._annotator.unlike_verified(self._first.texts)
+            self._first = None
+            if self.unlike:
+                self._note(self.unlike)
 
     def _rows(self, missing: PartRange) -> Iterator[Rows]:
         """The rows of consecutive missing parts, up to --limit."""
@@ -291,6 +327,7 @@ class _Job:
         follower.part = Tally()
         try:
             for piece in answered:
+                self._say_what_is_unlike()
                 with follower.committing():
                     if writer is None:
                         writer = self._commit.part(piece.chunk.part)

@@ -67,6 +67,7 @@ def _bundle(facts: Mapping[str, Any]) -> Iterator[Line]:
     revision = f" at {source['revision'][:12]}" if source["revision"] else ""
     yield "made from", f"{source['id']}{revision}, {facts['architecture']}"
     yield "licence", source["licence"] or "not stated"
+    yield "languages", ", ".join(facts["languages"]) or "not stated"
     yield "longest input", f"{facts['max_length']:,} tokens"
     yield "no answer", f"{'yes' if abstains['value'] else 'no'}: {abstains['how']}"
     yield "threshold", f"{threshold['value']:.4g}: {threshold['fitted_on']}"
@@ -127,6 +128,8 @@ def _output(facts: Mapping[str, Any]) -> Iterator[Line]:
     if "bundle" in fields:
         model = totals.get("model") or f"bundle {fields['bundle'][:12]}"
         yield "model", _model(model, fields.get("variant"), fields.get("engine"), resolved.get("device"))
+    if totals.get("texts"):
+        yield "note", totals["texts"]
     if "options" in fields:
         yield "options", ", ".join(_changed(fields["options"])) or "the defaults"
     versions = {"batchqa": totals.get("batchqa"), **fields.get("versions", {})}

@@ -151,6 +151,7 @@ def make(base: str, work: Path, data: Path, output: Path, *, only_train: bool) -
             verify_on=work / "data" / "verify.jsonl",
             calibrate_on=work / "data" / "calibration.jsonl",
             licence=LICENCE,
+            languages=("en",),
             notes=NOTES,
             on_progress=say,
         )

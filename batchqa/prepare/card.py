@@ -28,14 +28,13 @@ _PRODUCTS = {
 def model_card(manifest: Manifest, notes: str = "") -> str:
     """The card's text; `notes` is a paragraph of its maker's."""
     source = manifest.source
-    origin = f"{source.id} at commit {source.revision}" if source.revision else source.id
     says = "says when a passage does not answer" if manifest.abstains.value else "always answers"
     parts = [
         f"# {manifest.name}",
         f"A bundle for batchqa: extractive question answering, {manifest.architecture}. It {says}.",
         notes,
         "## Origin",
-        f"- Made from {origin}\n- Licence of the weights: {source.licence or 'not stated by the source'}",
+        _origin(manifest),
         "## How it decides",
         _decision(manifest),
         "## Variants",
@@ -45,6 +44,15 @@ def model_card(manifest: Manifest, notes: str = "") -> str:
     ]
     header = f"---\nlicense: {source.licence.lower()}\n---\n\n" if source.licence else ""
     return header + "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _origin(manifest: Manifest) -> str:
+    source = manifest.source
+    return (
+        f"- Made from {source.id}{f' at commit {source.revision}' if source.revision else ''}\n"
+        f"- Licence of the weights: {source.licence or 'not stated by the source'}\n"
+        f"- Languages: {', '.join(manifest.languages) or 'not stated'}"
+    )
 
 
 def _decision(manifest: Manifest) -> str:

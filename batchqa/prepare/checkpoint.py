@@ -38,6 +38,9 @@ NEEDED = ("*.json", "*.safetensors", "*.txt", "*.model")
 HEADS = ("qa_outputs.", "classifier.")
 """What the weights of a question-answering head are called in transformers."""
 
+LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z0-9]+)*|multilingual")
+"""A language's code, or what hub cards say of a model for many."""
+
 HUB_ID = re.compile(r"(?!.*\.\.)[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 UNLIMITED = 10**6
 """Tokenizers without a limit of their own say 10^30."""
@@ -63,6 +66,7 @@ class Checkpoint:
     id: str
     revision: str | None
     licence: str | None
+    languages: tuple[str, ...]
     folder: Path
     architecture: str
     config: Mapping[str, Any]
@@ -238,6 +242,7 @@ def _inspect(
         id=source,
         revision=commit,
         licence=_licence(folder),
+        languages=_languages(folder),
         folder=prepared,
         architecture=str(config["model_type"]),
         config=config,
@@ -409,12 +414,24 @@ def _max_length(config: Mapping[str, Any], of_tokenizer: int) -> int:
 
 def _licence(folder: Path) -> str | None:
     """What the model card's header says."""
+    found = re.search(r"^licen[sc]e:\s*(\S+)", _header(folder), re.MULTILINE)
+    return found[1] if found else None
+
+
+def _languages(folder: Path) -> tuple[str, ...]:
+    """Those of the model card's header: `language: en`, `language: [en, es]`, or a list of lines."""
+    found = re.search(r"^language:(.*(?:\n\s*-\s.*)*)", _header(folder), re.MULTILINE)
+    words = re.findall(r"[\w-]*\w", found[1].lower()) if found else []
+    return tuple(word for word in words if LANGUAGE.fullmatch(word))
+
+
+def _header(folder: Path) -> str:
+    """The YAML header of the model card; "" where there is none."""
     card = folder / "README.md"
     if not card.is_file():
-        return None
+        return ""
     header = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
-    found = re.search(r"^licen[sc]e:\s*(\S+)", header[1], re.MULTILINE) if header else None
-    return found[1] if found else None
+    return header[1] if header else ""
 
 
 def _unloadable(name: str, error: BaseException) -> ModelError:

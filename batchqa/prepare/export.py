@@ -43,6 +43,7 @@ from batchqa.errors import (
     StorageError,
     TryAgainError,
 )
+from batchqa.languages import profile_of
 from batchqa.machine import cpu_flags
 from batchqa.records import Chunk, Cursor
 from batchqa.settings import DEFAULT_MAX_LENGTH, ReadingSettings, WindowSettings
@@ -50,13 +51,14 @@ from batchqa.steps.batching import padded_batches
 from batchqa.steps.chunking import chunks
 from batchqa.steps.inference import openvino_is_installed
 from batchqa.steps.reading import ColumnPlan, pieces
-from batchqa.steps.windowing import Windower, learn_layout, open_tokenizer
+from batchqa.steps.windowing import TextEncoder, Windower, learn_layout, open_tokenizer
 
 from . import by_token, graphs, int8_openvino, quantize
 from .abstention import Abstains, decide, probe
 from .card import model_card
-from .checkpoint import HUB_ID, Checkpoint, fetch, open_checkpoint, write_tokenizer
+from .checkpoint import HUB_ID, LANGUAGE, Checkpoint, fetch, open_checkpoint, write_tokenizer
 from .extras import versions
+from .languages import languages_answered, texts_in
 from .passages import everything
 from .smaller_last_layer import reduced
 from .threshold import best_for_f1, read_labelled
@@ -103,6 +105,7 @@ def export(
     threshold_note: str | None = None,
     name: str | None = None,
     licence: str | None = None,
+    languages: Sequence[str] = (),
     calibrate_on: str | Path | None = None,
     fit_threshold_on: str | Path | None = None,
     target: Target = "auto",
@@ -115,13 +118,16 @@ def export(
     original; int8 is calibrated on `calibrate_on` (default: the same passages). The threshold is
     `threshold`, or the best for F1 on the labelled file `fit_threshold_on`, or 0; `threshold_note` says what
     it was fitted on. For the `target` avx2 the weights of int8 have 7 bits, so that no product overflows on a
-    CPU without VNNI and AMX. Nothing is left in `output` where anything fails. Returns what bundle.json says.
+    CPU without VNNI and AMX. `languages` (codes) are those that the model is for; without them, those of the
+    checkpoint's card, else those of the package's passages in which it is right at least half of the time.
+    What the verification's texts look like is recorded, so that a run can say that its own do not. Nothing is
+    left in `output` where anything fails. Returns what bundle.json says.
 
     Raises SettingsError for options that cannot be, PreconditionError where `output` exists, ModelError for
     a checkpoint that cannot be exported or a variant below the limits, TryAgainError without a network.
     """
     folder = Path(output)
-    _check_options(precisions, target)
+    _check_options(precisions, target, languages)
     if folder.exists() or folder.is_symlink():
         raise PreconditionError(f"{folder} exists; remove it, or give another -o")
     table = everything() if verify_on is None else read_examples(verify_on)
@@ -142,6 +148,7 @@ def export(
         making.answer_with_original()
         for precision in dict.fromkeys(precisions):
             making.add(precision)
+        making.describe_texts(languages)
         return making.finish(notes)
 
 
@@ -206,7 +213,7 @@ def _wait_for(path: Path, model: str, seconds: float = 3600.0) -> Lock:
             time.sleep(1.0)
 
 
-def _check_options(precisions: Sequence[str], target: Target) -> None:
+def _check_options(precisions: Sequence[str], target: Target, languages: Sequence[str]) -> None:
     if not precisions:
         raise SettingsError(f"--precision names none of {', '.join(PRECISIONS)}")
     for precision in precisions:
@@ -214,6 +221,9 @@ def _check_options(precisions: Sequence[str], target: Target) -> None:
             raise SettingsError(f"{NO_INT8_ON_CUDA}; take --precision fp16 for CUDA")
         if precision not in PRECISIONS:
             raise SettingsError(f"--precision {precision!r} is none of {', '.join(PRECISIONS)}")
+    for language in languages:
+        if not LANGUAGE.fullmatch(language):
+            raise SettingsError(f"--language {language!r} is not a language's code, such as en or pt-br")
     if target not in get_args(Target):
         raise SettingsError(f"--target {target!r} is none of {', '.join(get_args(Target))}")
 
@@ -490,6 +500,15 @@ class _Making:
         """Add a variant to the manifest. Raises ModelError where it is below the limits."""
         require(comparison, self.checkpoint.name, self.min_agreement, self.max_f1_drop)
         self.manifest = replace(self.manifest, variants=(*self.manifest.variants, variant))
+
+    def describe_texts(self, languages: Sequence[str]) -> None:
+        """Record the languages, and what the verification's texts in them look like to the tokenizer."""
+        known = tuple(dict.fromkeys(languages)) or self.checkpoint.languages
+        known = known or languages_answered(self.table, self.original)
+        texts = texts_in(self.table, known)
+        encoder = TextEncoder(open_tokenizer(self.bundle.tokenizer))
+        profile = profile_of(texts, encoder.tokenizer, encoder.unknown) if texts else None
+        self.manifest = replace(self.manifest, languages=known, texts=profile)
 
     def finish(self, notes: str) -> Manifest:
         """Write the card and bundle.json, and open the bundle as a run would."""

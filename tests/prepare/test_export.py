@@ -65,7 +65,12 @@ def test_a_bundle_says_how_it_was_made_and_what_it_was_verified_on(
     checkpoints: Callable[..., Path], tmp_path: Path
 ) -> None:
     export(
-        str(checkpoints("bert-uncased")), tmp_path / "b", precisions=("int8",), min_agreement=0.0, name="tiny"
+        str(checkpoints("bert-uncased")),
+        tmp_path / "b",
+        precisions=("int8",),
+        min_agreement=0.0,
+        name="tiny",
+        languages=("en",),
     )
 
     bundle = open_bundle(tmp_path / "b")
@@ -75,8 +80,13 @@ def test_a_bundle_says_how_it_was_made_and_what_it_was_verified_on(
     assert bundle.manifest.abstains.pairs
     assert {"optimum", "torch", "onnxruntime"} <= set(bundle.manifest.versions)
     assert {"scheme", "rows", "span_agreement", "f1", "megabytes"} <= set(figures)
+    assert bundle.manifest.languages == ("en",)
+    assert bundle.manifest.texts is not None
+    assert list(bundle.manifest.texts.scripts) == ["LATIN"]  # of the passages, the English ones
+    assert bundle.manifest.texts.words > 400
     card = (tmp_path / "b" / "README.md").read_text(encoding="utf-8")
     assert card.startswith("# tiny\n")
+    assert "Languages: en\n" in card
     assert figures["scheme"] in card
 
 

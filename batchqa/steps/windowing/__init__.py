@@ -10,6 +10,7 @@
     windower.py     where the windows are
 """
 
+from .encoder import TextEncoder
 from .remembering import CACHED_BYTES, PAIR_BYTES, REMEMBERED_PAIRS
 from .tokenizer import learn_layout, open_tokenizer
 from .windower import Windower
@@ -18,6 +19,7 @@ __all__ = [
     "CACHED_BYTES",
     "PAIR_BYTES",
     "REMEMBERED_PAIRS",
+    "TextEncoder",
     "Windower",
     "learn_layout",
     "open_tokenizer",

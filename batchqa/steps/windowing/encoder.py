@@ -27,7 +27,10 @@ class TextEncoder:
         self.plain = PlainTokenizer.of(tokenizer, vocabulary)
         self.highest_id = max(chain(vocabulary.values(), tokenizer.get_added_tokens_decoder()))
         self._is_blank = np.zeros(self.highest_id + 1, dtype=bool)
-        self._is_blank[_blank_ids(tokenizer, vocabulary)] = True
+        self._is_blank[_blank_ids(vocabulary)] = True
+        self.unknown = _unknown_id(tokenizer, vocabulary)
+        if self.unknown is not None:
+            self._is_blank[self.unknown] = True
 
     def contexts(self, texts: list[str]) -> list[EncodedContext]:
         """The contexts, tokenized, without special tokens."""
@@ -53,12 +56,17 @@ class TextEncoder:
         return contexts
 
 
-def _blank_ids(tokenizer: Tokenizer, vocabulary: dict[str, int]) -> Int32:
-    """Vocabulary entries that can cover white space only: blank pieces, and the unknown token.
-
-    Unigram vocabularies know nothing of the characters 28 to 31, which are white space (`str.isspace`).
-    """
+def _blank_ids(vocabulary: dict[str, int]) -> Int32:
+    """Vocabulary entries that can cover white space only, besides the unknown token."""
     blank = [i for piece, i in vocabulary.items() if _BLANK_PIECES.issuperset(piece)]
+    return np.array(blank, dtype=np.int32)
+
+
+def _unknown_id(tokenizer: Tokenizer, vocabulary: dict[str, int]) -> int | None:
+    """The token of what the vocabulary cannot spell, if there is one.
+
+    In Unigram vocabularies these are also the characters 28 to 31, which are white space (`str.isspace`).
+    """
     model = orjson.loads(tokenizer.to_str())["model"]
-    unknown = model.get("unk_id", vocabulary.get(model.get("unk_token")))
-    return np.array(blank if unknown is None else [*blank, unknown], dtype=np.int32)
+    unknown: int | None = model.get("unk_id", vocabulary.get(model.get("unk_token")))
+    return unknown
