@@ -219,8 +219,8 @@ class RunSettings:
     def of_the_output(self) -> dict[str, Any]:
         """The options that can change the output: what the fingerprint is made of.
 
-        Device, threads and batch size are not among them: they change floats within DESIGN's tolerance. What
-        zstd may hold only decides whether an input can be read.
+        Device, threads and batch size are not among them: they change floats within the tolerance of
+        docs/contract.md (Equality). What zstd may hold only decides whether an input can be read.
         """
         return {
             "reading": {k: v for k, v in asdict(self.reading).items() if k != "max_zstd_window"},

@@ -49,7 +49,7 @@ EVERY = 8
 """Each how-manieth row is answered a second time, shuffled."""
 
 TOLERANCE = 1e-4
-"""By how much null odds may differ between two batchings (the contract's equality)."""
+"""By how much null odds may differ between two batchings (docs/contract.md, Equality)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,13 +60,34 @@ def test_every_make_command_of_the_readme_is_a_target() -> None:
     assert {"demo", "test"} <= shown <= targets
 
 
-def test_the_readme_names_every_column_exit_code_and_row_code() -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/contract.md"])
+def test_the_readme_and_the_contract_name_every_column_exit_code_and_row_code(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
     for field in ANSWER_FIELDS:
-        assert f"`qa_{field.name}`" in README
+        assert f"`qa_{field.name}`" in text
     for code in (0, 2, 3, 4, 5, 74, 75, 130, 143):
-        assert re.search(rf"^\| {code} \|", README, re.MULTILINE), code
+        assert re.search(rf"^\|[^|]*\b{code}\b[^|]* \|", text, re.MULTILINE), code
     for code in (*ROW_ERRORS, *ROW_STATUSES):
-        assert f"`{code}`" in README, code
+        assert f"`{code}`" in text, code
+
+
+def test_the_contract_names_every_command() -> None:
+    page = (ROOT / "docs" / "contract.md").read_text(encoding="utf-8")
+    for name in commands.commands:
+        assert re.search(rf"^\| `batchqa {name}[ `]", page, re.MULTILINE), name
+
+
+def test_every_link_of_a_document_leads_to_a_file() -> None:
+    places = (".", "docs", "docs/decisions", "benchmarks")
+    pages = [page for place in places for page in (ROOT / place).glob("*.md")]
+    assert len(pages) > 15
+    links = [
+        (page, link)
+        for page in pages
+        for link in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+        if "://" not in link
+    ]
+    assert [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()] == []
 
 
 def test_every_test_that_the_page_of_faults_names_exists() -> None:

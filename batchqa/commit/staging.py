@@ -1,6 +1,6 @@
 """The folder of unfinished work: who owns it, what is in it, which parts in it are good.
 
-Layout (DESIGN.md, Commit protocol)::
+Layout (docs/contract.md, Commit protocol)::
 
     ROOT/part-0000000.parquet          a committed part; its footer is its commit record
     ROOT/_batchqa/job.json             what this job is; written once, before the first part

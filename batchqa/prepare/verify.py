@@ -48,7 +48,7 @@ OTHER_BUDGET = 1536
 """The other batching, on other threads, that must change nothing."""
 
 FLOAT_TOLERANCE = 1e-4
-"""By how much null odds and scores may differ between two batchings (the contract's equality)."""
+"""By how much null odds and scores may differ between two batchings (docs/contract.md, Equality)."""
 
 
 class TorchScorer:

@@ -35,7 +35,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "models.md"
 ROWS = 200
 LEAST_EQUAL = 0.995
 CLOSE = 1e-4
-"""Decisions with a smaller margin may fall either way (the contract's equality)."""
+"""Decisions with a smaller margin may fall either way (docs/contract.md, Equality)."""
 
 HALF_AGREES = 0.95
 HALF_DIFFERS = 0.02

@@ -25,7 +25,7 @@ pytest.importorskip("torch")
 pytest.importorskip("optimum.exporters.onnx")
 
 CLOSE = 1e-4
-"""Decisions with a smaller margin may fall either way (the contract's equality)."""
+"""Decisions with a smaller margin may fall either way (docs/contract.md, Equality)."""
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))

@@ -33,7 +33,7 @@ Arithmetic = Literal["f32", "bf16"]
 """What the matrix products' factors are: float32, or bfloat16 with sums in float32."""
 
 TOLERANCE = 1e-4
-"""By how much a logit may depend on the batch (the contract's equality)."""
+"""By how much a logit may depend on the batch (docs/contract.md, Equality)."""
 
 PROBED_LENGTHS = (7, 41, 44, 47, 90, 110, 111, 131)
 """Windows with which the dependence is looked for: some that go together, none a multiple of anything."""
