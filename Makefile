@@ -88,13 +88,13 @@ clean:  ## remove the environment and all that was made
 		|| { echo "batchqa needs Python 3.11 or later: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 
-$(RUNNABLE): pyproject.toml $(CONSTRAINTS) | .venv/bin/python
+$(RUNNABLE): pyproject.toml batchqa/version.py $(CONSTRAINTS) | .venv/bin/python
 	$(PIP) -c $(CONSTRAINTS) -e .
 	@touch $@
 
 # torch by itself and first: with its version fixed pip takes the wheel at hand, while a range, resolved
 # together with the rest, can draw gigabytes of CUDA libraries.
-$(DEVELOPER): pyproject.toml $(CONSTRAINTS) | .venv/bin/python
+$(DEVELOPER): pyproject.toml batchqa/version.py $(CONSTRAINTS) | .venv/bin/python
 	$(PIP) $(TORCH)
 	$(PIP) -c $(CONSTRAINTS) -e '.[train,openvino,report,dev]'
 	@touch $(RUNNABLE) $@

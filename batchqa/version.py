@@ -1,3 +1,3 @@
 """The version of batchqa, where everything (the package, the command, the outputs' records) reads it."""
 
-VERSION = "0.1.0"
+VERSION = "0.2.0.dev0"

@@ -54,10 +54,26 @@ def test_every_batchqa_command_of_the_readme_parses(tmp_path: Path, monkeypatch:
         assert context.params
 
 
-def test_every_make_command_of_the_readme_is_a_target() -> None:
+def test_every_make_command_of_readme_guides_and_workflow_is_a_target() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     shown = {words[0] for words in commands_of("make")}
     assert {"demo", "test"} <= shown <= targets
+    workflow = (ROOT / ".github" / "workflows" / "check.yml").read_text(encoding="utf-8")
+    assert set(re.findall(r"run: (.*)", workflow)) == {"make check", "make test"}
+    guides = [ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    for page in guides:
+        named = set(re.findall(r"`make ([a-z-]+)[ `]", page.read_text(encoding="utf-8")))
+        assert named <= targets, page
+
+
+def test_pre_commit_runs_every_tool_of_make_check() -> None:
+    recipe = re.search(r"^check:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert recipe is not None
+    tools = [re.split(r" (?:--check )?\.$| --check$", line)[0] for line in recipe[1].split("\n\t")]
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    assert len(tools) >= 5
+    for tool in tools:
+        assert tool.strip().replace("$(BIN)", ".venv/bin") in hooks, tool
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/contract.md"])
@@ -117,7 +133,9 @@ def test_what_the_quick_tests_leave_out_exists_and_is_not_all() -> None:
     assert len(left_out) < len(list(tests.rglob("test_*.py"))) / 2
 
 
-def test_the_changelog_begins_with_this_version() -> None:
-    first = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+def test_the_changelog_begins_with_this_version_and_says_whether_it_is_released() -> None:
+    page = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    first = re.search(r"^## (\S+)( \(unreleased\))?", page, re.MULTILINE)
     assert first is not None
-    assert first[1] == VERSION
+    assert first[1] == VERSION.removesuffix(".dev0")
+    assert bool(first[2]) == VERSION.endswith(".dev0")
