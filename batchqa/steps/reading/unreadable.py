@@ -1,16 +1,21 @@
-"""Parquet files of which pyarrow can read some columns but not all: which those are, and the rest."""
+"""Parquet files of which pyarrow can read some columns but not all: which those are, and the rest.
+
+polars is imported where it is needed: rarely, and it takes longer than all of reading.
+"""
 
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchqa import footer as footers
 from batchqa.storage import read_at
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 def readable_part(raw: pa.NativeFile) -> tuple[pq.FileMetaData, dict[str, str]] | None:
@@ -49,6 +54,8 @@ def _schema(file: bytes) -> pa.Schema | None:
 
 def _refused_by_arrow(footer: dict[int, Any], names: list[str]) -> dict[str, str]:
     """Columns whose Arrow type, as the writer left it in the file, pyarrow has not; polars names them."""
+    import polars as pl
+
     try:
         schema = pl.read_parquet_schema(io.BytesIO(footers.without_rows(footer)))
     except pl.exceptions.PolarsError:
@@ -57,6 +64,8 @@ def _refused_by_arrow(footer: dict[int, Any], names: list[str]) -> dict[str, str
 
 
 def _has_arrow_type(kind: pl.DataType) -> bool:
+    import polars as pl
+
     try:
         pl.Series([], dtype=kind).to_arrow()
     except (pa.ArrowException, pl.exceptions.PolarsError, NotImplementedError):
