@@ -30,6 +30,7 @@ from batchqa.commit import (
     Target,
     check_target,
     earlier_job,
+    jsonlines,
     open_output,
     space_shortage,
 )
@@ -351,7 +352,7 @@ class _Job:
         if bad and self._settings.errors.on_error == "reject":
             keep = pa.array([row not in bad for row in range(len(batch))])
             for row in sorted(bad):
-                writer.reject(_reject_line(piece, row))
+                writer.reject(_reject_line(piece, row, lines=self._source.lines))
             batch = batch.filter(keep)
         writer.write(batch)
 
@@ -416,16 +417,17 @@ class _Job:
         )
 
 
-def _reject_line(piece: AnsweredChunk, row: int) -> bytes:
-    """A rejected row as JSON: which record, why, and its columns as they were read."""
+def _reject_line(piece: AnsweredChunk, row: int, *, lines: bool) -> bytes:
+    """A rejected row as JSON: which record, why, and its columns or line as they were read."""
     rows, answers = piece.chunk.rows, piece.answers
+    (as_read,) = jsonlines.lines(rows.columns.slice(row, 1), originals=lines)
     record = {
         "record": rows.first_record + row,
         "error": answers.column("error")[row].as_py(),
         "error_detail": answers.column("error_detail")[row].as_py(),
-        "row": rows.columns.slice(row, 1).to_pylist()[0],
+        "row": orjson.Fragment(as_read.strip()),
     }
-    return orjson.dumps(record, default=str)
+    return orjson.dumps(record)
 
 
 def _total_rows(source: Source, settings: RunSettings) -> int | None:

@@ -137,8 +137,23 @@ def _read_config(context: click.Context, _: click.Parameter, path: Path | None) 
         _check_table(context, path, group.commands[name], table)
     own = tables.get(context.info_name or "", {})
     parameters = options_of(context.command)
-    context.default_map = {parameters[_dashed(key)].name: value for key, value in own.items()}
+    context.default_map = {
+        parameters[_dashed(key)].name: _value(context, path, key, parameters[_dashed(key)], value)
+        for key, value in own.items()
+    }
     return path
+
+
+def _value(context: click.Context, path: Path, key: str, parameter: click.Parameter, value: Any) -> Any:
+    """A value of the file as click takes it, which converts the texts of a command line only."""
+    if getattr(parameter, "is_flag", False) and not isinstance(value, bool | str):
+        raise click.UsageError(f"{path}: {key} must be true or false, not {value!r}", context)
+    if not (parameter.multiple or parameter.nargs == -1):
+        return value
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list) or any(isinstance(each, bool | list | dict) for each in values):
+        raise click.UsageError(f'{path}: {key} must be a list of texts (["a", "b"]), not {value!r}', context)
+    return values
 
 
 def _check_table(context: click.Context, path: Path, command: click.Command, table: Any) -> None:

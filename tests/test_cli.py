@@ -132,6 +132,17 @@ def test_the_command_line_wins_over_the_environment_and_that_over_the_file(
     assert settings.errors.strict is True
 
 
+@pytest.mark.parametrize(("text", "keep"), [("id,a b", ("id", "a b")), ('"a, b"', ("a, b",))])
+def test_a_text_in_the_file_is_what_it_is_on_the_command_line(
+    seen: dict[str, Any], tmp_path: Path, text: str, keep: tuple[str, ...]
+) -> None:
+    config = tmp_path / "job.toml"
+    config.write_text(f"[run]\ninputs = 'abc'\nkeep = '{text}'\nstrict = 'yes'\noutput = 'out/'\n")
+    assert main(["run", "--config", str(config)]) == 0
+    assert (seen["inputs"], seen["settings"].reading.keep) == (("abc",), keep)
+    assert seen["settings"].errors.strict is True
+
+
 def test_inputs_and_output_can_stand_in_the_file_too(seen: dict[str, Any], tmp_path: Path) -> None:
     config = tmp_path / "job.toml"
     config.write_text('[run]\ninputs = ["a", "b"]\noutput = "out.parquet"\nmax-errors = 5\n')
@@ -216,6 +227,11 @@ def test_each_option_has_the_variable_and_the_toml_key_of_its_flag(
             "[run]\nstride = 'many'\n",
             "must be a whole number from 0 to 2147483647, not 'many' (in the --config file)",
         ),
+        ("[run]\nstrict = 1\n", "strict must be true or false, not 1"),
+        ("[run]\ndry-run = []\n", "dry-run must be true or false, not []"),
+        ("[run]\nkeep = true\n", 'keep must be a list of texts (["a", "b"]), not True'),
+        ("[run]\nkeep = [['a']]\n", "keep must be a list of texts"),
+        ("[run]\ninputs = 5\n", "inputs must be a list of texts"),
     ],
 )
 def test_a_mistake_in_the_file_is_a_usage_error(

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -213,6 +214,26 @@ def test_rejected_rows_stand_in_a_file_of_their_own_and_nothing_is_lost(run: Run
     ]
     assert json.loads(rejects[1])["row"]["n"] == 5
     assert (summary.rows, summary.rejected) == (5, 2)
+
+
+BROKEN = ['{"a": 1} {"b": 2}', '{"n": NaN}', "{no: JSON}", '{"context": "\\ud800"}', "[1]"]
+
+
+@pytest.mark.parametrize("on_error", ["annotate", "reject"])
+def test_every_line_of_json_lines_output_is_json_whatever_the_input_s_lines_were(
+    run: Run, tmp_path: Path, on_error: str
+) -> None:
+    source = _jsonl(tmp_path / "in.jsonl", *BROKEN, {"context": 5, "n": 2**70}, ROWS[0])
+    output = tmp_path / "out.jsonl"
+    run(source, output, on_error=on_error, max_errors="100%")
+    if on_error == "annotate":
+        found = [orjson.loads(line) for line in output.read_bytes().splitlines()]
+        assert found.pop()["n"] == ROWS[0]["n"]
+    else:
+        rejects = Path(f"{output}.rejects.jsonl").read_bytes().splitlines()
+        found = [orjson.loads(line)["row"] for line in rejects]
+    assert [row["_record"] for row in found[:-1]] == BROKEN
+    assert found[-1]["context"] == 5
 
 
 def test_on_error_fail_stops_at_the_first_bad_row(run: Run, tmp_path: Path) -> None:

@@ -175,6 +175,20 @@ def test_a_key_that_is_a_column_of_the_files_is_refused(run: Run, tmp_path: Path
         run(tmp_path / "in", tmp_path / "out.parquet", partition_columns=True)
 
 
+@pytest.mark.parametrize("output", ["out.parquet", "out.jsonl"])
+@pytest.mark.parametrize(
+    ("key", "said"), [("lang", "'lang' is in the files"), ("qa_start", "the run would add")]
+)
+def test_a_key_that_the_output_has_already_is_refused_in_every_form(
+    run: Run, tmp_path: Path, output: str, key: str, said: str
+) -> None:
+    file = tmp_path / "in" / f"{key}=5" / "x.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"context": "A bridge.", "question": "What?", "lang": "fr"}) + "\n")
+    with pytest.raises(InputError, match=said):
+        run(tmp_path / "in", tmp_path / output, partition_columns=True)
+
+
 def test_without_the_option_it_is_said_once_that_keys_are_not_read(run: Run, tmp_path: Path) -> None:
     notes: list[str] = []
     run(keyed(tmp_path / "in", "parquet"), tmp_path / "out.parquet", on_note=notes.append)

@@ -1,7 +1,7 @@
 """Rows as JSON lines: one object per row, the columns' names its keys.
 
-The first column may hold the input's lines themselves, as JSON text. They are not parsed: their bytes are in
-the output as they were, with the other columns added behind the last member.
+The first column may hold the input's lines themselves, each the text of a JSON object. They are not parsed:
+their bytes are in the output as they were, with the other columns added behind the last member.
 
 What JSON has no type for: decimals are numbers with all their digits; dates and times ISO 8601 text; times
 in nanoseconds, and dates beyond Python's (year 9999), the text that Arrow gives them; durations whole
@@ -18,9 +18,6 @@ from typing import Any
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-
-KEPT_LINE = "_record"
-"""The key under which a line that is no JSON object is kept."""
 
 _BLOCK_BYTES = 8 * 2**20
 _BLOCK_ROWS = 10_000
@@ -63,10 +60,6 @@ def _spliced(original: bytes | None, added: bytes) -> bytes:
     text = (original or b"").strip(b" \t\r\n")
     if not text:
         return added + b"\n"
-    if not (text.startswith(b"{") and text.endswith(b"}")):
-        # No object (a line in error, kept): its text becomes a member, so that the line stays JSON.
-        kept = orjson.dumps({KEPT_LINE: text.decode("utf-8", "replace")})
-        return kept[:-1] + _behind(added)
     if not text[1:-1].strip(b" \t\r\n"):
         return added + b"\n"
     return text[:-1] + _behind(added)

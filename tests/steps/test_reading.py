@@ -65,6 +65,7 @@ def test_names_that_begin_with_an_underscore_or_a_dot_are_skipped_in_folders_and
     tmp_path: Path,
 ) -> None:
     names = ("_SUCCESS.jsonl", ".crc.jsonl", "_batchqa/part.jsonl", ".git/x.jsonl", "day=1_$folder$")
+    names += ("Thumbs.db", "desktop.ini", "a.jsonl.batchqa.json", "a.jsonl.batchqa/part-0000000.jsonl")
     for name in ("kept.jsonl", *names):
         write(tmp_path / name)
     assert ids(opened(tmp_path)) == ["kept"]

@@ -458,6 +458,7 @@ def test_a_dotted_path_reaches_into_objects(tmp_path: Path) -> None:
         {"d": 5},
         {"d": {"context": 1, "question": "q"}},
         {"d": {"context": None, "question": "q"}},
+        {"d": "a text of its own"},
     ]
     source = opened(tmp_path / "x.jsonl", lines(*records), context="d.context", question="d.question")
     codes = {row: code for row, (code, _) in faults(source).items()}
@@ -468,8 +469,9 @@ def test_a_dotted_path_reaches_into_objects(tmp_path: Path) -> None:
         4: "type_context",
         5: "type_context",
         6: "null_context",
+        7: "type_context",
     }
-    assert only(source).context.to_pylist()[0] == "c"
+    assert only(source).context.to_pylist() == ["c", *[None] * 7]
     assert columns(source)["d"][0] == {"context": "c", "question": "q", "n": 1}
 
 
@@ -530,9 +532,9 @@ def test_a_schema_file_may_nest_lists_and_structs(tmp_path: Path) -> None:
         ("context", "neither name:type"),
         ("context:string,context:string", "named twice"),
         ("n:nosuchtype", "no type is named 'nosuchtype'"),
-        ("n:binary", "no type that JSON can give"),
+        ("n:binary", "not a type that JSON can give"),
         ("context:int64", "must be a string"),
-        ("{bad", "no valid JSON"),
+        ("{bad", "not valid JSON"),
         ('{"n": 5}', "the type of 'n'"),
         ("{}", "names no column"),
     ],
@@ -546,23 +548,38 @@ def test_a_schema_that_cannot_be_is_a_usage_error(tmp_path: Path, given: str, sa
 # --- keep_raw
 
 
-def test_raw_records_are_the_original_lines_and_null_where_they_are_not_text(tmp_path: Path) -> None:
+def test_raw_records_are_the_original_lines_or_hold_those_that_are_no_objects(tmp_path: Path) -> None:
     good = '{"question":"q",  "context":"é", "n": 1.0e5, "big": 123456789012345678901234567890}'.encode()
     bad = [b'{"cut', b'{"context": "\xff"}', b'["a"]', b'{"context": "x\\ud800"}', b"{" + b" " * 200 + b"}"]
+    bad += [b'{"a": 1} {"b": 2}', b'{"n": NaN}', b"{no: 'JSON'}"]
     data = b"\xef\xbb\xbf" + good + b"\r\n\n" + b"\n".join(bad) + b"\n" + good
     source = opened(tmp_path / "x.jsonl", data, keep_raw=True, max_line_bytes=150)
     assert source.schema == pa.schema({"_record": pa.large_string()})
     text = good.decode()
-    expected = [text, '{"cut', None, '["a"]', '{"context": "x\\ud800"}', None, text]
-    assert columns(source)["_record"] == expected
+    held = [line.decode() for line in (bad[0], bad[2], bad[3], *bad[5:])]
+    found = columns(source)["_record"]
+    assert [found[0], found[2], found[5], found[-1]] == [text, None, None, text]
+    assert [json.loads(found[row])["_record"] for row in (1, 3, 4, 6, 7, 8)] == held
     assert [code for code, _ in faults(source).values()] == [
         "bad_json",
         "bad_utf8",
         "not_an_object",
         "bad_utf8",
         "line_too_long",
+        *["bad_json"] * 3,
     ]
-    assert only(source).context.to_pylist() == ["é", None, None, None, None, None, "é"]
+    assert only(source).context.to_pylist() == ["é", *[None] * 8, "é"]
+
+
+@pytest.mark.usefixtures("small_sample")
+@pytest.mark.parametrize("key", ["qa_answer", "qa_error", "qa_candidates"])
+def test_a_raw_record_behind_the_sample_with_a_key_of_ours_is_at_fault(tmp_path: Path, key: str) -> None:
+    late = {"context": "c", "question": "q", key: "mine"}
+    source = opened(tmp_path / "x.jsonl", SAMPLE + lines(late), keep_raw=True)
+    [(row, (code, detail))] = faults(source).items()
+    assert (code, f"would add {key!r}" in detail) == ("type_field", True)
+    held = json.loads(columns(source)["_record"][row])
+    assert json.loads(held["_record"]) == late
 
 
 @pytest.mark.usefixtures("small_sample")

@@ -26,7 +26,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchqa.errors import InputError, StorageError
+from batchqa.errors import InputError, SettingsError, StorageError
 from batchqa.records import Cursor, RowFault
 from batchqa.settings import ReadingSettings
 from batchqa.steps.reading import Source, columns, open_source, streams
@@ -87,6 +87,17 @@ def test_a_table_is_known_by_its_content_where_its_name_says_nothing(tmp_path: P
 
 def test_the_separator_that_excel_writes_before_the_header_is_used(tmp_path: Path) -> None:
     assert table(opened(tmp_path / "x.csv", b"sep=;\r\n" + written(ROWS, delimiter=";"))) == ROWS
+
+
+@pytest.mark.parametrize(
+    "before", [b"\xef\xbb\xbf", b"\xef\xbb\xbf" * 2, b"\n \r\n", b"\r\n\xef\xbb\xbfsep=;\r\n"]
+)
+@pytest.mark.parametrize("packed", [bytes, gzip.compress])
+def test_marks_and_blank_lines_before_a_header_are_no_part_of_it(
+    tmp_path: Path, before: bytes, packed: Callable[[bytes], bytes]
+) -> None:
+    content = before + written(ROWS, delimiter=";", quoting=csv.QUOTE_ALL)
+    assert table(opened(tmp_path / "x.csv", packed(content))) == ROWS
 
 
 @pytest.mark.parametrize("packed", [bytes, gzip.compress])
@@ -161,6 +172,11 @@ def test_schema_gives_types_and_what_does_not_fit_is_a_fault(tmp_path: Path) -> 
     assert [(row, fault.code) for row, fault in faults(source).items()] == [(2, "type_field")]
 
 
+def test_a_name_in_schema_that_no_table_has_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"--schema day: .*no such column; it has: context, question"):
+        opened(tmp_path / "x.csv", b"context,question\nc,q\n", schema="day:date32")
+
+
 def test_tables_with_other_columns_are_one_table(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"id,context,question\n1,c,q\n")
     (tmp_path / "b.tsv").write_bytes(b"question\tnote\tcontext\nr\tn\td\n")
@@ -189,6 +205,8 @@ def test_a_header_that_cannot_be_is_refused(tmp_path: Path, content: bytes, said
 def test_a_table_of_a_header_alone_has_no_rows_and_columns_without_names_get_one(tmp_path: Path) -> None:
     source = opened(tmp_path / "x.csv", b",context,question,\n")
     assert (table(source), source.schema.names) == ([], ["column_1", "context", "question", "column_4"])
+    source = opened(tmp_path / "x.csv", b"context,question,,column_3\nc,q,made,own\n")
+    assert table(source) == [{"context": "c", "question": "q", "column_3_": "made", "column_3": "own"}]
 
 
 @given(

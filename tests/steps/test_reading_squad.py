@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import gzip
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,7 @@ DOCUMENT: dict[str, Any] = {
 
 
 def opened(path: Path, document: Any, *, pretty: bool = False) -> Source:
-    path.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2 if pretty else None))
+    path.write_text(json.dumps(document, indent=2 if pretty else None))  # writes NaN and half surrogate pairs
     return open_source([str(path)], ReadingSettings())
 
 
@@ -194,6 +196,10 @@ _QUESTION = [*_FIRST, "qas", 0]
         ([*_QUESTION, "answers"], [], "answers", {"text": [], "answer_start": []}),
         ([*_QUESTION, "answers"], [{"text": "x"}], "answers", {"text": ["x"], "answer_start": [None]}),
         ([*_QUESTION, "answers"], ["x"], "answers", {"text": ["x"], "answer_start": [None]}),
+        ([*_QUESTION, "answers"], "x", "answers", {"text": ["x"], "answer_start": [None]}),
+        ([*_QUESTION, "answers"], [{"text": 1987}], "answers", {"text": ["1987"], "answer_start": [None]}),
+        ([*_QUESTION, "is_impossible"], 0, "is_impossible", False),
+        ([*_QUESTION, "is_impossible"], 1, "is_impossible", True),
         ([*_QUESTION, "answers", 0, "answer_start"], 20.0, "answers", None),
         (
             [*_QUESTION, "answers"],
@@ -229,7 +235,11 @@ def test_what_a_run_does_not_need_may_be_missing_or_written_in_other_ways(
         ([*_QUESTION, "is_impossible"], "flour", "type_field", "is_impossible is not true or false"),
         ([*_QUESTION, "answers"], 5, "type_field", "answers is not an array"),
         ([*_QUESTION, "answers"], [5], "type_field", "holds what is not an object"),
-        ([*_QUESTION, "answers"], [{"text": 5}], "type_field", "whose text is not a string"),
+        ([*_QUESTION, "answers"], [{"text": None}], "type_field", "an answer without a text"),
+        ([*_QUESTION, "answers"], [{"text": []}], "type_field", "text is not a string"),
+        ([*_QUESTION, "question"], "half \ud800", "bad_utf8", "surrogate pair"),
+        ([*_QUESTION, "id"], "half \ud800", "type_field", "surrogate pair"),
+        ([*_QUESTION, "answers", 0, "answer_start"], math.nan, "type_field", "no 32-bit integer"),
         ([*_QUESTION, "answers", 0, "answer_start"], 1.5, "type_field", "no 32-bit integer"),
         ([*_QUESTION, "answers", 0, "answer_start"], 2**31, "type_field", "no 32-bit integer"),
         ([*_QUESTION, "answers"], {"text": ["x"], "answer_start": [1, 2]}, "type_field", "not as long as"),
@@ -261,6 +271,27 @@ def test_a_list_of_paragraphs_is_read_as_simpletransformers_does(tmp_path: Path)
     [whole] = opened(tmp_path / "x.json", DOCUMENT).read()
     [rows] = opened(tmp_path / "x.json", paragraphs).read()
     assert rows.columns.drop_columns(["title"]).equals(whole.columns.drop_columns(["title"]))
+
+
+def test_a_list_of_articles_is_read_like_the_document_that_holds_it(tmp_path: Path) -> None:
+    [whole] = opened(tmp_path / "x.json", DOCUMENT).read()
+    [rows] = opened(tmp_path / "x.json", DOCUMENT["data"]).read()
+    assert rows.columns.equals(whole.columns)
+
+
+@pytest.mark.parametrize("value", [None, _DELETED])
+def test_an_article_or_a_paragraph_without_its_list_has_no_questions(tmp_path: Path, value: Any) -> None:
+    without_qas = opened(tmp_path / "x.json", _changed([*_FIRST, "qas"], value))
+    assert [row["id"] for rows in without_qas.read() for row in rows.columns.to_pylist()] == ["3"]
+    without_paragraphs = opened(tmp_path / "x.json", _changed(["data", 0, "paragraphs"], value))
+    assert without_paragraphs.rows == 1
+    paragraphs = [{"context": "No question."}, *DOCUMENT["data"][1]["paragraphs"]]
+    assert opened(tmp_path / "x.json", paragraphs).rows == 1
+
+
+@pytest.mark.parametrize("pretty", [False, True])
+def test_a_document_without_articles_has_no_rows(tmp_path: Path, pretty: bool) -> None:
+    assert opened(tmp_path / "x.json", {"version": "v2.0", "data": []}, pretty=pretty).rows == 0
 
 
 def test_a_cut_document_is_refused_with_the_place_of_the_cut(tmp_path: Path) -> None:

@@ -58,10 +58,16 @@ def passed_through(names: Sequence[str], settings: ReadingSettings, where: str) 
     return [name for name in names if name in settings.keep]
 
 
+def added_names(settings: ReadingSettings) -> set[str]:
+    """The columns that a run may add."""
+    return {
+        settings.output_prefix + name for name in (*(field.name for field in ANSWER_FIELDS), "candidates")
+    }
+
+
 def refuse_clash(names: Iterable[str], settings: ReadingSettings, where: str, *, extra: bool = False) -> None:
     """Raise InputError where a column that passes through bears the name of one that the run adds."""
-    added = [field.name for field in ANSWER_FIELDS] + ["candidates"] + ["extra"] * extra
-    output = {settings.output_prefix + name for name in added}
+    output = added_names(settings) | ({settings.output_prefix + "extra"} if extra else set())
     for name in names:
         if name in output:
             raise InputError(

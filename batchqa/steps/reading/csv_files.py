@@ -14,11 +14,11 @@ from batchqa.errors import InputError, SettingsError
 from batchqa.records import Cursor, RowFault, Rows
 from batchqa.settings import ReadingSettings
 
-from .columns import BATCH_BYTES, MAX_ROWS, ColumnPlan, missing_column
+from .columns import BATCH_BYTES, MAX_ROWS, ColumnPlan, listed, missing_column
 from .files import Place
 from .recognise import Recognised
 from .shapes import STRING, Shape, parse_schema
-from .streams import BOM, TextStream
+from .streams import TextStream
 from .table_text import Record, choose_delimiter, numbered_lines, records
 
 
@@ -44,6 +44,9 @@ class CsvReader:
         self._headers = [self._header(file) for file in range(len(places))]
         names = dict.fromkeys(name for header in self._headers for name in header.names)
         given = parse_schema(settings.schema) if settings.schema is not None else {}
+        if strange := [name for name in given if name not in names]:
+            has = f"{places[0].shown} has no such column; it has: {listed(names)}"
+            raise SettingsError(f"--schema {strange[0]}: {has}")
         self._shapes = {name: _of_text(given.get(name, STRING), name) for name in names}
         for place, header in zip(places, self._headers, strict=True):
             for option, name in (("context", settings.context), ("question", settings.question)):
@@ -82,16 +85,24 @@ class CsvReader:
     def _opened(self, file: int) -> TextStream:
         return TextStream(self._places[file], self._kinds[file].compression, self._settings.max_zstd_window)
 
+    def _first_line(self, file: int) -> tuple[int, int, str]:
+        """The lines and bytes before the first line that is not blank, its byte order marks too; its text."""
+        byte = 0
+        with self._opened(file) as stream:
+            for line, (raw, after) in enumerate(numbered_lines(stream, self._settings.max_line_bytes)):
+                bare = re.sub(rb"\A(?:\xef\xbb\xbf)+", b"", raw or b"")
+                if raw is None or bare.strip():
+                    return line, byte + len(raw or b"") - len(bare), bare.decode("utf-8", "replace")
+                byte = after
+        return 0, byte, ""
+
     def _header(self, file: int) -> _Header:
         shown, longest = self._places[file].shown, self._settings.max_line_bytes
-        with self._opened(file) as stream:
-            first, byte = next(numbered_lines(stream, longest), (b"", 0))
-        text = (first or b"").decode("utf-8", "replace").removeprefix(BOM.decode())
+        line, byte, text = self._first_line(file)
         if told := re.fullmatch(r"sep=(.)\r?", text):  # what Excel writes before the header
-            delimiter, line = told[1], 1
+            delimiter, line, byte = told[1], line + 1, byte + len(text.encode()) + 1
         else:
             delimiter = choose_delimiter(text, (self._settings.context, self._settings.question))
-            line = byte = 0
         with self._opened(file) as stream:
             stream.skip(byte)
             record = next(records(stream, delimiter, shown, longest, line, byte), None)
@@ -99,8 +110,7 @@ class CsvReader:
             raise InputError(
                 record.fault.detail if record and record.fault else f"{shown} has no header line"
             )
-        names = [(name or "").removeprefix(BOM.decode()).strip() for name in record.fields]
-        names = [name or f"column_{number}" for number, name in enumerate(names, 1)]
+        names = _named([(name or "").strip() for name in record.fields])
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise InputError(f"{shown} has two columns named {twice!r}; rename one")
@@ -138,6 +148,17 @@ class CsvReader:
         )
 
 
+def _named(names: list[str]) -> list[str]:
+    """The names of a header, with one made up for each column that has none."""
+    named: list[str] = []
+    for number, name in enumerate(names, 1):
+        made = f"column_{number}"
+        while made in names:
+            made += "_"
+        named.append(name or made)
+    return named
+
+
 def _behind(begin: Cursor, waiting: Sequence[Record], count: int) -> Cursor:
     if not count:
         return begin
@@ -166,6 +187,6 @@ def _typed(texts: pa.Array, shape: Shape, name: str, locate: Any, faults: dict[i
             values.append(text.cast(shape.type))
         except pa.ArrowInvalid:
             values.append(pa.scalar(None, shape.type))
-            detail = f"{locate(row)}: column {name!r} is no {shape.type} (--schema can say what it is)"
+            detail = f"{locate(row)}: column {name!r} is not {shape.type}, as --schema says"
             faults.setdefault(row, RowFault("type_field", detail))
     return pa.array([value.as_py() for value in values], shape.type)

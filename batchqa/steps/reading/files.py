@@ -36,6 +36,12 @@ Compression = Literal["none", "gzip", "zstd"]
 MIB = 2**20
 _LOCAL = pafs.LocalFileSystem()
 
+_MARKERS = ("_$folder$", ".batchqa", ".batchqa.json")
+"""How the names of Hadoop's folders in an object store end, and of what jobs keep beside their outputs."""
+
+_OF_WINDOWS = ("thumbs.db", "desktop.ini")
+"""What its file manager leaves in folders, as that of macOS leaves .DS_Store."""
+
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
@@ -293,8 +299,8 @@ def _standard_input(stdin: BinaryIO | None) -> Place:
 
 
 def _hidden(name: str) -> bool:
-    """Whether a name is a marker's (_SUCCESS, .crc; Hadoop's folders in an object store), not an input's."""
-    return name.startswith(("_", ".")) or name.endswith("_$folder$")
+    """Whether a name is a marker's (_SUCCESS, .crc) or one of a job's own files, not an input's."""
+    return name.startswith(("_", ".")) or name.endswith(_MARKERS) or name.lower() in _OF_WINDOWS
 
 
 def _below(folder: str) -> list[str]:

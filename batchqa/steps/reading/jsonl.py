@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 import pyarrow as pa
 
 from batchqa.errors import SettingsError
 from batchqa.records import Cursor, RowFault, Rows
 from batchqa.settings import ReadingSettings
 
-from .columns import MAX_ROWS, Path, find_path, judged, missing_column, passed_through, refuse_clash
+from .columns import (
+    MAX_ROWS,
+    Path,
+    added_names,
+    find_path,
+    judged,
+    missing_column,
+    passed_through,
+    refuse_clash,
+)
 from .files import MIB, Place
 from .lines import Parsed, blocks, is_utf8, kind_of, parse
 from .recognise import Recognised
@@ -39,6 +49,9 @@ MAX_COLUMNS = 1000
 """Further keys of the sample are treated as unknown ones."""
 
 RAW_SCHEMA = pa.schema([pa.field("_record", pa.large_string())])
+KEPT_LINE = "_record"
+"""The key under which JSONL output has the text of a line that is not a JSON object."""
+
 EXTRA = "extra"
 
 
@@ -101,8 +114,9 @@ class _Columns:
 class JsonlReader:
     """All inputs of a job that are JSONL or JSON arrays; they share one schema.
 
-    With `keep_raw` the only column is `_record`, the original line (null where it is not UTF-8 or too
-    long); with --keep or --drop it is the record written anew without the other keys.
+    With `keep_raw` the only column is `_record`, a JSON object: the original line, or one that holds its text
+    where it cannot be one of the output (null where it is not UTF-8 or too long). With --keep
+    or --drop it is the record written anew without the other keys.
     """
 
     def __init__(
@@ -122,6 +136,7 @@ class JsonlReader:
         self._columns = self._plan(sample, where)
         self._raw = keep_raw
         self.schema = RAW_SCHEMA if keep_raw else self._columns.schema()
+        self.names = self._columns.schema().names
         as_text = () if keep_raw or settings.schema else self._columns.json_names()
         self.notes = tuple(
             f"{where}: column {name!r} has no one type; it passes through as JSON text"
@@ -235,7 +250,8 @@ class JsonlReader:
         context = self._texts("context", plan.context, parsed, fitted)
         question = self._texts("question", plan.question, parsed, fitted)
         if self._raw:
-            columns = pa.RecordBatch.from_arrays([self._raw_lines(parsed)], schema=self.schema)
+            clashing = self._clashing(parsed)
+            columns = pa.RecordBatch.from_arrays([self._raw_lines(parsed, clashing)], schema=self.schema)
         else:
             columns = self._typed(parsed, fitted)
 
@@ -262,7 +278,10 @@ class JsonlReader:
                 reason = f"the record has no key {'.'.join(path)!r}"
                 fault = RowFault(f"missing_{option}", f"{parsed.locate(row)}: {reason}")
             else:
-                reason = f"{'.'.join(path)!r} is {kind_of(value)}, not a string"
+                what = (
+                    "inside what is not an object" if value is _INSIDE else f"{kind_of(value)}, not a string"
+                )
+                reason = f"{'.'.join(path)!r} is {what}"
                 fault = RowFault(f"type_{option}", f"{parsed.locate(row)}: {reason}")
             parsed.faults[row] = fault
         return pa.array(values, pa.large_string() if pa.types.is_large_string(column.type) else pa.string())
@@ -270,9 +289,10 @@ class JsonlReader:
     def _typed(self, parsed: Parsed, fitted: dict[str, Fitted]) -> pa.RecordBatch:
         """The columns that pass through; a value that does not fit is null, and its row faulty."""
         unknown = self._unknown_keys(parsed)
+        advice = "" if self._settings.schema is not None else " (--schema can say what it is)"
         for name in self._columns.kept:
             for row, reason in fitted[name].misfits.items():
-                detail = f"{parsed.locate(row)}: {name!r} {reason} (--schema can say what it is)"
+                detail = f"{parsed.locate(row)}: {name!r} {reason}{advice}"
                 parsed.faults.setdefault(row, RowFault("type_field", detail))
             for row, keys in fitted[name].unknown.items():
                 unknown.setdefault(row, {})[name] = keys
@@ -301,12 +321,24 @@ class JsonlReader:
                 parsed.faults.setdefault(row, RowFault("type_field", detail))
         return pa.array(texts, pa.string())
 
-    def _raw_lines(self, parsed: Parsed) -> pa.Array:
+    def _clashing(self, parsed: Parsed) -> list[int]:
+        """Rows behind the sample with a key that the run adds, at fault because one would hide the other."""
+        added = added_names(self._settings) - {*self._settings.drop}
+        if self._settings.keep is not None or all(map(added.isdisjoint, parsed.records)):
+            return []
+        rows = [row for row, record in enumerate(parsed.records) if not added.isdisjoint(record)]
+        for row in rows:
+            name = min(added.intersection(parsed.records[row]))
+            detail = f"{parsed.locate(row)}: the run would add {name!r}; choose another --output-prefix"
+            parsed.faults.setdefault(row, RowFault("type_field", detail))
+        return rows
+
+    def _raw_lines(self, parsed: Parsed, clashing: Collection[int]) -> pa.Array:
         rewritten = self._settings.keep is not None or self._settings.drop
         kept = (
             [self._rewritten(record, row in parsed.faults) for row, record in enumerate(parsed.records)]
             if rewritten
-            else [_original(parsed, row) for row in range(len(parsed.records))]
+            else [_original(parsed, row, row in clashing) for row in range(len(parsed.records))]
         )
         return pa.array(kept, pa.large_binary()).cast(pa.large_string())
 
@@ -318,14 +350,17 @@ class JsonlReader:
         return json_text({name: record[name] for name in names}).encode()
 
 
-_MISSING = object()
+_MISSING, _INSIDE = object(), object()
+
+_NO_OBJECT = ("bad_json", "not_an_object", "bad_utf8")
+"""The faults of lines that are not a JSON object; in the last one half of a surrogate pair stands alone."""
 
 
 def _value_at(record: Any, path: Path) -> Any:
-    """The value at a path, null below null, _MISSING where there is no such key."""
+    """The value at a path; null below null, _INSIDE below a text, say, _MISSING where no such key is."""
     for name in path:
         if type(record) is not dict:
-            return record
+            return record if record is None or record is _MISSING else _INSIDE
         record = record.get(name, _MISSING)
     return record
 
@@ -337,10 +372,13 @@ def _shape_at(shapes: dict[str, Shape], path: Path) -> Shape:
     return shape
 
 
-def _original(parsed: Parsed, row: int) -> bytes | None:
-    """The bytes of a record's line without its line end, None where they are not UTF-8 or were not held."""
+def _original(parsed: Parsed, row: int, clashing: bool) -> bytes | None:
+    """A record's line without its line end, None where it is not UTF-8 or was not held."""
     line = parsed.block.lines[parsed.at[row]]
     fault = parsed.faults.get(row)
     if line is None or (fault and (fault.code == "line_too_long" or not is_utf8(line))):
         return None
-    return line.removeprefix(BOM).removesuffix(b"\r")
+    line = line.removeprefix(BOM).removesuffix(b"\r")
+    if clashing or (fault and fault.code in _NO_OBJECT):
+        return orjson.dumps({KEPT_LINE: line.decode().strip()})  # as it is, it would break its line of output
+    return line

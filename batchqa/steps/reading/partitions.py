@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,8 @@ import pyarrow as pa
 from batchqa.errors import InputError
 from batchqa.records import Rows
 from batchqa.settings import ReadingSettings
+
+from .columns import refuse_clash
 
 if TYPE_CHECKING:  # files.py calls this module
     from .files import Place
@@ -37,6 +39,7 @@ class Partitions:
     def __init__(self, places: Sequence[Place], settings: ReadingSettings) -> None:
         names = list(dict.fromkeys(name for place in places for name in place.keys))
         kept = settings.keep
+        self._where = next((place.shown for place in places if place.keys), "")
         self._columns = {
             name: _typed([place.keys.get(name) for place in places])
             for name in names
@@ -46,10 +49,14 @@ class Partitions:
         drop = tuple(name for name in settings.drop if name not in names)
         self.settings_of_files = replace(settings, keep=keep, drop=drop) if names else settings
 
-    def added_to(self, schema: pa.Schema) -> pa.Schema:
-        """The schema with these columns behind. Raises InputError where the files have one of them."""
+    def added_to(self, schema: pa.Schema, names: Collection[str]) -> pa.Schema:
+        """The schema with these columns behind. Raises InputError where files or run have one of them.
+
+        `names` are the files' columns, also where they pass through as lines.
+        """
+        refuse_clash(self._columns, self.settings_of_files, self._where)
         for name, values in self._columns.items():
-            if name in schema.names:
+            if name in names:
                 raise InputError(
                     f"column {name!r} is in the files and in the names of their folders ({name}=...); rename "
                     "one, or do without --partition-columns"

@@ -108,6 +108,7 @@ def open_source(
             )
     partitions = Partitions(places, settings)
     reader = _reader(places, kinds, partitions.settings_of_files, keep_raw=keep_raw)
+    names = reader.names if isinstance(reader, JsonlReader) else reader.schema.names
     files = tuple(
         InputFile(
             place.shown,
@@ -129,7 +130,7 @@ def open_source(
     rows = None if None in reader.rows else sum(count or 0 for count in reader.rows)
     return Source(
         files,
-        partitions.added_to(reader.schema),
+        partitions.added_to(reader.schema, names),
         reader.parquet if isinstance(reader, ParquetReader) else {},
         keep_raw and isinstance(reader, JsonlReader),
         rows,

@@ -93,6 +93,9 @@ def _text_format(place: Place, head: bytes) -> Format:
         return "jsonl"  # an array is no record, but the lines behind it are
     if head.lstrip().startswith(b"{") and _SQUAD.search(head) and b'"paragraphs"' in head:
         return "squad"
+    whole = _json(head) if len(lines) > 1 else None
+    if isinstance(whole, dict) and _is_squad(whole):
+        return "squad"
     if b"\r" in head and b"\n" not in head and not lines[0].lstrip().startswith((b"{", b"[")):
         raise InputError(
             f"{place.shown} has the line ends of old Macintoshes (CR); convert it: tr '\\r' '\\n'"
@@ -123,10 +126,16 @@ def _is_squad(record: dict[str, object]) -> bool:
 
 
 def _has_paragraphs(head: bytes) -> bool:
-    """Whether an array's items are SQuAD's paragraphs (simpletransformers' layout), not rows."""
-    first = ArrayCutter().cut(head).lstrip().split(b"\n", 1)[0]
-    item = _json(first)
-    return isinstance(item.get("qas"), list) if isinstance(item, dict) else bool(_QAS.search(first))
+    """Whether an array's items are SQuAD's articles or paragraphs (simpletransformers' layout), not rows."""
+    for text in ArrayCutter().cut(head).split(b"\n"):
+        item = _json(text)
+        if not isinstance(item, dict) and _QAS.search(text):
+            return True  # the head may end inside the item
+        if isinstance(item, dict) and any(isinstance(item.get(name), list) for name in ("qas", "paragraphs")):
+            return True
+        if isinstance(item, dict) and "question" in item:
+            return False
+    return False
 
 
 def _document(head: bytes) -> str | None:
@@ -138,7 +147,7 @@ def _document(head: bytes) -> str | None:
         return None
     if not text[end:].strip():
         return "one JSON document and no SQuAD file; write one record a line (jq -c .)"
-    return "JSON with objects that take several lines each; write one object a line (jq -c .)"
+    return "JSON with objects that are not on a line each; write one object a line (jq -c .)"
 
 
 def _json(text: bytes) -> object:

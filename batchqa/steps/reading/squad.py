@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -126,13 +128,18 @@ def _cuts(document: _Document, begin: int) -> Iterator[int]:
 
 
 def _document(place: Place, kind: Recognised, max_window: int) -> _Document:
+    text = _text(place, kind, max_window)
     try:
-        document = orjson.loads(_text(place, kind, max_window))
+        document = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise InputError(
-            f"{place.shown} is not a valid JSON document: {error.msg}, line {error.lineno}, "
-            f"column {error.colno}"
-        ) from None
+        try:
+            # takes NaN, and half of a surrogate pair, which are then faults of their rows only
+            document = json.loads(text)
+        except (ValueError, RecursionError):
+            raise InputError(
+                f"{place.shown} is not a valid JSON document: {error.msg}, line {error.lineno}, "
+                f"column {error.colno}"
+            ) from None
     return _Parser(place.shown).parse(document)
 
 
@@ -172,16 +179,21 @@ class _Parser:
         self._answers: list[dict[str, list[Any]]] = []
         self._is_impossible: list[bool | None] = []
         self._faults: dict[int, tuple[str, str]] = {}
+        self._without: InputError | None = None  # where the first list is missing
 
     def parse(self, document: Any) -> _Document:
-        """The columns of a parsed document: SQuAD's, or simpletransformers' list of paragraphs."""
-        if type(document) is list:
-            self._add_paragraphs(document, None, "")
+        """The columns of a parsed document: SQuAD's, its articles, or simpletransformers' paragraphs."""
+        at = ""
+        if type(document) is not list:
+            document, at = self._list(document, "data", ""), "data"
+        if at or any("paragraphs" in article for article in document if type(article) is dict):
+            for a, article in enumerate(document):
+                paragraphs = self._list(article, "paragraphs", f"{at}[{a}]")
+                self._add_paragraphs(paragraphs, article.get("title"), f"{at}[{a}].paragraphs")
         else:
-            for a, article in enumerate(self._list(document, "data", "")):
-                at = f"data[{a}]"
-                paragraphs = self._list(article, "paragraphs", at)
-                self._add_paragraphs(paragraphs, article.get("title"), f"{at}.paragraphs")
+            self._add_paragraphs(document, None, "")
+        if self._without and not self._questions:
+            raise self._without
         return _Document(
             pa.array(self._titles, pa.string()),
             pa.array(self._contexts, pa.string()),
@@ -233,17 +245,23 @@ class _Parser:
         return fault
 
     def _list(self, record: Any, key: str, at: str) -> list[Any]:
+        """A list of the document; an article or paragraph without one has no questions."""
         if type(record) is not dict:
             raise self._error(at or "the document", "is not an object")
         value = record.get(key)
+        if value is None:
+            self._without = self._without or self._error(f"{at}.{key}" if at else key, "is missing")
+            return []
         if type(value) is not list:
-            problem = "is not an array" if key in record else "is missing"
-            raise self._error(f"{at}.{key}" if at else key, problem)
+            raise self._error(f"{at}.{key}" if at else key, "is not an array")
         return value
 
     def _error(self, path: str, problem: str) -> InputError:
         return InputError(f"{self._shown} is not a SQuAD file: {path} {problem}")
 
+
+_HALF_A_PAIR = "an escaped half of a surrogate pair stands alone"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _NO_ANSWERS: dict[str, list[Any]] = {"text": [], "answer_start": []}
 
@@ -253,13 +271,22 @@ def _text_of(record: dict[str, Any], name: str, at: str) -> tuple[str | None, tu
     if name not in record:
         return None, (f"missing_{name}", f"{at} is missing")
     value = record[name]
+    if type(value) is str and not _is_text(value):
+        return None, ("bad_utf8", f"{at}: {_HALF_A_PAIR}")
     if value is None or type(value) is str:
         return value, None
     return None, (f"type_{name}", f"{at} is not a string")
 
 
+def _is_text(value: str) -> bool:
+    """Whether a text can be written as UTF-8."""
+    return value.isascii() or not _SURROGATE.search(value)
+
+
 def _name(value: Any, at: str) -> str | None:
-    """A title or id as text: many files have numbers there, or nothing."""
+    """A title, an id or an answer as text: many files have numbers there, or nothing."""
+    if type(value) is str and not _is_text(value):
+        raise _MisfitError(f"{at}: {_HALF_A_PAIR}")
     if value is None or type(value) is str:
         return value
     if type(value) in (int, float):
@@ -270,6 +297,8 @@ def _name(value: Any, at: str) -> str | None:
 def _flag(value: Any, at: str) -> bool | None:
     if value is None or type(value) is bool:
         return value
+    if type(value) in (int, float) and value in (0, 1):
+        return bool(value)
     raise _MisfitError(f"{at} is not true or false")
 
 
@@ -283,7 +312,7 @@ def _answers(value: Any, at: str) -> dict[str, list[Any]]:
         if type(starts) is not list or len(starts) != len(texts):
             raise _MisfitError(f"{at}.answer_start is not as long as {at}.text")
     else:
-        entries = [value] if type(value) is dict else value
+        entries = [value] if type(value) in (dict, str) else value
         if type(entries) is not list:
             raise _MisfitError(f"{at} is not an array")
         entries = [{"text": entry} if type(entry) is str else entry for entry in entries]
@@ -291,8 +320,9 @@ def _answers(value: Any, at: str) -> dict[str, list[Any]]:
             raise _MisfitError(f"{at} holds what is not an object")
         texts = [entry.get("text") for entry in entries]
         starts = [entry.get("answer_start") for entry in entries]
-    if any(type(text) is not str for text in texts):
-        raise _MisfitError(f"{at} has an answer whose text is not a string")
+    texts = [_name(text, f"{at}: an answer's text") for text in texts]
+    if None in texts:
+        raise _MisfitError(f"{at} has an answer without a text")
     return {"text": texts, "answer_start": [_start(start, at) for start in starts]}
 
 

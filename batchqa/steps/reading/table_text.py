@@ -151,7 +151,9 @@ def records(
             # a quotation mark that is not closed takes what follows with it: only its line is given up
             code = "line_too_long" if lines.too_long else "type_field"
             lines.give_back()
-            fault = RowFault(code, f"{shown}:{line + 1}, byte {byte}: no record of a table: {error}")
+            # what Python says of a carriage return is advice to programmers
+            why = "a carriage return outside quotation marks" if "new-line" in str(error) else error
+            fault = RowFault(code, f"{shown}:{line + 1}, byte {byte}: no record of a table: {why}")
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
         if lines.bad_utf8 and fault is None:
             fields = [field if field is None or _is_text(field) else None for field in fields]
