@@ -191,7 +191,7 @@ def test_what_is_none_of_the_formats_is_refused_by_its_name(
 
 
 @pytest.mark.parametrize("name", ["part-0.json", "part-0.parquet", "part-0.csv", "part-0", "part-0.jsonl"])
-@pytest.mark.parametrize("content", [b"", b"\n", gzip.compress(b"")])
+@pytest.mark.parametrize("content", [b"", b"\n", gzip.compress(b"", mtime=0)], ids=["empty", "blank", "gzip"])
 def test_parts_that_hold_nothing_are_passed_over_and_that_is_said(
     tmp_path: Path, name: str, content: bytes
 ) -> None:
