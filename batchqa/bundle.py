@@ -23,7 +23,7 @@ from batchqa.probability import Calibration
 from batchqa.records import Layout
 
 FORMAT = 3
-"""Format 1 had no seal, format 2 calibrated by curves alone; both are still read."""
+"""Format 1 had no seal, format 2 calibrated by curves alone and knew no padding; both are still read."""
 
 MANIFEST = "bundle.json"
 _UNSEALED = "0" * 64
@@ -104,6 +104,8 @@ class Manifest:
 
     `languages` are those that the model is for, as far as is known, `texts` what the texts that it was
     verified on look like to its tokenizer; earlier bundles have neither.
+    unpadded: the model's answers change with the padding beside a window, so that windows of one length only
+    go together. left_out: why a precision that was asked for is not in the bundle, by its name.
     """
 
     name: str
@@ -122,6 +124,20 @@ class Manifest:
     format: int = FORMAT
     languages: tuple[str, ...] = ()
     texts: TextProfile | None = None
+    unpadded: bool = False
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def runs_unpadded(self) -> bool:
+        """Whether windows of one length only may go together.
+
+        Bundles of earlier versions say nothing of it, but how many answers changed with the batch when they
+        were verified. float16 rounds coarser than what counts as a change: it counts only where it is alone.
+        """
+        changed = {v.precision: v.verification.get("changed_by_batching", 0) for v in self.variants}
+        others = [count for precision, count in changed.items() if precision != "fp16"]
+        is_old = not any("answers_changed_by_batching" in v.verification for v in self.variants)
+        return self.unpadded or (is_old and any(others or changed.values()))
 
 
 @dataclass(frozen=True, slots=True)

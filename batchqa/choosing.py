@@ -224,6 +224,7 @@ def _scorer(
         threads,
         bundle.manifest.max_length,
         candidate.arithmetic or "f32",
+        bundle.manifest.runs_unpadded,
     )
     return load(recipe) if machine.in_process else ChildScorer(recipe)
 

@@ -44,7 +44,15 @@ def _bundle(path: str) -> dict[str, Any]:
     bundle = open_model(path)
     sizes = {file.name: file.stat().st_size for file in sorted(bundle.path.iterdir())}
     manifest = asdict(bundle.manifest)
-    return {"kind": "bundle", "path": str(bundle.path), "digest": bundle.digest, **manifest, "bytes": sizes}
+    unpadded = bundle.manifest.runs_unpadded
+    return {
+        "kind": "bundle",
+        "path": str(bundle.path),
+        "digest": bundle.digest,
+        **manifest,
+        "unpadded": unpadded,
+        "bytes": sizes,
+    }
 
 
 def _local(path: str) -> Location:

@@ -10,7 +10,7 @@ Units: *characters* are Unicode code points; ends are excluded; *tokens* are the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -154,6 +154,18 @@ class Layout:
     def special_tokens(self) -> int:
         """Number of tokens that are neither question nor context."""
         return len(self.before) + len(self.between) + len(self.after)
+
+    def without_types(self) -> Layout:
+        """The same for a model that is given no token types: it takes them for zeros."""
+        return replace(
+            self,
+            before_type=0,
+            question_type=0,
+            between_type=0,
+            context_type=0,
+            after_type=0,
+            pad_type=0,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -37,6 +37,7 @@ from batchqa.machine import cpu_quota  # noqa: E402
 from batchqa.prepare import by_token, extras, graphs, quantize, verify  # noqa: E402
 from batchqa.prepare import export as exporting  # noqa: E402
 from batchqa.prepare.checkpoint import open_checkpoint  # noqa: E402
+from batchqa.prepare.road import batches_of  # noqa: E402
 from batchqa.prepare.threshold import labelled_sample  # noqa: E402
 from batchqa.steps.inference import OnnxScorer  # noqa: E402
 from benchmarks.measuring import WORK, keep, spread  # noqa: E402
@@ -116,7 +117,7 @@ class Materials:
         """The rows of SQuAD 1.1 train that quantization looks at, as batches."""
         rows = labelled_sample(self.train, exporting.CALIBRATION_ROWS // 2, seed=20)
         table = pa.Table.from_pylist([{k: row[k] for k in ("context", "question")} for row in rows])
-        return exporting.batches_of(self.bundle, table)
+        return batches_of(self.bundle, table)
 
     @cached_property
     def observed(self) -> dict[str, quantize.Observed]:
@@ -342,7 +343,7 @@ def _speeds(
     scorers: Mapping[str, OnnxScorer], materials: Materials, table: pa.Table, rounds: int
 ) -> dict[str, Speed]:
     """Each variant over the same batches, in turns; the first round warms up and does not count."""
-    batches = exporting.batches_of(materials.bundle, table.select(["context", "question"]))
+    batches = batches_of(materials.bundle, table.select(["context", "question"]))
     timed: dict[str, list[tuple[float, float]]] = {name: [] for name in scorers}
     for number in range(rounds + 1):
         for name, scorer in scorers.items():

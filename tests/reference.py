@@ -10,8 +10,10 @@ Both decode with `decode_reference`: loops in plain Python, by the rules of "run
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -232,10 +234,15 @@ def _spans(
 
 def _whole_characters(context: str, start: int, end: int) -> tuple[int, int]:
     """The span with all of the user-perceived characters at its ends, but for those that are white space."""
-    ends = [found.end() for found in regex.finditer(r"\X", context)]
-    first = max(place for place in (0, *ends) if place <= start)
-    last = min(place for place in ends if place >= end)
+    ends = _ends_of_characters(context)
+    first, last = ends[bisect_right(ends, start) - 1], ends[bisect_left(ends, end)]
     return start if context[first].isspace() else first, end if context[last - 1].isspace() else last
+
+
+@lru_cache(maxsize=2)
+def _ends_of_characters(context: str) -> list[int]:
+    """0, and where each user-perceived character of the context ends."""
+    return [0, *(found.end() for found in regex.finditer(r"\X", context))]
 
 
 def _distinct_texts(ranked: Sequence[ReferenceCandidate]) -> Iterator[ReferenceCandidate]:

@@ -29,6 +29,7 @@ def model_card(manifest: Manifest, notes: str = "") -> str:
     """The card's text; `notes` is a paragraph of its maker's."""
     source = manifest.source
     says = "says when a passage does not answer" if manifest.abstains.value else "always answers"
+    left_out = [f"- {precision}: {why}" for precision, why in manifest.left_out.items()]
     parts = [
         f"# {manifest.name}",
         f"A bundle for batchqa: extractive question answering, {manifest.architecture}. It {says}.",
@@ -39,6 +40,7 @@ def model_card(manifest: Manifest, notes: str = "") -> str:
         _decision(manifest),
         "## Variants",
         *(_variant(variant) for variant in manifest.variants),
+        *(["## Left out", "\n".join(left_out)] if left_out else []),
         "## Made with",
         "\n".join(f"- {library} {version}" for library, version in manifest.versions.items()),
     ]
@@ -57,10 +59,16 @@ def _origin(manifest: Manifest) -> str:
 
 def _decision(manifest: Manifest) -> str:
     abstains, threshold = manifest.abstains, manifest.threshold
+    unpadded = (
+        "\n- Its answers change with padding: windows of one length only are run together"
+        if manifest.runs_unpadded
+        else ""
+    )
     return (
         f"- Longest input: {manifest.max_length} tokens\n"
         f"- Abstains: {'yes' if abstains.value else 'no'} ({abstains.how})\n"
         f"- No answer when null score - best span score > {threshold.value:g} ({threshold.fitted_on})"
+        f"{unpadded}"
     )
 
 

@@ -1,16 +1,15 @@
 """MODEL -> a checkpoint that is what it should be: with a trained head, safetensors and a tokenizer.
 
 A checkpoint comes from strangers. Nothing of it is run: no code of its own (`trust_remote_code` is never
-set), no pickle but on demand, and then by `torch.load(weights_only=True)` in a child process.
+set), no pickle but on demand (`weights.py`).
 """
 
 from __future__ import annotations
 
+import bisect
 import json
 import re
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -25,15 +24,11 @@ from batchqa.cache import give_hub_a_home
 from batchqa.errors import ModelError, SettingsError, TryAgainError
 from batchqa.steps.windowing import open_tokenizer
 
-from . import architectures
+from . import architectures, weights
 from .extras import load, quiet
 
-WEIGHTS = "model.safetensors"
-SHARDS = "model.safetensors.index.json"
-PICKLE = "pytorch_model.bin"
-PICKLE_SHARDS = "pytorch_model.bin.index.json"
-NEEDED = ("*.json", "*.safetensors", "*.txt", "*.model")
-"""Files that are fetched from a hub; *.bin too where a pickle is allowed and there is nothing else."""
+NEEDED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.codes")
+"""Files that are fetched from a hub; *.bin too where a pickle is allowed."""
 
 HEADS = ("qa_outputs.", "classifier.")
 """What the weights of a question-answering head are called in transformers."""
@@ -45,21 +40,16 @@ HUB_ID = re.compile(r"(?!.*\.\.)[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)
 UNLIMITED = 10**6
 """Tokenizers without a limit of their own say 10^30."""
 
-_CONVERT = """
-import sys, torch
-from safetensors.torch import save_file
-weights = torch.load(sys.argv[1], map_location="cpu", weights_only=True)
-weights = weights.get("state_dict", weights)
-save_file({k: v.detach().clone().contiguous() for k, v in weights.items() if isinstance(v, torch.Tensor)},
-          sys.argv[2], metadata={"format": "pt"})
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A checkpoint that can be exported. `folder` has config.json, safetensors and the tokenizer's files.
 
-    `max_length` is in tokens, special ones included. `revision` is a 40-hex commit, None for a folder.
+    `fast` is the tokenizer as transformers has it and `tokenizer` the one that a run uses. `max_length`, in
+    tokens, special ones included, is what the model's table of positions and the tokenizer say of the longest
+    input; `longest_input` tries it. `token_types`: transformers' tokenizer gives the model token types.
+    `special_tokens`: those that are not of the pair's template, padding and the like. `revision` is a 40-hex
+    commit, None for a folder.
     """
 
     name: str
@@ -70,10 +60,13 @@ class Checkpoint:
     folder: Path
     architecture: str
     config: Mapping[str, Any]
+    fast: Any
     tokenizer: Tokenizer
     max_length: int
     pad_id: int
     pad_type: int
+    token_types: bool
+    special_tokens: tuple[str, ...]
 
     @property
     def digest(self) -> str:
@@ -111,6 +104,7 @@ class Checkpoint:
                     local_files_only=True,
                     trust_remote_code=False,
                     output_loading_info=True,
+                    num_labels=2,
                     **({"attn_implementation": attention} if attention else {}),
                 )
         except (OSError, MemoryError) as error:
@@ -131,6 +125,29 @@ class Checkpoint:
             )
         return model.eval()
 
+    def longest_input(self, model: Any) -> int:
+        """The longest input that the model's own embeddings take, in tokens.
+
+        RoBERTa's family counts positions from the padding id on, so that 514 of them are 512 tokens.
+        """
+        torch, embeddings = load("torch"), getattr(model.base_model, "embeddings", None)
+        if embeddings is None or self.max_length >= UNLIMITED:
+            return self.max_length
+        pads = (self.pad_id, self.config.get("pad_token_id"))
+        token = next(token for token in (1, 2, 3) if token not in pads)  # padding has no position of its own
+
+        def takes(tokens: int) -> bool:
+            try:
+                with quiet(), torch.inference_mode():
+                    embeddings(input_ids=torch.full((1, tokens), token))
+            except (IndexError, RuntimeError, ValueError, TypeError):
+                return False
+            return True
+
+        if takes(self.max_length) or not takes(1):
+            return self.max_length
+        return bisect.bisect_left(range(1, self.max_length), True, key=lambda tokens: not takes(tokens))
+
 
 def sha256_of(*files: Path) -> str:
     """sha256 of the files, one after the other."""
@@ -144,7 +161,13 @@ def sha256_of(*files: Path) -> str:
 
 @contextmanager
 def open_checkpoint(
-    model: str, revision: str | None, *, allow_pickle: bool = False, head_required: bool = True
+    model: str,
+    revision: str | None,
+    *,
+    allow_pickle: bool = False,
+    allow_unnamed_head: bool = False,
+    allow_question_first: bool = False,
+    head_required: bool = True,
 ) -> Iterator[Checkpoint]:
     """Find, fetch and check MODEL, a folder or a hub id (`org/name[@revision]`); a context manager.
 
@@ -166,14 +189,33 @@ def open_checkpoint(
             model = repository
         else:
             raise ModelError(f"there is no checkpoint at {model}; name a folder, or a hub id as org/name")
-        yield _inspect(
-            folder,
+        files = sorted(
+            {file.name for file in folder.iterdir()} | set(_files_of_hub(model, commit) if commit else ())
+        )
+        weights.check_what_it_is(folder, files)
+        config = _config(folder, name)
+        tokenizer, settings = _tokenizer(folder, name, Path(work))
+        pads_left = settings.pop("padding_side") == "left"
+        if pads_left and head_required and not allow_question_first:
+            raise ModelError(
+                f"{name}: its tokenizer pads on the left (padding_side), and then transformers' scripts for "
+                "question answering put the context first, which batchqa does not; if it was trained with "
+                "the question first, --allow-question-first takes it"
+            )
+        prepared = weights.as_safetensors(folder, name, Path(work), files, allow_pickle=allow_pickle)
+        prepared, positions = weights.fit_to_model(
+            prepared, name, Path(work), head_required=head_required, allow_unnamed_head=allow_unnamed_head
+        )
+        source = model if commit else name
+        yield _inspected(
+            config,
+            prepared,
             name,
-            model if commit else name,
+            source,
             commit,
-            Path(work),
-            allow_pickle=allow_pickle,
-            head_required=head_required,
+            folder,
+            tokenizer,
+            settings | {"positions": positions},
         )
 
 
@@ -186,7 +228,7 @@ def fetch(repository: str, revision: str | None, *, allow_pickle: bool = False) 
     give_hub_a_home()
     hub = load("huggingface_hub")
     errors = load("huggingface_hub.errors")
-    patterns = [*NEEDED, "*.bin"] if allow_pickle else [*NEEDED, PICKLE_SHARDS]
+    patterns = [*NEEDED, "*.bin"] if allow_pickle else [*NEEDED]
     wanted = {"repo_id": repository, "revision": revision, "allow_patterns": patterns}
     try:
         with quiet():
@@ -216,19 +258,26 @@ def fetch(repository: str, revision: str | None, *, allow_pickle: bool = False) 
     return folder.name, folder
 
 
-def _inspect(
+def _files_of_hub(repository: str, commit: str) -> list[str]:
+    """The names of all files of a hub's model, of which some are fetched; none where it cannot be asked."""
+    try:
+        with quiet():
+            found = load("huggingface_hub").HfApi().model_info(repository, revision=commit, timeout=20)
+    except Exception:  # noqa: BLE001 - then the messages know less
+        return []
+    return [file.rfilename for file in found.siblings or () if "/" not in file.rfilename]
+
+
+def _inspected(
+    config: Mapping[str, Any],
     folder: Path,
     name: str,
     source: str,
     commit: str | None,
-    work: Path,
-    *,
-    allow_pickle: bool,
-    head_required: bool,
+    fetched: Path,
+    tokenizer: Tokenizer,
+    settings: Mapping[str, Any],
 ) -> Checkpoint:
-    config = _config(folder, name, head_required=head_required)
-    prepared = _with_safetensors(folder, name, work, allow_pickle=allow_pickle)
-    tokenizer, settings = _tokenizer(folder, name, work)
     vocabulary = int(config.get("vocab_size", 0))
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     if largest >= vocabulary:
@@ -237,99 +286,58 @@ def _inspect(
             "belong together; take the tokenizer that the model was trained with"
         )
     pad_id = settings["pad_id"] if settings["pad_id"] is not None else config.get("pad_token_id") or 0
+    positions = settings["positions"] or int(config.get("max_position_embeddings") or UNLIMITED)
+    of_tokenizer = int(min(settings["max_length"], UNLIMITED))
     return Checkpoint(
         name=name,
         id=source,
         revision=commit,
-        licence=_licence(folder),
-        languages=_languages(folder),
-        folder=prepared,
+        licence=_licence(fetched),
+        languages=_languages(fetched),
+        folder=folder,
         architecture=str(config["model_type"]),
         config=config,
+        fast=settings["fast"],
         tokenizer=tokenizer,
-        max_length=_max_length(config, settings["max_length"]),
+        max_length=min(positions, of_tokenizer),
         pad_id=int(pad_id),
         pad_type=settings["pad_type"],
+        token_types=settings["token_types"],
+        special_tokens=settings["special_tokens"],
     )
 
 
-def _config(folder: Path, name: str, *, head_required: bool) -> dict[str, Any]:
+def _config(folder: Path, name: str) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
         raise ModelError(f"{folder} is not a checkpoint: it has no config.json")
     raw = file.read_bytes()
     try:
-        config: dict[str, Any] = json.loads(raw)
-        architecture = str(config["model_type"])
-    except (ValueError, KeyError, TypeError) as error:
+        config = json.loads(raw)
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise ModelError(f"{file} is not a model's configuration{disguise(raw)}; fetch the model again")
+    if not config.get("model_type"):
         raise ModelError(
-            f"{file} is not a model's configuration{disguise(raw)}; fetch the model again"
-        ) from error
+            f"{file} has no model_type, which says what the model is; add it, such as "
+            f'"model_type": "{_guessed_type(config)}"'
+        )
     if "auto_map" in config:
         raise ModelError(
             f"{name} brings code of its own (auto_map in config.json); batchqa runs no code of a model"
         )
-    architectures.check(architecture, name)
-    heads = config.get("architectures") or []
-    if head_required and heads and not any("QuestionAnswering" in head for head in heads):
-        raise ModelError(
-            f"{name} is not a question-answering model: config.json says {', '.join(map(str, heads))}; name "
-            "a checkpoint that was fine-tuned for extractive question answering"
-        )
+    architectures.check(str(config["model_type"]), name)
     return config
 
 
-def _with_safetensors(folder: Path, name: str, work: Path, *, allow_pickle: bool) -> Path:
-    """A folder with config.json and safetensors: the checkpoint's own, or a converted copy in `work`."""
-    weights = sorted(folder.glob("*.safetensors"))
-    if (folder / WEIGHTS).exists() or (folder / SHARDS).exists():
-        for file in weights:
-            _check_safetensors(file)
-        return folder
-    if not (folder / PICKLE).exists():
-        if (folder / PICKLE_SHARDS).exists() and allow_pickle:
-            raise ModelError(
-                f"{name}: its pickled weights are in several files, which is not supported; convert it "
-                "to safetensors"
-            )
-        if not (folder / PICKLE_SHARDS).exists() and folder.parent.name != "snapshots":
-            raise ModelError(f"{folder} has no weights: there is no {WEIGHTS} in it")
-    if not allow_pickle:
-        raise ModelError(
-            f"{name} has its weights as a pickle only, which can run code when it is read; give "
-            "--allow-pickle to convert it in a child process that reads tensors only, or ask its owner "
-            "for safetensors"
-        )
-    with (folder / PICKLE).open("rb") as stream:
-        hint = disguise(stream.read(512))
-    if hint:
-        raise ModelError(f"{folder / PICKLE} is not what it should be{hint}")
-    converted = work / "converted"
-    converted.mkdir()
-    (converted / "config.json").write_bytes((folder / "config.json").read_bytes())
-    command = [sys.executable, "-I", "-c", _CONVERT, str(folder / PICKLE), str(converted / WEIGHTS)]
-    child = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 -- our own code
-    if child.returncode:
-        said = child.stderr.strip().splitlines()
-        raise ModelError(
-            f"{folder / PICKLE} cannot be read as plain tensors: "
-            f"{said[-1][:300] if said else 'the child died'}"
-        )
-    return converted
-
-
-def _check_safetensors(file: Path) -> None:
-    """Raises ModelError where a file of weights is something else, or ends early."""
-    safetensors = load("safetensors")
-    with file.open("rb") as stream:
-        hint = disguise(stream.read(512))
-    try:
-        with safetensors.safe_open(file, framework="numpy"):
-            return
-    except Exception as error:
-        raise ModelError(
-            f"{file} is damaged{hint}: {type(error).__name__}: {str(error)[:200]}; fetch the model again"
-        ) from error
+def _guessed_type(config: Mapping[str, Any]) -> str:
+    """The model_type whose classes a configuration names; BERT's where it names none that is known."""
+    named = [
+        re.sub(r"(For|Model|LMHead).*", "", str(head)).lower() for head in config.get("architectures") or ()
+    ]
+    known = {re.sub(r"\W", "", kind): kind for kind in architectures.exportable()}
+    return next((known[each] for each in named if each in known), "bert")
 
 
 def _tokenizer(folder: Path, name: str, work: Path) -> tuple[Tokenizer, dict[str, Any]]:
@@ -338,23 +346,14 @@ def _tokenizer(folder: Path, name: str, work: Path) -> tuple[Tokenizer, dict[str
     A slow-only tokenizer is converted; on the package's passages both must give the same tokens.
     """
     transformers = load("transformers")
-    known = (
-        "tokenizer.json",
-        "vocab.txt",
-        "vocab.json",
-        "spiece.model",
-        "sentencepiece.bpe.model",
-        "spm.model",
-    )
-    if not any((folder / file).exists() for file in known):
-        raise ModelError(f"{folder} has no tokenizer: none of {', '.join(known)} is in it")
-    for file in (folder / each for each in known if (folder / each).exists()):
-        with file.open("rb") as stream:
-            if hint := disguise(stream.read(512)):
-                raise ModelError(f"{file} is not what it should be{hint}")
+    for file in sorted(folder.iterdir()):
+        if file.suffix in (".json", ".txt", ".model") and file.is_file():
+            with file.open("rb") as stream:
+                if hint := disguise(stream.read(512)):
+                    raise ModelError(f"{file} is not what it should be{hint}")
+    options = {"local_files_only": True, "trust_remote_code": False}
     try:
         with quiet():
-            options = {"local_files_only": True, "trust_remote_code": False}
             fast = transformers.AutoTokenizer.from_pretrained(folder, use_fast=True, **options)
             if not fast.is_fast:
                 raise ModelError(f"{name}: its tokenizer cannot be converted to tokenizer.json")
@@ -364,17 +363,52 @@ def _tokenizer(folder: Path, name: str, work: Path) -> tuple[Tokenizer, dict[str
     except ModelError:
         raise
     except Exception as error:
+        wanted = _tokenizer_files(folder)
+        if wanted and not any((folder / file).exists() for file in wanted):
+            raise ModelError(f"{folder} has no tokenizer: none of {', '.join(wanted)} is in it") from error
         raise ModelError(
             f"{name}: its tokenizer cannot be loaded: {type(error).__name__}: {str(error)[:200]}"
         ) from error
     file = work / "tokenizer.json"
     write_tokenizer(fast.backend_tokenizer, file)
+    roles = {
+        token
+        for value in fast.special_tokens_map.values()
+        for token in ([value] if isinstance(value, str) else [])
+    }
+    added = (token for token in fast.added_tokens_decoder.values() if token.special)
     settings = {
+        "fast": fast,
         "max_length": fast.model_max_length,
         "pad_id": fast.pad_token_id,
         "pad_type": fast.pad_token_type_id,
+        "padding_side": fast.padding_side,
+        "token_types": "token_type_ids" in fast("a b", "c d"),
+        "special_tokens": tuple(token.content for token in added if token.content not in roles),
     }
     return open_tokenizer(file), settings
+
+
+def _tokenizer_files(folder: Path) -> list[str]:
+    """The names of the files that this model's tokenizers are read from, as their classes have them."""
+    transformers = load("transformers")
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        classes = transformers.TOKENIZER_MAPPING[type(config)]
+    except Exception:  # noqa: BLE001 - then there is nothing to be said of it
+        return []
+    names = [name for kind in classes if kind is not None for name in kind.vocab_files_names.values()]
+    return list(dict.fromkeys(["tokenizer.json", *names]))
+
+
+def write_special_as_tokens(file: Path, contents: Sequence[str]) -> None:
+    """Have a tokenizer.json read these special tokens in a text as tokens, which a run reads as text else."""
+    record = json.loads(file.read_text(encoding="utf-8"))
+    for token in record["added_tokens"]:
+        token["special"] = token["special"] and token["content"] not in contents
+    file.write_text(json.dumps(record, ensure_ascii=False, indent=2), encoding="utf-8")
 
 
 def write_tokenizer(tokenizer: Tokenizer, file: Path) -> None:
@@ -395,21 +429,6 @@ def _check_conversion(name: str, slow: Any, fast: Any) -> None:
             f"{name}: its tokenizer, converted to tokenizer.json, gives other tokens for {different} of "
             f"{len(texts)} texts; export it with a tokenizer.json of its own"
         )
-
-
-def _max_length(config: Mapping[str, Any], of_tokenizer: int) -> int:
-    """The longest input in tokens. RoBERTa's family counts positions from the padding id on."""
-    positions = int(config.get("max_position_embeddings") or UNLIMITED)
-    if config["model_type"] in (
-        "roberta",
-        "xlm-roberta",
-        "camembert",
-        "mpnet",
-        "xlm-roberta-xl",
-        "longformer",
-    ):
-        positions -= int(config.get("pad_token_id") or 1) + 1
-    return min(positions, of_tokenizer if of_tokenizer < UNLIMITED else positions)
 
 
 def _licence(folder: Path) -> str | None:

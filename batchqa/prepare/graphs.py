@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def export_graph(checkpoint: Checkpoint, folder: Path) -> Any:
     torch = load("torch")
     model = checkpoint.load_model()
     try:
-        with quiet(), torch.no_grad():
+        with quiet(), torch.no_grad(), _types_that_exist(checkpoint):
             exporter.onnx_export_from_model(model=model, output=folder, task=TASK, do_validation=False)
         graph = onnx.load(str(folder / "model.onnx"))
     except (OSError, MemoryError):
@@ -76,6 +77,23 @@ def export_graph(checkpoint: Checkpoint, folder: Path) -> Any:
             f"that take {list(INPUTS)} and give {list(OUTPUTS)}"
         )
     return graph
+
+
+@contextmanager
+def _types_that_exist(checkpoint: Checkpoint) -> Iterator[None]:
+    """Have the exporter try the model out with token types that it has: it takes 0 and 1 for granted."""
+    generator = load("optimum.utils.input_generators").DummyTextInputGenerator
+    generate, kinds = generator.generate, int(checkpoint.config.get("type_vocab_size") or 2)
+
+    def of_the_model(self: Any, input_name: str, *arguments: Any, **options: Any) -> Any:
+        made = generate(self, input_name, *arguments, **options)
+        return made.clamp(max=kinds - 1) if input_name == "token_type_ids" else made
+
+    generator.generate = of_the_model
+    try:
+        yield
+    finally:
+        generator.generate = generate
 
 
 def fuse(graph: Any, checkpoint: Checkpoint, feeds: Sequence[Feed], *, for_int8: bool) -> Fused:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .verify import Answers, row_scores
+from batchqa.squad import RowScores
 
 COLUMN = "language"
 """The package's passages have it."""
@@ -22,16 +22,16 @@ PROFILED = 2000
 """Distinct contexts that are looked at, and as many questions."""
 
 
-def languages_answered(table: pa.Table, original: Answers) -> tuple[str, ...]:
-    """The languages of the rows in which the original is right at least half of the time.
+def languages_answered(table: pa.Table, original: RowScores | None) -> tuple[str, ...]:
+    """The languages of the rows in which the original is right at least half of the time, by its scores.
 
     Empty where the rows name no languages or have no gold answers.
     """
-    if COLUMN not in table.schema.names or "answers" not in table.schema.names:
+    if COLUMN not in table.schema.names or original is None:
         return ()
     language = np.array(table[COLUMN].to_pylist(), dtype=object)
     answerable = np.array([bool(gold["text"]) for gold in table["answers"].to_pylist()])
-    exact = row_scores(table, original).exact
+    exact = original.exact
     names = dict.fromkeys(language[answerable].tolist())
     return tuple(name for name in names if exact[answerable & (language == name)].mean() >= RIGHT)
 

@@ -53,6 +53,20 @@ def unanswerable() -> pa.Table:
     return _table(rows)
 
 
+def long_rows() -> pa.Table:
+    """Questions about all passages at once: several windows for any model; a third of each language's."""
+    rows: list[_Row] = []
+    for at, passage in enumerate(passages()):
+        if at % 3 == 0:
+            # the passage itself comes in the middle, so that its answer is in a window between others
+            others = [*passages()[at + 1 :], *passages()[:at]]
+            middle = len(others) // 2
+            context = "\n".join(each.context for each in [*others[:middle], passage, *others[middle:]])
+            question, answer = next(iter(passage.questions.items()))
+            rows.append((passage, context, question, answer))
+    return _table(rows)
+
+
 def everything() -> pa.Table:
     """Answerable and unanswerable pairs."""
     return pa.concat_tables([answerable(), unanswerable()])

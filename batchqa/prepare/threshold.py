@@ -57,7 +57,7 @@ def best_for_f1(bundle: Bundle, scorer: SpanScorer, table: pa.Table) -> float:
     has_answer = _has_answer(table)
     odds = given.columns["null_odds"].to_numpy().astype(np.float64)
     says = np.array([bool(text) for text in given.columns["answer"].to_pylist()])
-    found = best_threshold(row_scores(table, given).f1, has_answer, says, odds).threshold
+    found = best_threshold(row_scores(table, given.columns["answer"]).f1, has_answer, says, odds).threshold
     above = odds[odds > found]
     # the official method returns a row's own odds, which another batching may miss by a rounding error
     return float((found + above.min()) / 2) if len(above) else float(found)

@@ -14,7 +14,7 @@ from batchqa.prepare.checkpoint import _languages
 from batchqa.prepare.export import export
 from batchqa.prepare.languages import languages_answered, texts_in
 from batchqa.prepare.passages import everything
-from batchqa.prepare.verify import Answers
+from batchqa.prepare.verify import row_scores
 
 
 @pytest.mark.parametrize(
@@ -41,9 +41,10 @@ def test_without_a_card_they_are_those_in_which_it_is_right_half_of_the_time() -
     knows = [
         text[0] if text and name in ("en", "ar") else None for text, name in zip(gold, language, strict=True)
     ]
-    answers = Answers(pa.table({"answer": pa.chunked_array([knows])}), 0, 0.0)
-    assert languages_answered(table, answers) == ("en", "ar")
-    assert languages_answered(table.drop_columns(["language"]), answers) == ()
+    scores = row_scores(table, pa.array(knows))
+    assert languages_answered(table, scores) == ("en", "ar")
+    assert languages_answered(table.drop_columns(["language"]), scores) == ()
+    assert languages_answered(table, None) == ()
 
 
 def test_the_texts_are_those_in_its_languages() -> None:

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from batchqa.cli import main
 from batchqa.errors import ModelError
+from batchqa.prepare.checkpoint import open_checkpoint
 from batchqa.prepare.export import export
 from tests.models import SENTENCES
 
@@ -33,6 +34,42 @@ def _drop_head(folder: Path) -> None:
 def _set_config(folder: Path, **values: object) -> None:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(config | values), encoding="utf-8")
+
+
+def _remove(folder: Path, key: str) -> None:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config.pop(key)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def _set_head(folder: Path, labels: int) -> None:
+    weights = safetensors_torch.load_file(folder / "model.safetensors")
+    weights |= {"qa_outputs.weight": torch.zeros(labels, 32), "qa_outputs.bias": torch.zeros(labels)}
+    safetensors_torch.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _only(folder: Path, file: str, content: bytes = b"weights") -> None:
+    """Another file stands in the place of the weights; an adapter has no config.json either."""
+    (folder / "model.safetensors").unlink()
+    (folder / file).write_bytes(content)
+    if file.startswith("adapter"):
+        (folder / "config.json").unlink()
+
+
+def _shards(folder: Path) -> None:
+    weights = safetensors_torch.load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = {key: f"pytorch_model-0000{1 + at % 2}-of-00002.bin" for at, key in enumerate(sorted(weights))}
+    for file in set(names.values()):
+        torch.save({key: value for key, value in weights.items() if names[key] == file}, folder / file)
+    index = json.dumps({"weight_map": names})
+    (folder / "pytorch_model.bin.index.json").write_text(index, encoding="utf-8")
+
+
+def _prefixed(folder: Path, prefix: str) -> None:
+    weights = safetensors_torch.load_file(folder / "model.safetensors")
+    named = {prefix + key: value for key, value in weights.items()}
+    safetensors_torch.save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _pickle_only(folder: Path) -> None:
@@ -65,8 +102,25 @@ BAD: dict[str, tuple[Spoil, str]] = {
     "no head in the weights": (_drop_head, "question-answering head"),
     "another head in the config": (
         lambda f: _set_config(f, architectures=["BertForMaskedLM"]),
-        "no question-answering",
+        "--allow-unnamed-head",
     ),
+    "another head in the config and the weights": (
+        lambda f: (_set_config(f, architectures=["BertForMaskedLM"]), _drop_head(f)),
+        "no question-answering model: config.json says BertForMaskedLM; name a checkpoint",
+    ),
+    "a head with three labels": (lambda f: _set_head(f, 3), "3 numbers for each token, not two"),
+    "no model_type": (lambda f: _remove(f, "model_type"), '"model_type": "bert"'),
+    "an adapter alone": (
+        lambda f: _only(f, "adapter_config.json", b'{"base_model_name_or_path": "some/base"}'),
+        "a PEFT adapter only, of some/base: merge it",
+    ),
+    "TensorFlow's weights alone": (lambda f: _only(f, "tf_model.h5"), "only TensorFlow weights"),
+    "Flax's weights alone": (lambda f: _only(f, "flax_model.msgpack"), "only Flax weights"),
+    "weights under another name": (
+        lambda f: (f / "model.safetensors").rename(f / "best.safetensors"),
+        "but best.safetensors",
+    ),
+    "a bundle": (lambda f: (f / "bundle.json").write_text("{}"), "is a bundle already"),
     "pickle only": (_pickle_only, "--allow-pickle"),
     "truncated safetensors": (_truncate, "damaged"),
     "empty safetensors": (_replace("model.safetensors", b""), "it is empty"),
@@ -120,6 +174,53 @@ def test_a_pickle_is_converted_on_demand(checkpoints: Callable[..., Path], tmp_p
     manifest = export(str(folder), tmp_path / "bundle", precisions=("fp32",), allow_pickle=True)
 
     assert manifest.variants[0].verification["span_agreement"] == 1.0
+
+
+GOOD: dict[str, tuple[Spoil, dict[str, bool]]] = {
+    "pickled shards": (_shards, {"allow_pickle": True}),
+    "names of a model trained in parallel": (lambda f: _prefixed(f, "module."), {}),
+    "names of a compiled model trained in parallel": (lambda f: _prefixed(f, "module._orig_mod."), {}),
+    "three labels in the config alone": (
+        lambda f: _set_config(f, id2label={"0": "a", "1": "b", "2": "c"}, label2id={"a": 0, "b": 1, "c": 2}),
+        {},
+    ),
+    "a trained head that the config does not name": (
+        lambda f: _set_config(f, architectures=["BertModel"]),
+        {"allow_unnamed_head": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GOOD)
+def test_a_checkpoint_that_is_only_stored_in_an_unusual_way_is_opened(
+    case: str, checkpoints: Callable[..., Path], tmp_path: Path
+) -> None:
+    change, options = GOOD[case]
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(checkpoints("bert-uncased"), folder)
+    change(folder)
+
+    with open_checkpoint(checkpoints("bert-uncased").as_posix(), None) as usual:
+        expected = usual.load_model().state_dict()
+    with open_checkpoint(str(folder), None, **options) as opened:
+        weights = opened.load_model().state_dict()
+
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("file", ["sentencepiece.model", "spiece.model"])
+def test_a_tokenizer_file_is_known_by_its_model_and_named_where_it_is_missing(
+    file: str, checkpoints: Callable[..., Path], tmp_path: Path
+) -> None:
+    """RemBERT's is called sentencepiece.model, ALBERT's spiece.model: no list of ours has to know."""
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(checkpoints("bert-uncased"), folder)
+    _no_tokenizer(folder)
+    (folder / "special_tokens_map.json").unlink(missing_ok=True)
+    _set_config(folder, model_type="rembert" if file.startswith("sentence") else "albert")
+    with pytest.raises(ModelError, match=f"no tokenizer: none of tokenizer.json.*{file}"):
+        export(str(folder), tmp_path / "bundle")
 
 
 def test_a_pickle_that_would_run_code_is_refused_and_runs_none(

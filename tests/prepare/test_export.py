@@ -14,10 +14,11 @@ import pytest
 from batchqa.annotator import Annotator
 from batchqa.bundle import CARD, Variant, open_bundle
 from batchqa.errors import InputError, ModelError, PreconditionError, SettingsError
-from batchqa.prepare import export as exporting
+from batchqa.prepare import making
 from batchqa.prepare.export import export
 from batchqa.prepare.passages import everything
 from batchqa.prepare.smaller_last_layer import Reduced
+from batchqa.prepare.verify import Comparison
 from tests.models import FAMILIES, SENTENCES
 from tests.reference import reference_answers
 
@@ -101,6 +102,12 @@ def test_a_model_that_answers_nothing_of_what_is_plain_is_doubted(
     (line,) = [line for line in said if "plain questions" in line]
     assert "its tokenizer may be another model's" in line
     assert open_bundle(tmp_path / "b").manifest.abstains.pairs
+
+
+@pytest.fixture(autouse=True)
+def _own_stages(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests change what an export does, which finished stages of another test would hide."""
+    monkeypatch.setenv("BATCHQA_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 def test_an_export_below_its_limits_leaves_nothing(checkpoints: Callable[..., Path], tmp_path: Path) -> None:
@@ -206,7 +213,7 @@ def test_an_engine_stands_in_a_bundle_only_if_it_was_verified_here(
     if figures["span_agreement"] < 1:  # bfloat16, and random weights
         assert variant("bad", 1.0).engines == ("onnxruntime",)
         assert "and not taken" in (tmp_path / "bad" / CARD).read_text("utf-8")
-    monkeypatch.setattr("batchqa.prepare.export.openvino_is_installed", lambda: False)
+    monkeypatch.setattr(making, "openvino_is_installed", lambda: False)
     assert variant("without", 0.0).engines == ("onnxruntime",)
 
 
@@ -247,13 +254,13 @@ def test_int8_for_openvino_has_no_static_scales_where_these_miss_the_limits(
 ) -> None:
     pytest.importorskip("openvino", reason="needs the extra `openvino`")
     said: list[str] = []
-    compared, still_refused = exporting.compare_openvino, iter([True] * refused)
+    compared, still_refused = making.compare_openvino, iter([True] * refused)
 
     def first_is_poor(*arguments: Any) -> Any:
         found = compared(*arguments)
-        return replace(found, agreement=-1.0) if next(still_refused, False) else found
+        return _poor(found) if next(still_refused, False) else found
 
-    monkeypatch.setattr(exporting, "compare_openvino", first_is_poor)
+    monkeypatch.setattr(making, "compare_openvino", first_is_poor)
     path = tmp_path / "b"
     export(str(checkpoints("bert-uncased")), path, min_agreement=0.0, on_progress=said.append)
 
@@ -276,7 +283,7 @@ def test_the_last_layer_is_fitted_on_the_packages_passages_too_and_the_bundle_sa
         seen.extend(feeds)
         return Reduced(model, 64, 896, 0.0)
 
-    monkeypatch.setattr(exporting, "reduced", noted)
+    monkeypatch.setattr(making, "reduced", noted)
     path = tmp_path / "b"
     export(str(checkpoints("bert-uncased")), path, min_agreement=0.0, calibrate_on=file if own else None)
 
@@ -292,19 +299,23 @@ def test_without_a_good_int8_for_openvino_a_bundle_has_onnxruntimes_alone(
 ) -> None:
     pytest.importorskip("openvino", reason="needs the extra `openvino`")
     said: list[str] = []
-    compared = exporting.compare_openvino
+    compared = making.compare_openvino
 
     def poor(*arguments: Any) -> Any:
         if why == "cannot be loaded":
             raise ModelError("no such operator")
-        return replace(compared(*arguments), agreement=-1.0)
+        return _poor(compared(*arguments))
 
-    monkeypatch.setattr(exporting, "compare_openvino", poor)
+    monkeypatch.setattr(making, "compare_openvino", poor)
     if why == "not installed":
-        monkeypatch.setattr(exporting, "openvino_is_installed", lambda: False)
+        monkeypatch.setattr(making, "openvino_is_installed", lambda: False)
     export(str(checkpoints("bert-uncased")), tmp_path / "b", min_agreement=0.0, on_progress=said.append)
 
     assert [v.engines for v in open_bundle(tmp_path / "b").manifest.variants] == [("onnxruntime",)]
     lines = [line for line in said if "no int8 for OpenVINO" in line]
     assert len(lines) == (0 if why == "not installed" else 2)  # with static scales, and without
-    assert all("--min-agreement" in line or "no such operator" in line for line in lines)
+    assert all("with the batching" in line or "no such operator" in line for line in lines)
+
+
+def _poor(found: Comparison) -> Comparison:
+    return replace(found, figures={**found.figures, "changed_by_batching": 1})

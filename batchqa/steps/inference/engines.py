@@ -19,7 +19,8 @@ class Recipe:
 
     `inputs` and `outputs` are the names that the model must have, `device` is "cpu" or "cuda:N", `threads`
     those of the engine's operators on the CPU. `longest` is the most tokens that the model takes (None: no
-    limit), `arithmetic` what openvino computes in; onnxruntime computes in what the file says.
+    limit), `arithmetic` what openvino computes in; onnxruntime computes in what the file says. `unpadded`:
+    the model's logits change with padding, so that windows of one length only go together.
     """
 
     engine: str
@@ -30,6 +31,7 @@ class Recipe:
     threads: int
     longest: int | None = None
     arithmetic: Arithmetic = "f32"
+    unpadded: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """As it is sent to another process."""
@@ -46,6 +48,14 @@ def load(recipe: Recipe) -> SpanScorer:
                 f"{recipe.device}"
             )
         return OpenVinoScorer(
-            model, recipe.inputs, recipe.outputs, recipe.threads, recipe.arithmetic, recipe.longest
+            model,
+            recipe.inputs,
+            recipe.outputs,
+            recipe.threads,
+            recipe.arithmetic,
+            recipe.longest,
+            unpadded=recipe.unpadded,
         )
-    return OnnxScorer(model, recipe.inputs, recipe.outputs, recipe.device, recipe.threads)
+    return OnnxScorer(
+        model, recipe.inputs, recipe.outputs, recipe.device, recipe.threads, unpadded=recipe.unpadded
+    )

@@ -41,9 +41,18 @@ class OnnxScorer:
     at_once = 1
 
     def __init__(
-        self, model: Path, inputs: Sequence[str], outputs: Sequence[str], device: str, threads: int
+        self,
+        model: Path,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        device: str,
+        threads: int,
+        *,
+        unpadded: bool = False,
     ) -> None:
         """Load `model` on `device` ("cpu", "cuda:0") with `threads` threads for operators on the CPU.
+
+        `unpadded`: windows of one length only go together, also where the file does not ask for it.
 
         Raises ModelError where the file is no model or takes other inputs than `inputs`, DeviceError where
         the device cannot be had (onnxruntime itself would only warn and run on the CPU).
@@ -52,7 +61,7 @@ class OnnxScorer:
         self._outputs = list(outputs)
         self._session = _open_session(model, device, threads)
         self._inputs = _check_signature(self._session, model, inputs, outputs)
-        is_unpadded = self._session.get_modelmeta().custom_metadata_map.get(UNPADDED) == "true"
+        is_unpadded = unpadded or self._session.get_modelmeta().custom_metadata_map.get(UNPADDED) == "true"
         self.alike = 1 if is_unpadded else None
 
     def score(

@@ -66,14 +66,19 @@ class OpenVinoScorer:
         threads: int,
         arithmetic: Arithmetic,
         longest: int | None = None,
+        *,
+        unpadded: bool = False,
     ) -> None:
         """Load `model`, to be run with `threads` threads; it takes at most `longest` tokens.
+
+        `unpadded`: its logits change with padding, so that only windows of one length go together.
 
         Raises DeviceError where OpenVINO is not installed or the processor does not have `arithmetic`,
         ModelError where the file is no model for it or its logits depend on the batch.
         """
         self.arithmetic = arithmetic
         self._longest = longest
+        self._alike = 1 if unpadded else ALIKE
         self._inputs = list(inputs)
         graph, compiled = _compiled(model, inputs, outputs, threads, arithmetic)
         self._vocabulary = _vocabulary(graph)
@@ -90,7 +95,9 @@ class OpenVinoScorer:
         self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64, budget: int | None = None
     ) -> tuple[Float32, Float32]:
         """See SpanScorer.score."""
-        return score_in_portions(self._run, input_ids, attention_mask, token_type_ids, budget, alike=ALIKE)
+        return score_in_portions(
+            self._run, input_ids, attention_mask, token_type_ids, budget, alike=self._alike
+        )
 
     def _run(self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64) -> tuple[Float32, Float32]:
         # an id that the table does not have is read as zeros, without a word
@@ -117,7 +124,7 @@ class OpenVinoScorer:
     def _padded(self, array: Int64) -> Int64:
         """The array with columns of zeros (masked) up to the next multiple, or to the model's limit."""
         tokens = array.shape[1]
-        wanted = -(-tokens // ALIKE) * ALIKE
+        wanted = -(-tokens // self._alike) * self._alike
         if self._longest is not None:
             wanted = max(min(wanted, self._longest), tokens)
         return np.pad(array, ((0, 0), (0, wanted - tokens)))

@@ -1,0 +1,91 @@
+"""What an export has finished, kept in the cache: the same export, repeated, goes on from there.
+
+A variant that misses a limit by a hair is found out after minutes; whoever then gives another limit, or asks
+for another precision, need not wait for the same work again. Each stage is a file named by the sha256 of all
+that it was made from. The last few checkpoints' are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from batchqa.cache import cache_folders
+from batchqa.version import VERSION
+
+KEPT = 2
+"""Checkpoints whose stages are kept; each may take several times the model's size."""
+
+
+class Stages:
+    """The finished stages of one checkpoint's exports. Where the cache cannot be written, there are none."""
+
+    def __init__(self, checkpoint: Path, versions: Mapping[str, str], about: Mapping[str, Any]) -> None:
+        """`about`: what else every stage depends on."""
+        self._folder: Path | None = None
+        files = {file.name: _sha256(file) for file in sorted(checkpoint.iterdir()) if file.is_file()}
+        name = digest({"files": files, "versions": dict(versions), "batchqa": VERSION, "about": dict(about)})
+        with suppress(OSError):
+            root = cache_folders()[0] / "exports"
+            folder = root / name[:32]
+            folder.mkdir(parents=True, exist_ok=True)
+            os.utime(folder)
+            self._folder = folder
+            others = sorted(root.iterdir(), key=lambda each: each.stat().st_mtime, reverse=True)
+            for old in others[KEPT:]:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def fetch(self, what: str, of: Mapping[str, Any], target: Path) -> bool:
+        """Copy a file that was kept to `target`; whether there was one."""
+        kept = self._place(what, of)
+        if kept is None or not kept.is_file():
+            return False
+        shutil.copyfile(kept, target)
+        return True
+
+    def put(self, what: str, of: Mapping[str, Any], file: Path) -> None:
+        """Keep a copy of a file; by a rename, so that a kept file is whole or absent."""
+        kept = self._place(what, of)
+        if kept is not None:
+            made = kept.with_name(f"{kept.name}.{os.getpid()}.tmp")
+            with suppress(OSError):
+                shutil.copyfile(file, made)
+                made.replace(kept)
+            made.unlink(missing_ok=True)
+
+    def record(self, what: str, of: Mapping[str, Any]) -> Any | None:
+        """What was kept as JSON, None where nothing was."""
+        kept = self._place(what, of)
+        with suppress(OSError, orjson.JSONDecodeError):
+            if kept is not None:
+                return orjson.loads(kept.read_bytes())
+        return None
+
+    def keep_record(self, what: str, of: Mapping[str, Any], record: Any) -> None:
+        """Keep something as JSON; to be called when all that belongs to it is kept."""
+        kept = self._place(what, of)
+        if kept is not None:
+            with suppress(OSError):
+                made = kept.with_name(f"{kept.name}.{os.getpid()}.tmp")
+                made.write_bytes(orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY))
+                made.replace(kept)
+
+    def _place(self, what: str, of: Mapping[str, Any]) -> Path | None:
+        return None if self._folder is None else self._folder / f"{what}-{digest(of)[:32]}"
+
+
+def digest(value: Mapping[str, Any]) -> str:
+    """The sha256 of values that JSON can hold."""
+    return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS, default=list)).hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
