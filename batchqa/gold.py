@@ -123,9 +123,9 @@ def _decoded(texts: pa.Array, where: str) -> pa.Array | None:
         return None
     try:
         values = [orjson.loads(text) if text and text.strip() else None for text in texts.to_pylist()]
-        if not all(map(_are_answers, values)):
+        if not all(map(are_answers, values)):
             return None
-        return pa.array([_as_list(value) for value in values])
+        return pa.array([as_list(value) for value in values])
     except orjson.JSONDecodeError:
         if given[0].lstrip().startswith("{'text'"):
             raise InputError(
@@ -137,23 +137,24 @@ def _decoded(texts: pa.Array, where: str) -> pa.Array | None:
         raise InputError(f"{where} holds answers of different shapes; make them one") from error
 
 
-def _are_answers(value: Any) -> bool:
+def are_answers(value: Any) -> bool:
+    """Whether a value of JSON has one of the shapes that `as_list` takes."""
     if isinstance(value, list):
-        return all(isinstance(each, str) or _are_answers(each) for each in value)
+        return all(isinstance(each, str) or are_answers(each) for each in value)
     return value is None or (isinstance(value, dict) and "text" in value)
 
 
-def _as_list(value: Any) -> list[dict[str, Any]]:
+def as_list(value: Any) -> list[dict[str, Any]]:
     """Any shape of one row's answers as a list of dicts, each with a text."""
     if value is None:
         return []
     if isinstance(value, list):
-        return [item for each in value for item in _as_list(each)]
+        return [item for each in value for item in as_list(each)]
     if isinstance(value, str):
         return [{"text": value, "answer_start": None}]
     texts, starts = value["text"], next((value[name] for name in _STARTS if name in value), None)
     if not isinstance(texts, list):
-        return _as_list([]) if not texts else [{"text": texts, "answer_start": starts}]
+        return as_list([]) if not texts else [{"text": texts, "answer_start": starts}]
     if not isinstance(starts, list) or len(starts) != len(texts):
         starts = [None] * len(texts)
     return [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]

@@ -17,6 +17,7 @@ import orjson
 import pyarrow as pa
 
 from batchqa.annotator import Annotator, Resolved, open_model
+from batchqa.beside import check_beside
 from batchqa.bundle import Bundle
 from batchqa.choosing import engine_versions
 from batchqa.commit import (
@@ -128,6 +129,7 @@ def run(
     stdout = _standard_output(target)
     source = open_source(names, settings.reading, keep_raw=target.format == "jsonl")
     check_target(target, _inputs(names, source), settings.output.overwrite)
+    _check_summary(summary, target, _inputs(names, source))
     for text in source.notes:
         note(text)
     bundle = open_model(model)
@@ -534,6 +536,19 @@ def _summary(
         fingerprint=commit.fingerprint,
         already_done=already_done,
     )
+
+
+def _check_summary(summary: str | Path | None, target: Target, inputs: Sequence[str]) -> None:
+    if summary is None:
+        return
+    path = Path(summary)
+    written: Iterable[Path] = ()
+    if isinstance(target, LocalTarget) and target.kind == "folder":
+        if path.absolute().parent == target.path:
+            return  # the job makes this folder
+    elif isinstance(target, LocalTarget) and target.kind != "stdout":
+        written = target.written()
+    check_beside("--summary", path, [*inputs, *written])
 
 
 def _write_summary(path: Path, summary: Summary) -> None:

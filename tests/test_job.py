@@ -236,6 +236,37 @@ def test_every_line_of_json_lines_output_is_json_whatever_the_input_s_lines_were
     assert found[-1]["context"] == 5
 
 
+@pytest.mark.parametrize(
+    ("summary", "said"),
+    [
+        ("in.jsonl", "is an input or output"),
+        ("link.jsonl", "is an input or output"),
+        ("out.jsonl", "is an input or output"),
+        ("out.jsonl.batchqa.json", "is an input or output"),
+        ("missing/x.json", "there is no folder"),
+        (".", "is a folder"),
+    ],
+)
+def test_a_summary_that_cannot_be_or_would_cost_a_file_is_refused_before_the_work(
+    run: Run, tmp_path: Path, summary: str, said: str
+) -> None:
+    source = _jsonl(tmp_path / "in.jsonl", ROWS[0])
+    before = source.read_bytes()
+    (tmp_path / "link.jsonl").hardlink_to(source)
+    with pytest.raises(SettingsError, match=said):
+        run(source, tmp_path / "out.jsonl", summary=tmp_path / summary)
+    assert source.read_bytes() == before
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_summary_never_becomes_input_and_may_stand_in_the_output_s_folder(run: Run, tmp_path: Path) -> None:
+    source = _jsonl(tmp_path / "in" / "in.jsonl", ROWS[0])
+    with pytest.raises(SettingsError, match="would become input"):
+        run(source.parent, tmp_path / "out.parquet", summary=source.parent / "summary.json")
+    run(source.parent, f"{tmp_path}/out/", summary=tmp_path / "out" / "_summary.json")
+    assert json.loads((tmp_path / "out" / "_summary.json").read_bytes())["rows"] == 1
+
+
 def test_on_error_fail_stops_at_the_first_bad_row(run: Run, tmp_path: Path) -> None:
     source = _jsonl(tmp_path / "in.jsonl", ROWS[0], "{")
     with pytest.raises(LimitError, match=r"on-error fail.*in\.jsonl:2"):

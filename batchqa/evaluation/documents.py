@@ -15,7 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
+from batchqa.documents import load
 from batchqa.errors import InputError
+from batchqa.gold import are_answers, as_list
 
 from .places import Place, reading
 
@@ -61,6 +63,10 @@ def read_document(place: Place) -> Document | None:
     if table is not None:
         return Document(table)
     document = _parse(place, raw)
+    if isinstance(document, list) and any(
+        "paragraphs" in each for each in document if isinstance(each, dict)
+    ):
+        document = {"data": document}
     if isinstance(document, list):
         return Document(_records(place, document, ""))
     if "data" in document and not isinstance(document["data"], str):
@@ -106,7 +112,7 @@ def _whole(place: Place) -> pa.Buffer:
 
 def _parse(place: Place, raw: pa.Buffer) -> Any:
     try:
-        return orjson.loads(memoryview(raw.slice(3) if raw.slice(0, 3).to_pybytes() == BOM else raw))
+        return load(raw.to_pybytes().removeprefix(BOM))
     except orjson.JSONDecodeError as error:
         raise InputError(f"{place} is not valid JSON: {error}") from error
 
@@ -121,6 +127,8 @@ def _refuse(place: Place, document: Mapping[str, Any]) -> Document:
 
 def _records(place: Place, records: list[Any], where: str) -> pa.Table:
     """The dicts of an array, as the `evaluate` library and `json.dump` of rows have them."""
+    if not records:
+        raise InputError(f"{place} is an empty JSON array: neither {_SHAPES}")
     for number, record in enumerate(records):
         if not isinstance(record, dict):
             kind = _KINDS.get(type(record), "a number")
@@ -261,53 +269,73 @@ def _columns(table: pa.Table) -> pa.Table | None:
 
 
 def _squad(place: Place, document: Mapping[str, Any]) -> pa.Table:
-    """The same from Python objects: ids of any type, or none; no answers where there can be none."""
+    """The same from Python objects: ids of any type, or none; no answers where there can be none.
 
-    def get(record: Any, key: str, kind: type, at: str) -> Any:
-        value = record.get(key) if isinstance(record, dict) else None
-        if not isinstance(value, kind):
-            what = "list" if kind is list else "text"
-            raise InputError(f"{place} is not of SQuAD's shape: {at or 'it'} has no {what} `{key}`")
-        return value
+    An article without paragraphs and a paragraph without questions are passed over, where others have some.
+    """
+    without: InputError | None = None
+
+    def listed(record: Any, key: str, at: str) -> list[Any]:
+        nonlocal without
+        try:
+            return _get(place, record, key, list, at)  # type: ignore[no-any-return]
+        except InputError as error:
+            if not isinstance(record, dict) or record.get(key) is not None:
+                raise
+            without = without or error
+            return []
 
     rows: list[_Row] = []
-    for a, article in enumerate(get(document, "data", list, "")):
-        for p, paragraph in enumerate(get(article, "paragraphs", list, f"data[{a}]")):
+    for a, article in enumerate(_get(place, document, "data", list, "")):
+        for p, paragraph in enumerate(listed(article, "paragraphs", f"data[{a}]")):
             at = f"data[{a}].paragraphs[{p}]"
-            context = get(paragraph, "context", str, at)
-            for q, asked in enumerate(get(paragraph, "qas", list, at)):
-                where = f"{at}.qas[{q}]"
-                if not isinstance(asked, dict) or isinstance(asked.get("id"), (dict, list)):
-                    raise InputError(f"{place} is not of SQuAD's shape: {where} is no question with an id")
-                if asked.get("answers") is None and asked.get("is_impossible") is not True:
-                    raise InputError(
-                        f"{place} is not of SQuAD's shape: {where} has no list `answers` (empty where there "
-                        "is none)"
-                    )
-                golds = [] if asked.get("answers") is None else get(asked, "answers", list, where)
-                rows.append(
-                    {
-                        "id": None if asked.get("id") is None else str(asked["id"]),
-                        "title": article.get("title"),
-                        "context": context,
-                        "question": asked.get("question"),
-                        "answers": [
-                            {
-                                "text": get(gold, "text", str, f"{where}.answers[{n}]"),
-                                "answer_start": _start(gold.get("answer_start")),
-                            }
-                            for n, gold in enumerate(golds)
-                        ],
-                    }
-                )
+            shared = {"title": article.get("title"), "context": _get(place, paragraph, "context", str, at)}
+            for q, asked in enumerate(listed(paragraph, "qas", at)):
+                rows.append(shared | _question(place, asked, f"{at}.qas[{q}]"))
+    if without and not rows:
+        raise without
     names = ("id", "title", "context", "question")
     columns: dict[str, Any] = {name: _texts([row[name] for row in rows]) for name in names}
     return pa.table(columns | {"answers": pa.array([row["answers"] for row in rows], _ANSWERS)})
 
 
+def _get(place: Place, record: Any, key: str, kind: type, at: str) -> Any:
+    value = record.get(key) if isinstance(record, dict) else None
+    if not isinstance(value, kind):
+        what = "list" if kind is list else "text"
+        raise InputError(f"{place} is not of SQuAD's shape: {at or 'it'} has no {what} `{key}`")
+    return value
+
+
+def _question(place: Place, asked: Any, where: str) -> _Row:
+    if not isinstance(asked, dict) or isinstance(asked.get("id"), (dict, list)):
+        raise InputError(f"{place} is not of SQuAD's shape: {where} is no question with an id")
+    answers = asked.get("answers")
+    if answers is None and asked.get("is_impossible") is not True:
+        raise InputError(
+            f"{place} is not of SQuAD's shape: {where} has no list `answers` (empty where there is none)"
+        )
+    if not (isinstance(answers, str) or are_answers(answers)):
+        answers = _get(place, asked, "answers", list, where)
+    golds = [
+        {
+            "text": _text(_get(place, gold, "text", str, f"{where}.answers[{n}]")),
+            "answer_start": _start(gold.get("answer_start")),
+        }
+        for n, gold in enumerate(as_list(answers))
+    ]
+    return {"id": asked.get("id"), "question": asked.get("question"), "answers": golds}
+
+
 def _texts(values: list[Any]) -> pa.Array:
-    return pa.array([None if value is None else str(value) for value in values], pa.large_string())
+    return pa.array([None if value is None else _text(str(value)) for value in values], pa.large_string())
+
+
+def _text(text: str) -> str:
+    """The text with a question mark for half of a surrogate pair, which no column of texts can hold."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _start(value: Any) -> int | None:
-    return int(value) if type(value) in (int, float) and value == int(value) else None
+    whole = type(value) in (int, float) and -(2**63) <= value < 2**63 and value == int(value)
+    return int(value) if whole else None

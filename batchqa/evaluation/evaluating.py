@@ -151,7 +151,8 @@ def evaluate(
     if report is not None:
         from batchqa.evaluation.report import check_report
 
-        check_report(Path(report))
+        read = (predictions, gold, compare, null_odds, annotated)
+        check_report(Path(report), [str(file) for file in read if file is not None])
 
     source = open_source(predictions)
     truth = _truth(source, gold)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from batchqa.beside import check_beside
 from batchqa.errors import SettingsError, StorageError
 from batchqa.evaluation.result import RULE_NAMES, Evaluation
 from batchqa.evaluation.rows import shown_rows
@@ -21,15 +23,15 @@ _TEMPLATE = "report.html"
 _NEEDED = ("jinja2", "matplotlib")
 
 
-def check_report(path: Path) -> None:
-    """Find out before the work whether the report can be written. Raises SettingsError."""
+def check_report(path: Path, taken: Iterable[str | Path]) -> None:
+    """Find out before the work whether the report can be written and replaces none of the files `taken`.
+
+    Raises SettingsError.
+    """
     lacking = [name for name in _NEEDED if find_spec(name) is None]
     if lacking:
         raise SettingsError(f"--report needs {' and '.join(lacking)}: pip install 'batchqa[report]'")
-    if not path.parent.is_dir():
-        raise SettingsError(f"--report {path}: there is no folder {path.parent}")
-    if path.is_dir():
-        raise SettingsError(f"--report {path} is a folder; name a file")
+    check_beside("--report", path, taken)
 
 
 def write_report(evaluation: Evaluation, path: Path, prefix: str = "qa_") -> None:

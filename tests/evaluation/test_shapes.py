@@ -126,6 +126,42 @@ def test_questions_of_a_squad_file_may_lack_answers_where_they_are_impossible(tm
     assert _exact(evaluate(answers, gold=_json(tmp_path / "gold.json", gold))) == 100.0
 
 
+@pytest.mark.parametrize("text", ["{}", "[]"])
+def test_a_file_of_two_bytes_is_a_file_without_predictions(tmp_path: Path, text: str) -> None:
+    (tmp_path / "p.json").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"is an empty JSON (object|array): neither"):
+        evaluate(tmp_path / "p.json", gold=write_squad(tmp_path / "gold.json", GOLD))
+
+
+def _question(number: int, answers: Any) -> dict[str, Any]:
+    return {"context": "Paris \ud800", "qas": [{"id": f"q{number}", "question": "Q?", "answers": answers}]}
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        "Paris",
+        ["Paris"],
+        {"text": "Paris"},
+        {"text": ["Paris"], "answer_start": [1e300]},
+        [{"text": "Paris", "answer_start": float("nan")}],
+    ],
+)
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_gold_file_may_have_every_form_that_a_run_reads(tmp_path: Path, answers: Any, whole: bool) -> None:
+    articles = [{"title": "t"}, {"paragraphs": [{"context": "c"}, _question(0, answers), _question(1, [])]}]
+    gold = _json(tmp_path / "gold.json", {"data": articles} if whole else articles)
+    assert _exact(evaluate(_json(tmp_path / "p.json", {"q0": "Paris", "q1": ""}), gold=gold)) == 100
+
+
+def test_a_report_never_replaces_what_is_evaluated(tmp_path: Path) -> None:
+    gold = write_squad(tmp_path / "gold.json", GOLD)
+    before = gold.read_bytes()
+    with pytest.raises(SettingsError, match="input or output"):
+        evaluate(_json(tmp_path / "p.json", {"q0": "Paris"}), gold=gold, report=gold)
+    assert gold.read_bytes() == before
+
+
 def test_predictions_alone_ask_for_the_gold_answers(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="name the gold answers with --gold"):
         evaluate(_json(tmp_path / "p.json", _predictions()))

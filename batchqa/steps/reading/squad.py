@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchqa.documents import load
 from batchqa.errors import InputError
 from batchqa.records import Cursor, RowFault, Rows
 from batchqa.settings import ReadingSettings
@@ -128,18 +128,13 @@ def _cuts(document: _Document, begin: int) -> Iterator[int]:
 
 
 def _document(place: Place, kind: Recognised, max_window: int) -> _Document:
-    text = _text(place, kind, max_window)
     try:
-        document = orjson.loads(text)
+        document = load(_text(place, kind, max_window))
     except orjson.JSONDecodeError as error:
-        try:
-            # takes NaN, and half of a surrogate pair, which are then faults of their rows only
-            document = json.loads(text)
-        except (ValueError, RecursionError):
-            raise InputError(
-                f"{place.shown} is not a valid JSON document: {error.msg}, line {error.lineno}, "
-                f"column {error.colno}"
-            ) from None
+        raise InputError(
+            f"{place.shown} is not a valid JSON document: {error.msg}, line {error.lineno}, "
+            f"column {error.colno}"
+        ) from None
     return _Parser(place.shown).parse(document)
 
 
