@@ -122,7 +122,7 @@ def _read_config(context: click.Context, _: click.Parameter, path: Path | None) 
     if path is None:
         return None
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise click.UsageError(f"{path} is not valid TOML: {error}", context) from error
     except OSError as error:

@@ -137,7 +137,8 @@ def test_a_text_in_the_file_is_what_it_is_on_the_command_line(
     seen: dict[str, Any], tmp_path: Path, text: str, keep: tuple[str, ...]
 ) -> None:
     config = tmp_path / "job.toml"
-    config.write_text(f"[run]\ninputs = 'abc'\nkeep = '{text}'\nstrict = 'yes'\noutput = 'out/'\n")
+    lines = f"[run]\ninputs = 'abc'\nkeep = '{text}'\nstrict = 'yes'\noutput = 'out/'\n"
+    config.write_text(lines, encoding="utf-8-sig")  # as editors on Windows write it
     assert main(["run", "--config", str(config)]) == 0
     assert (seen["inputs"], seen["settings"].reading.keep) == (("abc",), keep)
     assert seen["settings"].errors.strict is True

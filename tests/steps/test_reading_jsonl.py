@@ -503,7 +503,7 @@ def test_a_given_schema_fixes_the_columns_and_the_rest_is_extra(tmp_path: Path, 
     if form != "inline":
         text = json.dumps(dict(column.strip().split(":", 1) for column in given.split(",")))
         given = text if form == "object" else str(tmp_path / "schema.json")
-        (tmp_path / "schema.json").write_text(text)
+        (tmp_path / "schema.json").write_text(text, encoding="utf-8-sig")
     source = opened(tmp_path / "x.jsonl", lines(RECORD, {**RECORD, "n": 200}), schema=given)
     assert source.schema.names == ["question", "context", "n", "when", "tags", "any", "later", "qa_extra"]
     assert source.schema.field("context").type == pa.large_string()

@@ -273,6 +273,12 @@ def test_a_list_of_paragraphs_is_read_as_simpletransformers_does(tmp_path: Path)
     assert rows.columns.drop_columns(["title"]).equals(whole.columns.drop_columns(["title"]))
 
 
+def test_a_schema_that_is_not_used_is_said(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(json.dumps(DOCUMENT))
+    source = open_source([str(tmp_path / "x.json")], ReadingSettings(schema="id:int64"))
+    assert any("--schema is for JSON and CSV" in note for note in source.notes)
+
+
 def test_a_list_of_articles_is_read_like_the_document_that_holds_it(tmp_path: Path) -> None:
     [whole] = opened(tmp_path / "x.json", DOCUMENT).read()
     [rows] = opened(tmp_path / "x.json", DOCUMENT["data"]).read()

@@ -18,6 +18,8 @@ import pyarrow as pa
 
 from batchqa.errors import SettingsError
 
+from .streams import BOM
+
 Kind = Literal["bool", "integer", "number", "string", "json", "list", "struct", "parsed"]
 
 MAX_DEPTH = 16
@@ -193,7 +195,9 @@ def parse_schema(text: str) -> dict[str, Shape]:
 
 def _schema_file(text: str) -> dict[str, Any]:
     try:
-        given = orjson.loads(text if text.lstrip().startswith("{") else Path(text).read_bytes())
+        given = orjson.loads(
+            text if text.lstrip().startswith("{") else Path(text).read_bytes().removeprefix(BOM)
+        )
     except OSError as error:
         raise SettingsError(
             f"--schema {text}: neither name:type,name:type nor a file that can be read ({error.strerror})"
