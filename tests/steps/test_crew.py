@@ -147,7 +147,8 @@ def test_several_gpus_have_a_worker_each(tiny_bundle: Path, monkeypatch: pytest.
     assert _devices(MachineSettings(device="cpu")) == ["cpu"]
 
 
-def test_a_job_goes_on_with_the_workers_that_it_began_with() -> None:
+def test_a_resumed_job_takes_the_workers_of_the_machine_at_hand() -> None:
     before = Resolved("cpu", "onnxruntime", "int8", 4, 768, None, 2)
-    assert before.pin(MachineSettings()).workers == 2
+    assert before.pin(MachineSettings()).workers is None
+    assert before.pin(MachineSettings(workers=3)).workers == 3
     assert Resolved(**before.to_dict()) == before
