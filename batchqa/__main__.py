@@ -2,7 +2,7 @@
 
 import sys
 
-from batchqa.cli import program
+from batchqa.cli.entry import program
 
 if __name__ == "__main__":
     sys.exit(program())

@@ -3,7 +3,7 @@
     folds: Annotated[int, Between(2, 1000)] = 5
 
 The same declaration is used for the settings and functions that Python users call (`check_fields`, `checked`)
-and for the command line, the environment and TOML (`batchqa.options`, by `parse`).
+and for the command line, the environment and TOML (`batchqa.cli.options`, by `parse`).
 """
 
 from __future__ import annotations

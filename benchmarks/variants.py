@@ -33,12 +33,12 @@ ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))  # run from a checkout that need not be installed
 
 from batchqa.bundle import Bundle, open_bundle  # noqa: E402
+from batchqa.export import by_token, extras, graphs, quantize, verify  # noqa: E402
+from batchqa.export import export as exporting  # noqa: E402
+from batchqa.export.checkpoint import open_checkpoint  # noqa: E402
+from batchqa.export.road import batches_of  # noqa: E402
+from batchqa.export.threshold import labelled_sample  # noqa: E402
 from batchqa.machine import cpu_quota  # noqa: E402
-from batchqa.prepare import by_token, extras, graphs, quantize, verify  # noqa: E402
-from batchqa.prepare import export as exporting  # noqa: E402
-from batchqa.prepare.checkpoint import open_checkpoint  # noqa: E402
-from batchqa.prepare.road import batches_of  # noqa: E402
-from batchqa.prepare.threshold import labelled_sample  # noqa: E402
 from batchqa.steps.inference import OnnxScorer  # noqa: E402
 from benchmarks.measuring import WORK, keep, spread  # noqa: E402
 

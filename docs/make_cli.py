@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from batchqa.cli import commands
+from batchqa.cli.entry import commands
 
 TARGET = Path(__file__).parent / "cli.md"
 WIDTH = 100

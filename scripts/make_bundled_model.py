@@ -25,8 +25,8 @@ import orjson
 from batchqa.annotator import BUNDLED
 from batchqa.errors import BatchqaError, InputError, ModelError
 from batchqa.evaluation import evaluate
-from batchqa.prepare.export import export
-from batchqa.prepare.figures import add_figures
+from batchqa.export.exporting import export
+from batchqa.export.figures import add_figures
 from batchqa.train.settings import TrainSettings
 from batchqa.train.training import train
 

@@ -25,7 +25,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 LONG = (
     "object_stores",
-    "prepare",
+    "export",
     "train",
     "evaluation/test_report.py",
     "steps/test_inference_child.py",
@@ -154,7 +154,7 @@ def fp32_bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], P
         for module in ("torch", "transformers", "optimum.onnxruntime"):
             pytest.importorskip(module, reason=f"needs the extra `export` ({module})")
         if checkpoint not in made:
-            from batchqa.prepare.export import export
+            from batchqa.export.exporting import export
 
             out = tmp_path_factory.mktemp("fp32") / "bundle"
             export(str(checkpoint), out, precisions=("fp32",), abstains="yes", threshold=0.0)

@@ -13,7 +13,7 @@ from batchqa.allocator import CHOICE
 
 _COMMAND = """
 import sys
-from batchqa.cli import program
+from batchqa.cli.entry import program
 sys.argv = ["batchqa", "--version"]
 assert "pyarrow" not in sys.modules, "Arrow is loaded before the choice is made"
 program()

@@ -20,10 +20,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchqa.job
-from batchqa import cli, errors
-from batchqa.cli import commands, main
+from batchqa import errors
+from batchqa.cli import entry as cli
+from batchqa.cli.entry import commands, main
+from batchqa.cli.options import options_of
 from batchqa.errors import BatchqaError, StoppedError
-from batchqa.options import options_of
 from batchqa.settings import ErrorLimit, RunSettings
 from batchqa.version import VERSION
 
@@ -286,7 +287,7 @@ def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("name", sorted(commands.commands))
 def test_the_help_of_each_command_imports_nothing_heavy(name: str) -> None:
     script = (
-        f"import sys, batchqa.cli\nassert batchqa.cli.main([{name!r}, '--help']) == 0\n"
+        f"import sys, batchqa.cli.entry\nassert batchqa.cli.entry.main([{name!r}, '--help']) == 0\n"
         f"assert not {HEAVY} & set(sys.modules), {HEAVY} & set(sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
@@ -534,7 +535,9 @@ def test_evaluate_says_what_the_run_that_it_makes_says(
         _: str, *, progress: Callable[[Any], None], on_note: Callable[[str], None], **__: Any
     ) -> Any:
         on_note("took the CPU")
-        monkeypatch.setattr("batchqa.progress.LineReporter.progress", lambda _, state: on_note(f"at {state}"))
+        monkeypatch.setattr(
+            "batchqa.cli.progress.LineReporter.progress", lambda _, state: on_note(f"at {state}")
+        )
         progress(5)
         return SimpleNamespace(table=lambda: "", to_dict=dict)
 
@@ -650,7 +653,7 @@ def test_a_signal_in_the_middle_of_an_import_is_a_stop_and_no_error_of_the_impor
 LOUD = """
 import os, subprocess, sys, warnings, logging
 import batchqa.job
-from batchqa.cli import main
+from batchqa.cli.entry import main
 from batchqa.errors import InputError
 
 def run(*_, **__):

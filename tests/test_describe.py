@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchqa.describe import describe
+from batchqa.cli.describe import describe
+from batchqa.cli.rendering import render_facts
 from batchqa.errors import InputError, ModelError
-from batchqa.rendering import render_facts
 
 
 def write_parquet(file: Path, metadata: dict[str, str]) -> Path:

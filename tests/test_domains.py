@@ -16,14 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchqa.cli import commands, main
+from batchqa.cli.entry import commands, main
+from batchqa.cli.options import Number, options_of
 from batchqa.domains import Between, check_fields, checked
 from batchqa.errors import LimitError, SettingsError
 from batchqa.evaluation import evaluate
 from batchqa.evaluation.result import Evaluation
+from batchqa.export.exporting import export
 from batchqa.job import run
-from batchqa.options import Number, options_of
-from batchqa.prepare.export import export
 from batchqa.settings import ErrorLimit, RunSettings
 from batchqa.train.settings import TrainSettings
 
@@ -60,7 +60,7 @@ def test_nonsense_for_a_number_is_a_usage_error_from_everywhere(data: st.DataObj
     place = data.draw(st.sampled_from(["line", "environment", "file"]))
     with pytest.MonkeyPatch.context() as patch:
         said: list[str] = []
-        patch.setattr("batchqa.cli._say", lambda text, _: said.append(text))
+        patch.setattr("batchqa.cli.entry._say", lambda text, _: said.append(text))
         given_at = [f"{flag}={wrong}"]
         if place == "environment":
             patch.setenv(str(parameter.envvar), wrong)

@@ -12,10 +12,10 @@ from tokenizers import Tokenizer
 
 from batchqa.annotator import BUNDLED
 from batchqa.bundle import open_bundle, write_manifest
-from batchqa.describe import describe
+from batchqa.cli.describe import describe
+from batchqa.cli.rendering import render_facts
 from batchqa.job import dry_run, run
 from batchqa.languages import FirstTexts, TextProfile, profile_of
-from batchqa.rendering import render_facts
 from tests.models import SENTENCES, tiny_tokenizer, write_tiny_bundle
 from tests.steps.rows import rows_of
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from batchqa.progress import (
+from batchqa.cli.progress import (
     BarReporter,
     JsonReporter,
     LineReporter,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from batchqa import telemetry
-from batchqa.doctor import examine
+from batchqa.cli.doctor import examine
 from batchqa.steps.inference import openvino_is_installed
 from tests.models import SENTENCES
 from tests.tracing import clean_environment, sockets, traced, why_not, written

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import orjson
 
+from batchqa.export.extras import load
 from batchqa.machine import cpu_flags
-from batchqa.prepare.extras import load
 from batchqa.records import Float32, Int32, Int64
 
 from .features import Features, batches

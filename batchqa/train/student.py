@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from batchqa.errors import ModelError, SettingsError
-from batchqa.prepare.checkpoint import Checkpoint
-from batchqa.prepare.extras import load
+from batchqa.export.checkpoint import Checkpoint
+from batchqa.export.extras import load
 
 
 def make_student(base: Checkpoint, layers: Sequence[int] | None, seed: int) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from batchqa.prepare.extras import load
+from batchqa.export.extras import load
 
 
 def masked(logits: Any, answerable: Any) -> Any:

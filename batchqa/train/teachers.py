@@ -12,10 +12,10 @@ from tokenizers import Tokenizer
 
 from batchqa.bundle import MANIFEST, open_bundle
 from batchqa.errors import ModelError, SettingsError
-from batchqa.prepare.checkpoint import Checkpoint, open_checkpoint
-from batchqa.prepare.extras import load
-from batchqa.prepare.passages import passages
-from batchqa.prepare.verify import onnx_scorer
+from batchqa.export.checkpoint import Checkpoint, open_checkpoint
+from batchqa.export.extras import load
+from batchqa.export.passages import passages
+from batchqa.export.verify import onnx_scorer
 from batchqa.records import Layout
 from batchqa.steps.inference import SpanScorer
 from batchqa.steps.windowing import learn_layout, open_tokenizer

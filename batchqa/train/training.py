@@ -18,9 +18,9 @@ import numpy as np
 import orjson
 
 from batchqa.errors import DeviceError, InputError, PreconditionError, SettingsError, StoppedError
+from batchqa.export.checkpoint import Checkpoint, open_checkpoint, sha256_of
+from batchqa.export.extras import load, quiet, versions
 from batchqa.machine import cpu_model, cpu_quota, keep_large_allocations, memory_limit
-from batchqa.prepare.checkpoint import Checkpoint, open_checkpoint, sha256_of
-from batchqa.prepare.extras import load, quiet, versions
 from batchqa.settings import ReadingSettings, WindowSettings
 from batchqa.steps.reading import open_source
 from batchqa.steps.windowing import Windower, learn_layout

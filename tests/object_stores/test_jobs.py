@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from batchqa import InputError, PreconditionError, SettingsError
+from batchqa.cli.describe import describe
 from batchqa.commit import Target, check_target
-from batchqa.describe import describe
 from batchqa.settings import ReadingSettings
 from batchqa.steps.reading import open_source
 from batchqa.storage import public

@@ -79,7 +79,7 @@ class Kill:
 def test_a_run_learns_its_task_and_leaves_a_checkpoint_that_can_be_exported(
     base: Path, data: Path, tmp_path: Path
 ) -> None:
-    from batchqa.prepare.checkpoint import open_checkpoint
+    from batchqa.export.checkpoint import open_checkpoint
 
     trained = train(str(base), tmp_path / "out", [data], settings=TrainSettings(**QUICK), licence="MIT")
 

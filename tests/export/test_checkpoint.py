@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from batchqa.cli import main
+from batchqa.cli.entry import main
 from batchqa.errors import ModelError
-from batchqa.prepare.checkpoint import open_checkpoint
-from batchqa.prepare.export import export
+from batchqa.export.checkpoint import open_checkpoint
+from batchqa.export.exporting import export
 from tests.models import SENTENCES
 
 torch = pytest.importorskip("torch")
@@ -290,7 +290,7 @@ def _with_vocabulary_alone(checkpoint: Path, folder: Path) -> Path:
 
 _FULL_DISK = """
 import resource, sys
-from batchqa.cli import main
+from batchqa.cli.entry import main
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
 sys.exit(main(["export", sys.argv[2], "-o", sys.argv[3], "--precision", "fp32", "--quiet"]))
 """

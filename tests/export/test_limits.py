@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from batchqa.cli import export_command
-from batchqa.prepare.limits import MAX_F1_DROP, Limits, Measured, accepted_by, mean_interval, said, wilson
+from batchqa.cli.entry import export_command
+from batchqa.export.limits import MAX_F1_DROP, Limits, Measured, accepted_by, mean_interval, said, wilson
 
 
 def test_an_interval_of_a_share_is_wilsons() -> None:

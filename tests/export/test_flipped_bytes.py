@@ -10,7 +10,7 @@ import pytest
 
 from batchqa.bundle import MANIFEST, open_bundle, sealed
 from batchqa.errors import ModelError
-from batchqa.prepare.export import export
+from batchqa.export.exporting import export
 from batchqa.steps.inference import openvino_is_installed
 
 pytest.importorskip("torch")

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import pytest
 
-from batchqa.prepare import graphs, smaller_last_layer
-from batchqa.prepare.checkpoint import open_checkpoint
+from batchqa.export import graphs, smaller_last_layer
+from batchqa.export.checkpoint import open_checkpoint
 from tests.models import FAMILIES
 
 pytest.importorskip("optimum.exporters.onnx")

@@ -15,8 +15,8 @@ import onnxruntime
 import orjson
 import pytest
 
-from batchqa.prepare import by_token, editing, graphs, int8_openvino, quantize, static_scales
-from batchqa.prepare.checkpoint import open_checkpoint
+from batchqa.export import by_token, editing, graphs, int8_openvino, quantize, static_scales
+from batchqa.export.checkpoint import open_checkpoint
 
 pytest.importorskip("optimum.exporters.onnx")
 

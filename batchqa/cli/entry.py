@@ -22,9 +22,7 @@ import orjson
 
 from batchqa.allocator import choose_allocator
 from batchqa.cache import cache_folders
-from batchqa.domains import AnyNumber, Folds, InsideShare, Percent, Resamples, Seed, Share
-from batchqa.errors import BatchqaError, LimitError, StoppedError, StorageError
-from batchqa.options import (
+from batchqa.cli.options import (
     Commands,
     answer_options,
     config_option,
@@ -45,7 +43,9 @@ from batchqa.options import (
     training_options,
     where_given,
 )
-from batchqa.progress import Reporter, one_line, open_reporter
+from batchqa.cli.progress import Reporter, one_line, open_reporter
+from batchqa.domains import AnyNumber, Folds, InsideShare, Percent, Resamples, Seed, Share
+from batchqa.errors import BatchqaError, LimitError, StoppedError, StorageError
 from batchqa.settings import DecodingSettings, MachineSettings, RunSettings, WindowSettings
 from batchqa.train.settings import TrainSettings
 from batchqa.version import VERSION
@@ -156,7 +156,7 @@ def run_command(
     rows_on_terminal = output == "-" and _is_terminal(sys.stdout)
     with _reporting(log_format, quiet, bar=not rows_on_terminal) as reporter, _stoppable() as check_stop:
         from batchqa import job
-        from batchqa.rendering import render
+        from batchqa.cli.rendering import render
 
         common: dict[str, Any] = {
             "model": _resolved(model, reporter),
@@ -263,12 +263,12 @@ def export_command(
     batchqa's road gives other answers than transformers. Repeated, it goes on from what is finished.
     """
     with _reporting(log_format, quiet) as reporter, _stoppable():
-        from batchqa.prepare.export import export
+        from batchqa.export.exporting import export
 
         wanted = tuple(part.strip() for part in precisions.split(",") if part.strip())
         made = export(model, output, precisions=wanted, on_progress=reporter.note, **options)
-        from batchqa.describe import describe
-        from batchqa.rendering import render_facts
+        from batchqa.cli.describe import describe
+        from batchqa.cli.rendering import render_facts
 
         _say(render_facts(describe(output)), sys.stdout)
         if made.left_out:
@@ -430,8 +430,8 @@ def train_command(
 def info_command(path: str, as_json: bool, log_format: str, quiet: bool) -> None:
     """Say what a bundle (`default`: the one in the package) or an output is, from its own metadata."""
     with _reporting(log_format, quiet):
-        from batchqa.describe import describe
-        from batchqa.rendering import render_facts
+        from batchqa.cli.describe import describe
+        from batchqa.cli.rendering import render_facts
 
         facts = describe(path)
         if as_json:
@@ -452,7 +452,7 @@ def doctor_command(model: str, device: str, as_json: bool, log_format: str, quie
     Exit code 5 if something would keep `run` from working.
     """
     with _reporting(log_format, quiet):
-        from batchqa.doctor import examine, render
+        from batchqa.cli.doctor import examine, render
 
         findings = examine(model, device)
         if as_json:
@@ -472,7 +472,7 @@ def _resolved(model: str, reporter: Reporter) -> str | Path:
         or model.startswith((".", "/", "~"))
     ):
         return model
-    from batchqa.prepare.export import ensure_cached
+    from batchqa.export.exporting import ensure_cached
 
     return ensure_cached(model, on_progress=reporter.note)
 

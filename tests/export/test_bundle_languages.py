@@ -10,11 +10,11 @@ import pytest
 pytest.importorskip("optimum.onnxruntime", reason="needs the extra `export`")
 
 from batchqa.errors import SettingsError
-from batchqa.prepare.checkpoint import _languages
-from batchqa.prepare.export import export
-from batchqa.prepare.languages import languages_answered, texts_in
-from batchqa.prepare.passages import everything
-from batchqa.prepare.verify import row_scores
+from batchqa.export.checkpoint import _languages
+from batchqa.export.exporting import export
+from batchqa.export.languages import languages_answered, texts_in
+from batchqa.export.passages import everything
+from batchqa.export.verify import row_scores
 
 
 @pytest.mark.parametrize(

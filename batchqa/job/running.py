@@ -36,10 +36,10 @@ from batchqa.commit import (
     space_shortage,
 )
 from batchqa.errors import LimitError, SettingsError, StorageError
-from batchqa.following import Clock, Follower, Progress, Tally
+from batchqa.job.estimate import Estimate, estimate
+from batchqa.job.following import Clock, Follower, Progress, Tally
 from batchqa.languages import FirstTexts
 from batchqa.machine import process_seconds
-from batchqa.planner import Estimate, estimate
 from batchqa.records import ROW_ERRORS, AnsweredChunk, Rows
 from batchqa.settings import RunSettings
 from batchqa.steps.chunking import chunks

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 
 from batchqa.bundle import Bundle, open_bundle
-from batchqa.prepare.export import export
-from batchqa.prepare.passages import everything
-from batchqa.prepare.road import batches_of
-from batchqa.prepare.verify import Progress, agreement, answer, logit_difference, onnx_scorer
+from batchqa.export.exporting import export
+from batchqa.export.passages import everything
+from batchqa.export.road import batches_of
+from batchqa.export.verify import Progress, agreement, answer, logit_difference, onnx_scorer
 from batchqa.steps.inference import OnnxScorer, cuda_is_available
 
 pytest.importorskip("torch")

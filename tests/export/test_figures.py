@@ -10,7 +10,7 @@ pytest.importorskip("optimum.onnxruntime", reason="needs the extra `export`")
 
 from batchqa.bundle import CARD, open_bundle
 from batchqa.errors import InputError
-from batchqa.prepare.figures import HEADING, XQUAD, add_figures
+from batchqa.export.figures import HEADING, XQUAD, add_figures
 from batchqa.probability import Calibration
 from tests.evaluation.making import Row, write_squad
 from tests.models import SENTENCES, write_tiny_bundle

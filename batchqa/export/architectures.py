@@ -1,6 +1,6 @@
 """Which architectures can become bundles: those that optimum's exporter takes and whose head gives spans.
 
-docs/models.md lists them; `tests/prepare/test_architectures.py` holds the list to this file.
+docs/models.md lists them; `tests/export/test_architectures.py` holds the list to this file.
 """
 
 from __future__ import annotations

@@ -9,12 +9,12 @@ import pytest
 
 from batchqa import bundle as bundles_
 from batchqa.bundle import Variant, open_bundle, products_overflow
-from batchqa.describe import describe
+from batchqa.cli.describe import describe
+from batchqa.cli.rendering import render_facts
 from batchqa.errors import DeviceError, SettingsError
-from batchqa.prepare import export as exporting
-from batchqa.prepare import making
-from batchqa.prepare.export import export
-from batchqa.rendering import render_facts
+from batchqa.export import export as exporting
+from batchqa.export import making
+from batchqa.export.exporting import export
 
 pytest.importorskip("torch")
 pytest.importorskip("optimum.exporters.onnx")

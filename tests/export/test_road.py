@@ -13,7 +13,7 @@ import pytest
 from batchqa.annotator import Annotator
 from batchqa.bundle import Manifest, open_bundle, write_manifest
 from batchqa.errors import ModelError
-from batchqa.prepare.passages import everything, long_rows
+from batchqa.export.passages import everything, long_rows
 from batchqa.steps.inference import openvino_is_installed
 from tests import reference
 from tests.reference import reference_answers
@@ -21,9 +21,9 @@ from tests.reference import reference_answers
 pytest.importorskip("torch")
 pytest.importorskip("optimum.exporters.onnx")
 
-from batchqa.prepare import making
-from batchqa.prepare.export import export
-from tests.prepare.odd import change_json, write_odd
+from batchqa.export import making
+from batchqa.export.exporting import export
+from tests.export.odd import change_json, write_odd
 
 NO_TYPES = {"model_input_names": ["input_ids", "attention_mask"]}
 CLOSE = 1e-4
@@ -181,7 +181,7 @@ def test_special_tokens_of_a_tokenizer_are_text_unless_they_are_kept(tmp_path: P
 @pytest.mark.parametrize("model_type", ["data2vec-text", "ibert"])
 def test_the_longest_input_of_any_family_comes_from_the_model(model_type: str, tmp_path: Path) -> None:
     """A table of 514 positions, from the padding id on, is 512 tokens; a list knew some families."""
-    from batchqa.prepare.checkpoint import open_checkpoint
+    from batchqa.export.checkpoint import open_checkpoint
 
     config = {"pad_token_id": 1}
     checkpoint = write_odd(tmp_path / "checkpoint", model_type, tokenizer=NO_TYPES, config=config)

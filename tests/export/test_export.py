@@ -14,11 +14,11 @@ import pytest
 from batchqa.annotator import Annotator
 from batchqa.bundle import CARD, Variant, open_bundle
 from batchqa.errors import InputError, ModelError, PreconditionError, SettingsError
-from batchqa.prepare import making
-from batchqa.prepare.export import export
-from batchqa.prepare.passages import everything
-from batchqa.prepare.smaller_last_layer import Reduced
-from batchqa.prepare.verify import Comparison
+from batchqa.export import making
+from batchqa.export.exporting import export
+from batchqa.export.passages import everything
+from batchqa.export.smaller_last_layer import Reduced
+from batchqa.export.verify import Comparison
 from tests.models import FAMILIES, SENTENCES
 from tests.reference import reference_answers
 
@@ -122,7 +122,7 @@ def test_an_export_below_its_limits_leaves_nothing(checkpoints: Callable[..., Pa
 
 def _export_with_damaged_weights(checkpoint: Path, output: Path, rows: Path) -> None:
     """An export whose int8 weights have three values each: far from what the original says."""
-    from batchqa.prepare import by_token, quantize
+    from batchqa.export import by_token, quantize
 
     honest = quantize.LARGEST_CODE
     by_token.LARGEST_CODE = quantize.LARGEST_CODE = 1

@@ -20,6 +20,6 @@
     abstention.py     whether a model was trained to say "no answer"
     card.py           the model card
     figures.py        how good a bundle's answers are, for its card
-    export.py         all of it in order: `export`, and `ensure_cached` for `run --model org/name`
+    exporting.py      all of it in order: `export`, and `ensure_cached` for `run --model org/name`
     threshold.py      the no-answer threshold, fitted on training data
 """

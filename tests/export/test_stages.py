@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from batchqa.bundle import open_bundle
-from batchqa.cli import main
+from batchqa.cli.entry import main
 from batchqa.errors import ModelError
-from batchqa.prepare import graphs, making
-from batchqa.prepare.export import export
-from batchqa.prepare.reference import Reference
-from batchqa.prepare.stages import KEPT, Stages
+from batchqa.export import graphs, making
+from batchqa.export.exporting import export
+from batchqa.export.reference import Reference
+from batchqa.export.stages import KEPT, Stages
 
 pytest.importorskip("torch")
 pytest.importorskip("optimum.exporters.onnx")

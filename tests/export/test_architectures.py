@@ -17,9 +17,9 @@ import pytest
 
 from batchqa.annotator import Annotator
 from batchqa.bundle import Manifest, open_bundle
-from batchqa.cli import export_command
-from batchqa.prepare.export import export
-from batchqa.prepare.verify import Answers, agreement, answer, onnx_scorer
+from batchqa.cli.entry import export_command
+from batchqa.export.exporting import export
+from batchqa.export.verify import Answers, agreement, answer, onnx_scorer
 from batchqa.steps.inference import openvino_is_installed
 from tests.reference import reference_answers
 
@@ -27,8 +27,8 @@ pytest.importorskip("torch")
 pytest.importorskip("optimum.exporters.onnx")
 pytest.importorskip("sentencepiece")
 
-from batchqa.prepare import architectures
-from tests.prepare.architectures import ARCHITECTURES, Architecture, write_real_checkpoint
+from batchqa.export import architectures
+from tests.export.architectures import ARCHITECTURES, Architecture, write_real_checkpoint
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "models.md"
 

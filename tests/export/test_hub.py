@@ -14,8 +14,8 @@ import pytest
 
 from batchqa.bundle import open_bundle
 from batchqa.errors import ModelError, TryAgainError
-from batchqa.prepare import export as exporting
-from batchqa.prepare.export import ensure_cached, export
+from batchqa.export import export as exporting
+from batchqa.export.exporting import ensure_cached, export
 
 hub_constants = pytest.importorskip("huggingface_hub.constants")
 
@@ -88,7 +88,7 @@ def test_a_hub_id_is_exported_once_and_used_from_then_on(
 
 _CACHED = """
 import sys
-from batchqa.prepare.export import ensure_cached
+from batchqa.export.exporting import ensure_cached
 print(ensure_cached(sys.argv[1], on_progress=lambda text: print(text, file=sys.stderr)))
 """
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 import orjson
 
 if TYPE_CHECKING:
-    from batchqa.following import Progress
+    from batchqa.job.following import Progress
     from batchqa.train.loop import TrainProgress
 
 LINE_SECONDS = 10.0

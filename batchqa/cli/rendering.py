@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from batchqa.cli.progress import duration
 from batchqa.job import Estimate, Summary
-from batchqa.progress import duration
 from batchqa.records import ROW_ERRORS
 from batchqa.settings import RunSettings
 
