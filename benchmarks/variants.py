@@ -33,10 +33,16 @@ ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))  # run from a checkout that need not be installed
 
 from batchqa.bundle import Bundle, open_bundle  # noqa: E402
-from batchqa.export import by_token, extras, graphs, quantize, verify  # noqa: E402
-from batchqa.export import export as exporting  # noqa: E402
+from batchqa.export import (  # noqa: E402
+    exporting,
+    extras,
+    graphs,
+    per_token_int8,
+    quantize,
+    verify,
+)
 from batchqa.export.checkpoint import open_checkpoint  # noqa: E402
-from batchqa.export.road import batches_of  # noqa: E402
+from batchqa.export.parity import batches_of  # noqa: E402
 from batchqa.export.threshold import labelled_sample  # noqa: E402
 from batchqa.machine import cpu_quota  # noqa: E402
 from batchqa.steps.inference import OnnxScorer  # noqa: E402
@@ -181,8 +187,8 @@ def _by_blocks(materials: Materials, target: Path) -> None:
 
 
 def _by_token(materials: Materials, *, reduce_range: bool = False) -> Any:
-    graph = by_token.per_token(materials.fused_for_int8, materials.observed, reduce_range=reduce_range)
-    return by_token.without_padding(graph)
+    graph = per_token_int8.per_token(materials.fused_for_int8, materials.observed, reduce_range=reduce_range)
+    return per_token_int8.without_padding(graph)
 
 
 def _save(make: Callable[[Materials], Any]) -> Callable[[Materials, Path], None]:
@@ -244,7 +250,7 @@ def _recipe() -> str:
     """A name for what the models depend on: the code that makes them, and the libraries."""
     code = [
         Path(__file__),
-        *(Path(module.__file__ or "") for module in (graphs, quantize, by_token, exporting)),
+        *(Path(module.__file__ or "") for module in (graphs, quantize, per_token_int8, exporting)),
     ]
     digest = hashlib.sha256(b"\0".join(file.read_bytes() for file in code))
     digest.update(repr(extras.versions()).encode())

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from batchqa.bundle import Abstention, Bundle
 from batchqa.steps.inference import SpanScorer
 
-from .passages import answerable, unanswerable
+from .builtin_passages import answerable, unanswerable
 from .verify import answer
 
 Abstains = Literal["auto", "yes", "no"]

@@ -417,7 +417,7 @@ def write_tokenizer(tokenizer: Tokenizer, file: Path) -> None:
 
 
 def _check_conversion(name: str, slow: Any, fast: Any) -> None:
-    from .passages import passages
+    from .builtin_passages import passages
 
     texts = [text for passage in passages() for text in (passage.context, *passage.questions)]
     different = sum(

@@ -29,10 +29,10 @@ from batchqa.errors import (
 from batchqa.machine import cpu_flags
 
 from .abstention import Abstains
+from .builtin_passages import everything
 from .checkpoint import HUB_ID, LANGUAGE, fetch, open_checkpoint
 from .limits import MAX_F1_DROP, Limits
 from .making import Making
-from .passages import everything
 from .threshold import read_labelled
 from .verify import Progress, VerifiedOn, read_examples
 
@@ -77,7 +77,7 @@ def export(
 ) -> Manifest:
     """Export MODEL (a folder or a hub id) into folder `output`, with a variant per precision.
 
-    The road that a run takes is compared with transformers first (`road.py`). Then each variant is verified
+    The road that a run takes is compared with transformers first (`parity.py`). Then each variant is verified
     on the file `verify_on` (default: the package's passages) beside the original, and kept if it keeps the
     limits (`limits.py`: `max_f1_drop` decides on rows of one's own with gold answers, `min_agreement`
     elsewhere and where it is given); int8 is calibrated on `calibrate_on` (default: the passages). The

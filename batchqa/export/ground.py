@@ -30,12 +30,12 @@ from batchqa.steps.windowing import learn_layout
 
 from . import graphs, quantize
 from .abstention import Abstains, Probed, decide, probe
+from .builtin_passages import everything, long_rows
 from .checkpoint import Checkpoint, write_special_as_tokens, write_tokenizer
 from .extras import load, versions
 from .limits import Limits
-from .passages import everything, long_rows
+from .parity import batches_of, check_parity, padding_matters
 from .reference import Raw, Reference
-from .road import batches_of, check_road, padding_matters
 from .stages import Stages, digest
 from .threshold import best_for_f1
 from .verify import (
@@ -113,7 +113,7 @@ class Ground:
             variants=(),
             versions=versions(),
         )
-        self._check_road()
+        self._check_parity()
         self.scorer = TorchScorer(model, inputs)
         feeds = batches_of(self.bundle, everything())
         if self._once("padding", {}, lambda: padding_matters(self.scorer, feeds)):
@@ -147,11 +147,11 @@ class Ground:
                 "row's texts they are text, unlike in transformers; --special-tokens tokens makes them tokens"
             )
 
-    def _check_road(self) -> None:
+    def _check_parity(self) -> None:
         self.say(f"{self.checkpoint.name}: comparing the road with transformers")
 
         def check() -> bool:
-            check_road(
+            check_parity(
                 self.bundle, self.graph, self.reference, self.table if self.verified_on.is_users else None
             )
             return True

@@ -1,7 +1,7 @@
 """ONNX graph in float32 -> ONNX graph with int8 products for OpenVINO.
 
-As in `by_token.py`, a window's answer does not depend on what is beside it: an activation is scaled by a
-number that is fixed in calibration where that is good enough (`static_scales.py`), and token by token
+As in `per_token_int8.py`, a window's answer does not depend on what is beside it: an activation is scaled by
+a number that is fixed in calibration where that is good enough (`static_scales.py`), and token by token
 elsewhere. OpenVINO (2026.4) makes int8 products of codes whose bounds are constant. With a static scale a
 product's bias and GELU are computed together with it; a token's own scale takes passes of its own before and
 after. Attention is written out (`attention_openvino.py`). What is computed around the products, float32 or
@@ -25,7 +25,7 @@ from batchqa.records import Float32
 from .attention_openvino import AttentionWriter
 from .editing import ATTENTION, GELU_FLOOR, GELUS, Editor, Product, is_masked_attention, products
 from .quantize import LARGEST_CODE, LARGEST_SAFE_CODE, Observed, WeightCodes, shrink_tables
-from .smoothing import DividedValues, divided_values, smoothing_factors
+from .smoothquant import DividedValues, divided_values, smoothing_factors
 from .static_scales import StaticScale, static_scales
 
 LARGEST_UNSIGNED = 255

@@ -22,13 +22,13 @@ from batchqa.machine import cpu_flags
 from batchqa.steps.inference import openvino_is_installed
 from batchqa.steps.windowing import TextEncoder, open_tokenizer
 
-from . import by_token, graphs, int8_openvino, quantize
+from . import graphs, int8_openvino, per_token_int8, quantize
+from .builtin_passages import everything
 from .card import model_card
 from .ground import Ground
 from .languages import languages_answered, texts_in
 from .limits import Measured, Miss, accepted_by, said
-from .passages import everything
-from .road import batches_of
+from .parity import batches_of
 from .smaller_last_layer import reduced
 from .stages import digest
 from .verify import (
@@ -102,9 +102,9 @@ class Making(Ground):
         scheme = (
             f"int8 weights of {bits} bits and int8 activations with a scale per token, {self._said_of_int8}"
         )
-        graph = by_token.per_token(self.fused.model, self.observed, reduce_range=self.reduce_range)
+        graph = per_token_int8.per_token(self.fused.model, self.observed, reduce_range=self.reduce_range)
         form = _Form("int8", scheme, ("cpu",), ("onnxruntime",), bits)
-        return self._measure(form, by_token.without_padding(graph))
+        return self._measure(form, per_token_int8.without_padding(graph))
 
     def _int8_weights(self) -> _Made:
         scheme = f"int8 weights, computed in float32, {self._said_of_int8}"

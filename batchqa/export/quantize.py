@@ -3,7 +3,7 @@
 They are rounded so that the error of one is made up for by those that are rounded after it, on inputs
 seen in calibration (Frantar et al. 2022, "GPTQ", section 3). `weights_only` is the form that widens them
 again when the model is loaded and computes in float32: a quarter of the size, float32's speed. The forms
-whose products are int8 themselves are in `by_token.py` and `int8_openvino.py`.
+whose products are int8 themselves are in `per_token_int8.py` and `int8_openvino.py`.
 """
 
 from __future__ import annotations

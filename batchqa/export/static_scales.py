@@ -5,7 +5,7 @@ GELU's outputs grow several times beyond what calibration saw when the text is i
 cut off.) A scale that is fixed in calibration takes no pass over the activation, and its codes are nearly as
 fine as those of a scale per token, for two reasons: each channel is moved to the middle of its own range (Wei
 et al. 2023, "Outlier Suppression+", section 4.1), so that a channel that is large in all tokens does not
-count; and channels are made equally large to a higher degree than for scales per token (`smoothing.py`).
+count; and channels are made equally large to a higher degree than for scales per token (`smoothquant.py`).
 docs/decisions/0007-int8-openvino.md has the figures.
 """
 
@@ -20,7 +20,7 @@ from batchqa.records import Float32
 
 from .editing import Editor, Product
 from .quantize import LARGEST_CODE, Observed
-from .smoothing import balanced
+from .smoothquant import balanced
 
 LAYER_NORMS = ("LayerNormalization", "SkipLayerNormalization")
 

@@ -1,7 +1,7 @@
 """Each variant, on the road that `batchqa run` takes, beside the original as transformers runs it.
 
-The original is `reference.py`'s. `road.py` has compared the plain float32 graph with it before any variant is
-made: there every difference is a fault of the road or of the export, and none is rounding's.
+The original is `reference.py`'s. `parity.py` has compared the plain float32 graph with it before any variant
+is made: there every difference is a fault of the pipeline or of the export, and none is rounding's.
 """
 
 from __future__ import annotations

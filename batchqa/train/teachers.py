@@ -12,9 +12,9 @@ from tokenizers import Tokenizer
 
 from batchqa.bundle import MANIFEST, open_bundle
 from batchqa.errors import ModelError, SettingsError
+from batchqa.export.builtin_passages import passages
 from batchqa.export.checkpoint import Checkpoint, open_checkpoint
 from batchqa.export.extras import load
-from batchqa.export.passages import passages
 from batchqa.export.verify import onnx_scorer
 from batchqa.records import Layout
 from batchqa.steps.inference import SpanScorer

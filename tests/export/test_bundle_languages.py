@@ -10,10 +10,10 @@ import pytest
 pytest.importorskip("optimum.onnxruntime", reason="needs the extra `export`")
 
 from batchqa.errors import SettingsError
+from batchqa.export.builtin_passages import everything
 from batchqa.export.checkpoint import _languages
 from batchqa.export.exporting import export
 from batchqa.export.languages import languages_answered, texts_in
-from batchqa.export.passages import everything
 from batchqa.export.verify import row_scores
 
 

@@ -15,8 +15,8 @@ from batchqa.annotator import Annotator
 from batchqa.bundle import CARD, Variant, open_bundle
 from batchqa.errors import InputError, ModelError, PreconditionError, SettingsError
 from batchqa.export import making
+from batchqa.export.builtin_passages import everything
 from batchqa.export.exporting import export
-from batchqa.export.passages import everything
 from batchqa.export.smaller_last_layer import Reduced
 from batchqa.export.verify import Comparison
 from tests.models import FAMILIES, SENTENCES
@@ -122,14 +122,14 @@ def test_an_export_below_its_limits_leaves_nothing(checkpoints: Callable[..., Pa
 
 def _export_with_damaged_weights(checkpoint: Path, output: Path, rows: Path) -> None:
     """An export whose int8 weights have three values each: far from what the original says."""
-    from batchqa.export import by_token, quantize
+    from batchqa.export import per_token_int8, quantize
 
     honest = quantize.LARGEST_CODE
-    by_token.LARGEST_CODE = quantize.LARGEST_CODE = 1
+    per_token_int8.LARGEST_CODE = quantize.LARGEST_CODE = 1
     try:
         export(str(checkpoint), output, precisions=("int8",), min_agreement=1.0, verify_on=rows)
     finally:
-        by_token.LARGEST_CODE = quantize.LARGEST_CODE = honest
+        per_token_int8.LARGEST_CODE = quantize.LARGEST_CODE = honest
 
 
 @pytest.mark.parametrize("option", ["verify_on", "calibrate_on", "fit_threshold_on"])

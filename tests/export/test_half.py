@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 
 from batchqa.bundle import Bundle, open_bundle
+from batchqa.export.builtin_passages import everything
 from batchqa.export.exporting import export
-from batchqa.export.passages import everything
-from batchqa.export.road import batches_of
+from batchqa.export.parity import batches_of
 from batchqa.export.verify import Progress, agreement, answer, logit_difference, onnx_scorer
 from batchqa.steps.inference import OnnxScorer, cuda_is_available
 

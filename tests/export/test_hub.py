@@ -14,7 +14,7 @@ import pytest
 
 from batchqa.bundle import open_bundle
 from batchqa.errors import ModelError, TryAgainError
-from batchqa.export import export as exporting
+from batchqa.export import exporting
 from batchqa.export.exporting import ensure_cached, export
 
 hub_constants = pytest.importorskip("huggingface_hub.constants")

@@ -15,7 +15,7 @@ import onnxruntime
 import orjson
 import pytest
 
-from batchqa.export import by_token, editing, graphs, int8_openvino, quantize, static_scales
+from batchqa.export import editing, graphs, int8_openvino, per_token_int8, quantize, static_scales
 from batchqa.export.checkpoint import open_checkpoint
 
 pytest.importorskip("optimum.exporters.onnx")
@@ -79,13 +79,13 @@ def _logits(graph: Any, feed: dict[str, Any]) -> np.ndarray:
 
 def test_every_int8_form_stays_near_the_float_graph(prepared: Prepared) -> None:
     expected = _logits(prepared.graph, prepared.feed)[:, prepared.feed["attention_mask"] > 0]
-    for make in (quantize.weights_only, by_token.per_token, _static, _by_token):
+    for make in (quantize.weights_only, per_token_int8.per_token, _static, _by_token):
         got = _logits(make(prepared.graph, prepared.observed), prepared.feed)
         error = np.abs(got[:, prepared.feed["attention_mask"] > 0] - expected)
         assert 0 < error.max() < 0.1 * np.ptp(expected)
 
 
-@pytest.mark.parametrize("make", [by_token.per_token, _static, _by_token])
+@pytest.mark.parametrize("make", [per_token_int8.per_token, _static, _by_token])
 def test_a_windows_logits_do_not_depend_on_its_neighbours_or_padding(
     prepared: Prepared, make: Callable[..., Any]
 ) -> None:
@@ -101,9 +101,9 @@ def test_a_windows_logits_do_not_depend_on_its_neighbours_or_padding(
 def test_without_padding_attention_takes_another_form_and_says_the_same(
     prepared: Prepared, monkeypatch: pytest.MonkeyPatch, short: int
 ) -> None:
-    monkeypatch.setattr(by_token, "SHORT", short)
-    masked = by_token.per_token(prepared.graph, prepared.observed)
-    both = by_token.without_padding(masked)
+    monkeypatch.setattr(per_token_int8, "SHORT", short)
+    masked = per_token_int8.per_token(prepared.graph, prepared.observed)
+    both = per_token_int8.without_padding(masked)
     full = {name: value[:1] for name, value in prepared.feed.items()}
 
     kinds = [node.op_type for node in both.graph.node]
@@ -140,10 +140,10 @@ def test_every_form_of_attention_has_the_same_bias_and_scale(scale: dict[str, fl
     )
     opsets = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid("com.microsoft", 1)]
     masked = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
-    forms = by_token.without_padding(masked)
+    forms = per_token_int8.without_padding(masked)
     in_plain_operators = _by_token(masked, {})
 
-    for tokens in (by_token.SHORT - 1, by_token.SHORT + 1):
+    for tokens in (per_token_int8.SHORT - 1, per_token_int8.SHORT + 1):
         feed = {
             "input_ids": rng.integers(0, 50, (3, tokens)),
             "attention_mask": np.ones((3, tokens), np.int64),
@@ -174,8 +174,8 @@ def _operators_used(graph: Any, feed: dict[str, Any]) -> Counter[str]:
 def test_a_windows_logits_are_the_same_bits_beside_others_of_its_length(
     prepared: Prepared, monkeypatch: pytest.MonkeyPatch, short: int
 ) -> None:
-    monkeypatch.setattr(by_token, "SHORT", short)
-    graph = by_token.without_padding(by_token.per_token(prepared.graph, prepared.observed))
+    monkeypatch.setattr(per_token_int8, "SHORT", short)
+    graph = per_token_int8.without_padding(per_token_int8.per_token(prepared.graph, prepared.observed))
     ids = np.random.default_rng(4).integers(5, 100, (5, 29))
     feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
 
@@ -187,7 +187,7 @@ def test_a_windows_logits_are_the_same_bits_beside_others_of_its_length(
 
 
 def test_the_int8_forms_store_no_wide_matrix(prepared: Prepared) -> None:
-    for make in (quantize.weights_only, by_token.per_token, _static, _by_token):
+    for make in (quantize.weights_only, per_token_int8.per_token, _static, _by_token):
         wide = [
             tensor.name
             for tensor in make(prepared.graph, prepared.observed).graph.initializer
@@ -324,7 +324,7 @@ def test_products_are_right_on_average(may_be_static: bool) -> None:
 
 
 def test_what_stands_in_the_file_beside_is_read_from_there(prepared: Prepared, tmp_path: Path) -> None:
-    first = by_token.per_token(prepared.graph, prepared.observed)
+    first = per_token_int8.per_token(prepared.graph, prepared.observed)
     second = _by_token(prepared.graph, prepared.observed)
     expected = _logits(second, prepared.feed)
     graphs.save(first, tmp_path / "first.onnx")
@@ -368,7 +368,7 @@ def _in_sixteen_bits(codes: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def test_weights_of_seven_bits_cannot_overflow_on_any_processor(prepared: Prepared) -> None:
     overflows = {}
     for reduce_range in (True, False):
-        graph = by_token.per_token(prepared.graph, prepared.observed, reduce_range=reduce_range)
+        graph = per_token_int8.per_token(prepared.graph, prepared.observed, reduce_range=reduce_range)
         weights = [
             onnx.numpy_helper.to_array(tensor)
             for tensor in graph.graph.initializer
@@ -392,8 +392,8 @@ def _worst_codes(weights: np.ndarray) -> np.ndarray:
 
 def test_weights_of_seven_bits_stay_near_the_float_graph(prepared: Prepared) -> None:
     expected = _logits(prepared.graph, prepared.feed)[:, prepared.feed["attention_mask"] > 0]
-    got = _logits(by_token.per_token(prepared.graph, prepared.observed, reduce_range=True), prepared.feed)[
-        :, prepared.feed["attention_mask"] > 0
-    ]
+    got = _logits(
+        per_token_int8.per_token(prepared.graph, prepared.observed, reduce_range=True), prepared.feed
+    )[:, prepared.feed["attention_mask"] > 0]
 
     assert 0 < np.abs(got - expected).max() < 0.1 * np.ptp(expected)

@@ -12,8 +12,7 @@ from batchqa.bundle import Variant, open_bundle, products_overflow
 from batchqa.cli.describe import describe
 from batchqa.cli.rendering import render_facts
 from batchqa.errors import DeviceError, SettingsError
-from batchqa.export import export as exporting
-from batchqa.export import making
+from batchqa.export import exporting, making
 from batchqa.export.exporting import export
 
 pytest.importorskip("torch")

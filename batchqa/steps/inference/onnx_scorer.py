@@ -23,7 +23,7 @@ SPIN_MICROSECONDS = "20"
 """How long a thread spins between two operators before it sleeps (docs/decisions/0002-openvino.md)."""
 
 UNPADDED = "batchqa.unpadded"
-"""Metadata of an ONNX file: "true" where it is to run windows of one length together (`by_token.py`)."""
+"""Metadata of an ONNX file: "true" where it is to run windows of one length together."""
 
 _OUT_OF_MEMORY = re.compile(
     r"allocate memory|out of memory|bad_alloc|BFCArena|CUBLAS_STATUS_ALLOC_FAILED", re.IGNORECASE

@@ -13,7 +13,7 @@ import pytest
 from batchqa.annotator import Annotator
 from batchqa.bundle import Manifest, open_bundle, write_manifest
 from batchqa.errors import ModelError
-from batchqa.export.passages import everything, long_rows
+from batchqa.export.builtin_passages import everything, long_rows
 from batchqa.steps.inference import openvino_is_installed
 from tests import reference
 from tests.reference import reference_answers

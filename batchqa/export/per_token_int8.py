@@ -3,7 +3,7 @@
 Each token's vector is scaled by its own largest value, inside the graph. onnxruntime's dynamic quantization
 takes one scale for the whole batch instead, so that a row's answer changes with the rows beside it.
 
-A channel with large inputs is made smaller before it is rounded (`smoothing.py`); weights are rounded as in
+A channel with large inputs is made smaller before it is rounded (`smoothquant.py`); weights are rounded as in
 `quantize.py`. docs/decisions/0001-int8.md has what each part is worth. The graph has operators that only
 onnxruntime has; `int8_openvino.py` makes OpenVINO's.
 """
@@ -22,7 +22,7 @@ from batchqa.steps.inference import UNPADDED
 from .editing import ATTENTION, GELU_FLOOR, GELUS, Editor, Product, is_masked_attention, products
 from .extras import load
 from .quantize import LARGEST_CODE, LARGEST_SAFE_CODE, Observed, WeightCodes, shrink_tables
-from .smoothing import DividedValues, divided_values, smoothing_factors
+from .smoothquant import DividedValues, divided_values, smoothing_factors
 
 GELU_ZERO = 16
 """The code of zero for GELU's outputs; 128 for all others, which are as often negative as positive."""

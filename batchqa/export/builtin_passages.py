@@ -31,7 +31,7 @@ _Row = tuple[Passage, str, str, str | None]
 @cache
 def passages() -> tuple[Passage, ...]:
     """All passages, those of a language side by side."""
-    raw = resources.files("batchqa.export").joinpath("passages.json").read_bytes()
+    raw = resources.files("batchqa.export").joinpath("builtin_passages.json").read_bytes()
     return tuple(Passage(**record) for record in orjson.loads(raw))
 
 

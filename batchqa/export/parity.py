@@ -29,7 +29,7 @@ from batchqa.steps.reading import ColumnPlan, pieces
 from batchqa.steps.windowing import Windower, open_tokenizer
 
 from . import graphs
-from .passages import everything, long_rows
+from .builtin_passages import everything, long_rows
 from .quantize import Feed
 from .reference import Raw, Reference
 from .threshold import ALWAYS
@@ -54,7 +54,7 @@ PADDING_MATTERS = 1e-4
 """Largest difference of a logit, as a share of the largest logit (or of 1), that padding may make."""
 
 
-def check_road(bundle: Bundle, graph: Any, reference: Reference, own: pa.Table | None) -> None:
+def check_parity(bundle: Bundle, graph: Any, reference: Reference, own: pa.Table | None) -> None:
     """Raise ModelError where the answers on the road are not transformers', saying what differs.
 
     `bundle` has the tokenizer and describes the model, `graph` is the plain float32 one, `own` are the user's
