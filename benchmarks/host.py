@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # from a checko
 
 from batchqa.annotator import BUNDLED
 from batchqa.bundle import open_bundle
-from batchqa.commit import Target, open_output
+from batchqa.output import Target, open_output
 from batchqa.settings import ReadingSettings, WindowSettings
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.chunking import CHUNK_ROWS, chunks

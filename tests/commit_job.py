@@ -1,4 +1,4 @@
-"""A small job that only commits: what the tests of batchqa.commit run, in this process or as a program.
+"""A small job that only commits: what the tests of batchqa.output run, in this process or as a program.
 
 Records are numbers; each fifth is rejected. As a program: `python commit_job.py OUTPUT`, exit codes as
 batchqa's, with `--short` (four parts instead of eight), `--slow`, or `--broken`: files get their final name
@@ -18,9 +18,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from batchqa.commit import Commit, PartWriter, Target, files, open_output
 from batchqa.errors import BatchqaError
+from batchqa.output import Commit, PartWriter, Target, open_output
 from batchqa.records import Cursor
+from batchqa.store import files
 
 SCHEMA = pa.schema([("number", pa.int64()), ("text", pa.string()), ("tags", pa.list_(pa.string()))])
 RECORDS = 22

@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchqa.commit import Target, find_output
 from batchqa.errors import BatchqaError
+from batchqa.output import Target, find_output
 from tests import commit_job
 from tests.tracing import why_not
 

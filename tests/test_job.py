@@ -17,8 +17,8 @@ import pytest
 
 from batchqa import LimitError, PreconditionError, SettingsError, job
 from batchqa.bundle import open_bundle, write_manifest
-from batchqa.commit import Commit
 from batchqa.job import Progress, Summary, dry_run
+from batchqa.output import Commit
 from batchqa.steps.reading.files import Place
 from tests.models import MARKER, SENTENCES, write_tiny_bundle
 

@@ -14,7 +14,7 @@ from pyarrow.fs import FileSelector, FileType, LocalFileSystem
 from batchqa.annotator import open_model
 from batchqa.bundle import MANIFEST
 from batchqa.errors import InputError
-from batchqa.storage import Location, is_uri, locate, read_at, translated, trouble
+from batchqa.store.locations import Location, is_uri, locate, read_at, translated, trouble
 
 FOOTER_PREFIX = "batchqa."
 """Keys of a Parquet footer that `run` writes begin with this."""

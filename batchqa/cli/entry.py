@@ -72,7 +72,7 @@ def program() -> int:
     """The command `batchqa`, as a process of its own."""
     choose_allocator()
     code = main()
-    storage = sys.modules.get("batchqa.storage")  # not imported for it: `--help` is quick
+    storage = sys.modules.get("batchqa.store.locations")  # not imported for it: `--help` is quick
     if storage and storage.is_waiting():
         # A silent store was given up by a signal. The library would wait for it at the process's end.
         for stream in (sys.stdout, sys.stderr):

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.compute as pc
 
-from batchqa.commit import Target, earlier_job
 from batchqa.errors import SettingsError
 from batchqa.evaluation.gold import Examples, Predictions
 from batchqa.evaluation.intervals import Bootstrap, Interval, resampled, sums_by_unit
 from batchqa.evaluation.metrics import Figures, best_of, figures_of, ratio_interval
 from batchqa.evaluation.places import Place
+from batchqa.output import Target, earlier_job
 from batchqa.records import Float64, Int64
 from batchqa.squad import RowScores
 

@@ -57,7 +57,7 @@ from batchqa.job import Progress, run
 from batchqa.records import Int64
 from batchqa.settings import WindowSettings
 from batchqa.squad import MLQA_LANGUAGES, RowScores, Rules
-from batchqa.storage import is_uri, public
+from batchqa.store.locations import is_uri, public
 
 ARTICLE = "title"
 """The column that says which article a row is from."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from batchqa.errors import BatchqaError, InputError, StorageError
-from batchqa.storage import is_uri, locate, trouble
+from batchqa.store.locations import is_uri, locate, trouble
 
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _MARKERS = ("_", ".")

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from batchqa.errors import InputError, StorageError
 from batchqa.records import Int64
-from batchqa.storage import trouble
+from batchqa.store.locations import trouble
 
 from .documents import columns_of, read_document
 from .places import Place, first_line, place_of

@@ -15,8 +15,6 @@ from typing import Literal, get_args
 
 from batchqa.bundle import NO_INT8_ON_CUDA, Manifest, Source, open_bundle, products_overflow
 from batchqa.cache import cache_folders, cache_note
-from batchqa.commit.files import sync_folder, translated
-from batchqa.commit.lock import Lock
 from batchqa.domains import AnyNumber, Percent, Share, checked
 from batchqa.errors import (
     BatchqaError,
@@ -27,6 +25,8 @@ from batchqa.errors import (
     TryAgainError,
 )
 from batchqa.machine import cpu_flags
+from batchqa.store.files import sync_folder, translated
+from batchqa.store.lock import Lock
 
 from .abstention import Abstains
 from .builtin_passages import everything

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchqa.annotator import Annotator
-from batchqa.commit.parts import ROW_GROUP_BYTES
 from batchqa.machine import cpu_quota, peak_memory
+from batchqa.output.parts import ROW_GROUP_BYTES
 from batchqa.pipeline import side_by_side
 from batchqa.records import (
     ROW_ERRORS,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pyarrow.compute as pc
 
-from batchqa.commit import PartRecord
+from batchqa.output import PartRecord
 from batchqa.records import AnsweredChunk, Chunk
 
 PAUSE_SECONDS = 0.1

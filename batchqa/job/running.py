@@ -20,7 +20,12 @@ from batchqa.annotator import Annotator, Resolved, open_model
 from batchqa.beside import check_beside
 from batchqa.bundle import Bundle
 from batchqa.choosing import engine_versions
-from batchqa.commit import (
+from batchqa.errors import LimitError, SettingsError, StorageError
+from batchqa.job.estimate import Estimate, estimate
+from batchqa.job.following import Clock, Follower, Progress, Tally
+from batchqa.languages import FirstTexts
+from batchqa.machine import process_seconds
+from batchqa.output import (
     Commit,
     LocalTarget,
     ObjectTarget,
@@ -35,11 +40,6 @@ from batchqa.commit import (
     open_output,
     space_shortage,
 )
-from batchqa.errors import LimitError, SettingsError, StorageError
-from batchqa.job.estimate import Estimate, estimate
-from batchqa.job.following import Clock, Follower, Progress, Tally
-from batchqa.languages import FirstTexts
-from batchqa.machine import process_seconds
 from batchqa.records import ROW_ERRORS, AnsweredChunk, Rows
 from batchqa.settings import RunSettings
 from batchqa.steps.chunking import chunks

@@ -86,8 +86,8 @@ def uploading(file: Path, uri: str) -> subprocess.Popen[bytes]:
     code = """
 import gc, sys
 from pathlib import Path
-from batchqa.commit import objects
-from batchqa.storage import locate
+from batchqa.store import objects
+from batchqa.store.locations import locate
 try:
     objects.put(Path(sys.argv[1]), locate(sys.argv[2]))
 except Exception as error:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from batchqa import BatchqaError, InputError, PreconditionError, StorageError, job
-from batchqa.commit import objects
 from batchqa.errors import TryAgainError
-from batchqa.storage import locate
+from batchqa.store import objects
+from batchqa.store.locations import locate
 from tests.fault_proxy import Request
 from tests.object_stores.stores import FOREVER, ROWS, Run, at, jsonl, small, undisturbed, uploading
 from tests.s3 import Bucket

@@ -8,10 +8,10 @@ import pytest
 
 from batchqa import InputError, PreconditionError, SettingsError
 from batchqa.cli.describe import describe
-from batchqa.commit import Target, check_target
+from batchqa.output import Target, check_target
 from batchqa.settings import ReadingSettings
 from batchqa.steps.reading import open_source
-from batchqa.storage import public
+from batchqa.store.locations import public
 from tests.fault_proxy import FaultProxy
 from tests.object_stores.stores import (
     OUTPUTS,

@@ -8,8 +8,8 @@ from urllib.parse import quote
 import pytest
 
 from batchqa import SettingsError
-from batchqa.commit import Target
-from batchqa.storage import locate, public
+from batchqa.output import Target
+from batchqa.store.locations import locate, public
 from tests.object_stores.stores import (
     FOREVER,
     ROWS,

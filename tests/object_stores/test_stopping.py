@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchqa import PreconditionError, StorageError, job, storage
-from batchqa.commit import Target, find_output, objects, open_output
+from batchqa import PreconditionError, StorageError, job
 from batchqa.errors import TryAgainError
-from batchqa.storage import Location, locate
+from batchqa.output import Target, find_output, open_output
+from batchqa.store import locations, objects
+from batchqa.store.locations import Location, locate
 from tests import commit_job
 from tests.fault_proxy import Request
 from tests.object_stores.stores import (
@@ -153,7 +154,7 @@ def test_a_signal_is_answered_while_a_silent_store_is_waited_for_and_nothing_is_
             objects.put(big, locate(bucket.uri("big")))
     finally:
         signal.signal(signal.SIGALRM, before)
-    assert storage.is_waiting()
+    assert locations.is_waiting()
     assert not bucket.listing()
     bucket.proxy.fault = at("UploadPart", 1, "AccessDenied", times=FOREVER)
     bucket.proxy.released.set()  # the upload fails in its thread, instead of waiting for its time-out

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from batchqa.errors import BatchqaError, InputError, PreconditionError, SettingsError, StorageError
-from batchqa.storage import EMPTY_PART, has_empty_part, is_uri, locate, trouble
+from batchqa.store.locations import EMPTY_PART, has_empty_part, is_uri, locate, trouble
 
 from .partitions import with_keys
 from .tables import live

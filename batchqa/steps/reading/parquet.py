@@ -13,7 +13,7 @@ from batchqa.errors import InputError, StorageError
 from batchqa.footer import SCHEMA, Column, columns_of, decode_closing, has_int96
 from batchqa.records import Cursor, Rows
 from batchqa.settings import ReadingSettings
-from batchqa.storage import read_at, trouble
+from batchqa.store.locations import read_at, trouble
 
 from .as_described import descriptions, refuse_without_json
 from .columns import BATCH_BYTES, MAX_ROWS, ColumnPlan, decoded_bytes, passed_through, pieces

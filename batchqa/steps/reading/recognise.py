@@ -10,7 +10,7 @@ from pathlib import PurePath
 import orjson
 
 from batchqa.errors import InputError
-from batchqa.storage import read_at
+from batchqa.store.locations import read_at
 
 from .files import MIB, Compression, Format, Place, translated
 from .foreign import foreign, unknown

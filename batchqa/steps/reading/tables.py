@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from batchqa.errors import InputError
-from batchqa.storage import is_uri, public
+from batchqa.store.locations import is_uri, public
 
 if TYPE_CHECKING:  # files.py calls this module
     from .files import Place

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchqa import footer as footers
-from batchqa.storage import read_at
+from batchqa.store.locations import read_at
 
 if TYPE_CHECKING:
     import polars as pl

@@ -30,13 +30,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchqa.commit import objects
-from batchqa.commit.facts import RECORD_KEY, JobRecord, PartRecord, canonical
-from batchqa.commit.form import Found
-from batchqa.commit.lock import Lock
-from batchqa.commit.merging import DamagedPartError
-from batchqa.commit.outputs import Hashing, Publisher, new_file
-from batchqa.commit.staging import (
+from batchqa.errors import BatchqaError, PreconditionError, TryAgainError
+from batchqa.output.facts import RECORD_KEY, JobRecord, PartRecord, canonical
+from batchqa.output.form import Found
+from batchqa.output.merging import DamagedPartError
+from batchqa.output.outputs import Hashing, Publisher, new_file
+from batchqa.output.staging import (
     CONTROL,
     JOB,
     SUCCESS,
@@ -52,10 +51,11 @@ from batchqa.commit.staging import (
     record_of,
     too_short,
 )
-from batchqa.commit.table import OutputTable
-from batchqa.commit.target import ObjectTarget
-from batchqa.errors import BatchqaError, PreconditionError, TryAgainError
-from batchqa.storage import Location, trouble
+from batchqa.output.table import OutputTable
+from batchqa.output.target import ObjectTarget
+from batchqa.store import objects
+from batchqa.store.locations import Location, trouble
+from batchqa.store.lock import Lock
 
 _COPY_BYTES = 8 * 2**20
 _SCRATCH = "batchqa-parts-"

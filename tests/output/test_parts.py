@@ -8,21 +8,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchqa.commit import (
+from batchqa.errors import InputError
+from batchqa.output import (
     Commit,
     parts,
 )
-from batchqa.commit import files as commit_files
-from batchqa.commit.staging import part_name
-from batchqa.errors import InputError
+from batchqa.output.staging import part_name
 from batchqa.records import Cursor
+from batchqa.store import files as commit_files
 from tests import commit_job
-from tests.commit.looking import (
+from tests.commit_job import RECORDS, kept, rows_of, run
+from tests.output.looking import (
     numbers_in,
     open_commit,
     staging,
 )
-from tests.commit_job import RECORDS, kept, rows_of, run
 
 
 def fail_in_the_middle(commit: Commit) -> None:

@@ -12,12 +12,12 @@ from typing import Any, BinaryIO, Self
 
 import pyarrow as pa
 
-from batchqa.commit import files
-from batchqa.commit.facts import FINGERPRINT_KEY, RECORD_KEY, PartRecord
-from batchqa.commit.form import StagingLike
-from batchqa.commit.staging import part_name
-from batchqa.commit.table import OutputTable
+from batchqa.output.facts import FINGERPRINT_KEY, RECORD_KEY, PartRecord
+from batchqa.output.form import StagingLike
+from batchqa.output.staging import part_name
+from batchqa.output.table import OutputTable
 from batchqa.records import Cursor
+from batchqa.store import files
 
 ROW_GROUP_BYTES = 32 * 2**20
 """A row group is closed when its batches reach this size in memory: what writer and readers must hold.

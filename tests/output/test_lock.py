@@ -12,19 +12,19 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from batchqa.commit import (
+from batchqa.errors import PreconditionError, TryAgainError
+from batchqa.output import (
     Target,
 )
-from batchqa.commit.lock import Lock
-from batchqa.errors import PreconditionError, TryAgainError
 from batchqa.records import Cursor
+from batchqa.store.lock import Lock
 from tests import commit_job
-from tests.commit.looking import (
+from tests.commit_job import PART_ROWS, RECORDS, kept, rows_of, run
+from tests.output.looking import (
     numbers_in,
     open_commit,
     staging,
 )
-from tests.commit_job import PART_ROWS, RECORDS, kept, rows_of, run
 
 # --- the lock
 
@@ -41,7 +41,7 @@ def test_a_second_run_on_the_same_output_is_told_to_try_again(output: str) -> No
 def test_a_forked_child_does_not_hold_the_lock_after_its_parent(tmp_path: Path) -> None:
     script = (
         "import os, sys, time\n"
-        "from batchqa.commit.lock import Lock\n"
+        "from batchqa.store.lock import Lock\n"
         "from pathlib import Path\n"
         "lock = Lock(Path(sys.argv[1]), 'x')\n"
         "child = os.fork()\n"

@@ -17,8 +17,8 @@ from typing import BinaryIO
 
 from batchqa import footer as footers
 from batchqa import thrift
-from batchqa.commit.table import OutputTable
 from batchqa.footer import MAGIC
+from batchqa.output.table import OutputTable
 
 _COPY_BYTES = 4 * 2**20
 

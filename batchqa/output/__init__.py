@@ -38,13 +38,13 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from batchqa.commit.facts import JobRecord, PartRecord, differences, fingerprint
-from batchqa.commit.job import Commit, PartRange, earlier_job, find_output
-from batchqa.commit.parts import PartWriter
-from batchqa.commit.stream import StreamCommit, StreamPart
-from batchqa.commit.table import OutputTable
-from batchqa.commit.target import LocalTarget, ObjectTarget, Target, check_target, space_shortage
 from batchqa.footer import Column
+from batchqa.output.facts import JobRecord, PartRecord, differences, fingerprint
+from batchqa.output.job import Commit, PartRange, earlier_job, find_output
+from batchqa.output.parts import PartWriter
+from batchqa.output.stream import StreamCommit, StreamPart
+from batchqa.output.table import OutputTable
+from batchqa.output.target import LocalTarget, ObjectTarget, Target, check_target, space_shortage
 
 __all__ = [
     "Commit",

@@ -12,18 +12,18 @@ from typing import Any, Literal, Self
 
 import pyarrow as pa
 
-from batchqa.commit import files
-from batchqa.commit.facts import JobRecord, PartRecord, canonical, differences, fingerprint, summed
-from batchqa.commit.form import Form, Found, StagingLike
-from batchqa.commit.local import LocalForm
-from batchqa.commit.merging import DamagedPartError
-from batchqa.commit.parts import PartWriter
-from batchqa.commit.remote import ObjectForm
-from batchqa.commit.staging import part_name
-from batchqa.commit.table import OutputTable
-from batchqa.commit.target import LocalTarget, ObjectTarget
 from batchqa.errors import InputError, PreconditionError, StorageError, TryAgainError
+from batchqa.output.facts import JobRecord, PartRecord, canonical, differences, fingerprint, summed
+from batchqa.output.form import Form, Found, StagingLike
+from batchqa.output.local import LocalForm
+from batchqa.output.merging import DamagedPartError
+from batchqa.output.parts import PartWriter
+from batchqa.output.remote import ObjectForm
+from batchqa.output.staging import part_name
+from batchqa.output.table import OutputTable
+from batchqa.output.target import LocalTarget, ObjectTarget
 from batchqa.records import Cursor
+from batchqa.store import files
 
 _OPEN_TRIES = 50
 _OPEN_PAUSE_SECONDS = 0.1

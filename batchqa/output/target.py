@@ -15,9 +15,9 @@ from typing import Literal
 
 import pyarrow.fs as pafs
 
-from batchqa.commit.files import exists
 from batchqa.errors import SettingsError
-from batchqa.storage import OBJECT_STORES, Location, is_uri, locate, public, translated, waiting_for
+from batchqa.store.files import exists
+from batchqa.store.locations import OBJECT_STORES, Location, is_uri, locate, public, translated, waiting_for
 
 _SUFFIXES: dict[str, Literal["parquet", "jsonl"]] = {".parquet": "parquet", ".jsonl": "jsonl"}
 STAGING_SUFFIX = ".batchqa"

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from batchqa.commit import (
+from batchqa.errors import SettingsError
+from batchqa.output import (
     Target,
     check_target,
     space_shortage,
 )
-from batchqa.errors import SettingsError
-from tests.commit.looking import (
+from tests.commit_job import RECORDS, kept, run
+from tests.output.looking import (
     numbers_in,
 )
-from tests.commit_job import RECORDS, kept, run
 
 
 @pytest.mark.parametrize(

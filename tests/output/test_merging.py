@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchqa import thrift
-from batchqa.commit import (
+from batchqa.output import (
     merging,
 )
-from batchqa.commit.table import OutputTable
+from batchqa.output.table import OutputTable
 from batchqa.records import Cursor
-from tests.commit.looking import (
+from tests.output.looking import (
     open_commit,
 )
 

@@ -15,9 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from batchqa.commit import files
 from batchqa.errors import InputError, StorageError
-from batchqa.storage import Location, again, translated, waiting_for
+from batchqa.store import files
+from batchqa.store.locations import Location, again, translated, waiting_for
 
 _COPY_BYTES = 8 * 2**20
 

@@ -17,15 +17,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchqa.commit import (
+from batchqa.errors import PreconditionError, StorageError
+from batchqa.output import (
     Target,
     earlier_job,
     find_output,
     jsonlines,
 )
-from batchqa.errors import PreconditionError, StorageError
 from tests import commit_job
-from tests.commit.looking import (
+from tests.commit_job import PART_ROWS, RECORDS, SCHEMA, kept, rows_of, run
+from tests.output.looking import (
     OUTPUTS,
     commit_before_publishing,
     contents,
@@ -33,7 +34,6 @@ from tests.commit.looking import (
     open_commit,
     staging,
 )
-from tests.commit_job import PART_ROWS, RECORDS, SCHEMA, kept, rows_of, run
 
 # --- resume
 

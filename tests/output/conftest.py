@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commit.looking import OUTPUTS
+from tests.output.looking import OUTPUTS
 
 
 @pytest.fixture(params=OUTPUTS)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from batchqa.commit import (
+from batchqa.output import (
     differences,
     fingerprint,
 )

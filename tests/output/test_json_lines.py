@@ -7,7 +7,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
-from batchqa.commit import (
+from batchqa.output import (
     jsonlines,
 )
 

@@ -25,12 +25,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchqa.commit import files
-from batchqa.commit.facts import FINGERPRINT_KEY, RECORD_KEY, JobRecord, PartRecord
-from batchqa.commit.lock import Lock
 from batchqa.errors import PreconditionError
 from batchqa.footer import MAGIC
-from batchqa.storage import read_at, trouble
+from batchqa.output.facts import FINGERPRINT_KEY, RECORD_KEY, JobRecord, PartRecord
+from batchqa.store import files
+from batchqa.store.locations import read_at, trouble
+from batchqa.store.lock import Lock
 
 CONTROL = "_batchqa"
 SUCCESS = "_SUCCESS"

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from batchqa.commit import (
+from batchqa.errors import SettingsError, StorageError
+from batchqa.output import (
     Target,
     open_output,
 )
-from batchqa.errors import SettingsError, StorageError
 from batchqa.records import Cursor
 from tests.commit_job import FIELDS, SCHEMA, rows_of
 

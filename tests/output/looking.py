@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from batchqa.commit import Commit, Target, open_output
+from batchqa.output import Commit, Target, open_output
 from tests import commit_job
 from tests.commit_job import FIELDS, PART_ROWS, RECORDS, SCHEMA
 

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from batchqa.commit.facts import JobRecord, PartRecord
-from batchqa.commit.table import OutputTable
+from batchqa.output.facts import JobRecord, PartRecord
+from batchqa.output.table import OutputTable
 
 
 @dataclass(frozen=True, slots=True)

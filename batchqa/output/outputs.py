@@ -21,11 +21,12 @@ from typing import Any, BinaryIO, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchqa.commit import files, jsonlines, merging
-from batchqa.commit.facts import FINGERPRINT_KEY, RECORD_KEY, JobRecord, PartRecord, canonical
-from batchqa.commit.form import StagingLike
-from batchqa.commit.table import OutputTable
 from batchqa.errors import StorageError
+from batchqa.output import jsonlines, merging
+from batchqa.output.facts import FINGERPRINT_KEY, RECORD_KEY, JobRecord, PartRecord, canonical
+from batchqa.output.form import StagingLike
+from batchqa.output.table import OutputTable
+from batchqa.store import files
 
 
 class Publisher(ABC):

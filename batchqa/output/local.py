@@ -14,11 +14,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchqa.commit import files
-from batchqa.commit.facts import RECORD_KEY, JobRecord, PartRecord, canonical
-from batchqa.commit.form import Found
-from batchqa.commit.outputs import Hashing, Publisher, new_file, reading
-from batchqa.commit.staging import (
+from batchqa.errors import BatchqaError, PreconditionError
+from batchqa.output.facts import RECORD_KEY, JobRecord, PartRecord, canonical
+from batchqa.output.form import Found
+from batchqa.output.outputs import Hashing, Publisher, new_file, reading
+from batchqa.output.staging import (
     CONTROL,
     JOB,
     SUCCESS,
@@ -29,9 +29,9 @@ from batchqa.commit.staging import (
     remove_output_folder,
     stranger_in,
 )
-from batchqa.commit.table import OutputTable
-from batchqa.commit.target import LocalTarget
-from batchqa.errors import BatchqaError, PreconditionError
+from batchqa.output.table import OutputTable
+from batchqa.output.target import LocalTarget
+from batchqa.store import files
 
 
 class LocalForm:

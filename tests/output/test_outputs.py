@@ -12,20 +12,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchqa.commit import (
+from batchqa.errors import PreconditionError
+from batchqa.output import (
     Target,
 )
-from batchqa.commit import files as commit_files
-from batchqa.errors import PreconditionError
+from batchqa.store import files as commit_files
 from tests import commit_job
-from tests.commit.looking import (
+from tests.commit_job import FIELDS, PART_ROWS, RECORDS, SCHEMA, kept, run
+from tests.output.looking import (
     contents,
     numbers_in,
     open_commit,
     snapshot,
     staging,
 )
-from tests.commit_job import FIELDS, PART_ROWS, RECORDS, SCHEMA, kept, run
 
 # --- what comes out
 
@@ -250,7 +250,7 @@ def test_an_unreadable_job_file_is_refused_and_restart_discards_it(output: str) 
 def test_a_run_that_was_stopped_after_publishing_is_cleaned_up_by_the_next(
     output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batchqa.commit.staging.Staging.remove", lambda self: True)
+    monkeypatch.setattr("batchqa.output.staging.Staging.remove", lambda self: True)
     run(output)
     assert list(tmp_path.rglob("job.json"))
     monkeypatch.undo()

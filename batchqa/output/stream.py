@@ -10,10 +10,10 @@ from typing import Any, BinaryIO, Literal, Self
 
 import pyarrow as pa
 
-from batchqa.commit import jsonlines
-from batchqa.commit.facts import PartRecord, fingerprint, summed
-from batchqa.commit.job import PartRange
 from batchqa.errors import SettingsError, StorageError
+from batchqa.output import jsonlines
+from batchqa.output.facts import PartRecord, fingerprint, summed
+from batchqa.output.job import PartRange
 from batchqa.records import Cursor
 
 
