@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow.compute as pc
 
 from batchqa.errors import SettingsError
-from batchqa.evaluation.gold import Examples, Predictions
 from batchqa.evaluation.intervals import Bootstrap, Interval, resampled, sums_by_unit
+from batchqa.evaluation.joining import Examples, Predictions
 from batchqa.evaluation.metrics import Figures, best_of, figures_of, ratio_interval
 from batchqa.evaluation.places import Place
 from batchqa.output import Target, earlier_job

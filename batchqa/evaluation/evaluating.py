@@ -20,7 +20,9 @@ from batchqa.evaluation.calibration import reliability
 from batchqa.evaluation.comparing import Comparison, Side, compare_sides
 from batchqa.evaluation.documents import PREDICTION, read_numbers
 from batchqa.evaluation.fitting import Aim, Objective
-from batchqa.evaluation.gold import (
+from batchqa.evaluation.grouping import labels_of
+from batchqa.evaluation.intervals import LEAST_UNITS, Bootstrap
+from batchqa.evaluation.joining import (
     Examples,
     Predictions,
     align,
@@ -35,8 +37,6 @@ from batchqa.evaluation.gold import (
     read_texts,
     same_rows,
 )
-from batchqa.evaluation.grouping import labels_of
-from batchqa.evaluation.intervals import LEAST_UNITS, Bootstrap
 from batchqa.evaluation.metrics import (
     Languages,
     best_of,

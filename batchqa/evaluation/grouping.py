@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from batchqa.bundle import Bundle
 from batchqa.errors import SettingsError
-from batchqa.evaluation.gold import Examples
+from batchqa.evaluation.joining import Examples
 from batchqa.evaluation.metrics import Labels, names_of
 from batchqa.records import Chunk, Cursor, Int64, Rows
 from batchqa.settings import DEFAULT_MAX_LENGTH, WindowSettings

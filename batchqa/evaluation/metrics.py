@@ -10,8 +10,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchqa.evaluation.gold import Examples
 from batchqa.evaluation.intervals import Bootstrap, Interval, interval, resampled, sums_by_unit
+from batchqa.evaluation.joining import Examples
 from batchqa.records import Bool, Float64, Int64
 from batchqa.squad import RowScores, Rules, best_threshold, score_rows
 

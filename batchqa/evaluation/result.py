@@ -10,8 +10,8 @@ from batchqa.domains import Percent, checked
 from batchqa.errors import LimitError
 from batchqa.evaluation.calibration import Reliability
 from batchqa.evaluation.comparing import Comparison, Footing
-from batchqa.evaluation.gold import Examples
 from batchqa.evaluation.intervals import LEAST_UNITS
+from batchqa.evaluation.joining import Examples
 from batchqa.evaluation.metrics import (
     Best,
     Coverage,

@@ -19,7 +19,7 @@ from batchqa.bundle import CARD, Bundle, Threshold, open_bundle, write_manifest
 from batchqa.errors import InputError, PreconditionError, SettingsError, StorageError
 from batchqa.evaluation.calibration import BINS, Reliability, folds_of, reliability
 from batchqa.evaluation.fitting import Aim, Evidence, Parameters, check_precision, fit, judge
-from batchqa.evaluation.gold import Examples
+from batchqa.evaluation.joining import Examples
 from batchqa.evaluation.metrics import Figures, at_prior, figures_of
 from batchqa.evaluation.selective import Selective, selective
 from batchqa.probability import Calibration

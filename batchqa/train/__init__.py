@@ -4,7 +4,7 @@
 
     training.py    train(): the run from start to checkpoint; read it first
     settings.py    what a run may be told
-    examples.py    files -> rows with gold spans, and the groups that are held out
+    gold_rows.py   files -> rows with gold spans, and the groups that are held out
     features.py    rows -> windows with gold places, by `run`'s own windowing; batches of them
     student.py     BASE -> the model to train
     teachers.py    checkpoints and bundles whose distributions are the target

@@ -22,7 +22,7 @@ from batchqa.records import (
 from batchqa.steps.batching import pad
 from batchqa.steps.windowing import Windower
 
-from .examples import Examples
+from .gold_rows import GoldRows
 
 POOL_BATCHES = 64
 """Batches whose windows are sorted by length together: little padding, and still a random order."""
@@ -58,14 +58,14 @@ class Features:
         return np.asarray(mask)
 
 
-def make_features(examples: Examples, windower: Windower) -> Features:
+def make_features(gold_rows: GoldRows, windower: Windower) -> Features:
     """Windows of all rows. A (context, question) that is there twice counts once, with its first gold."""
-    windows = windower.fresh().windows(as_chunk(examples))
+    windows = windower.fresh().windows(as_chunk(gold_rows))
     pairs = len(windows.pair_context)
     row_of_pair = np.full(pairs, -1, dtype=np.int64)
     rows = np.flatnonzero(windows.row_pair >= 0)[::-1]
     row_of_pair[windows.row_pair[rows]] = rows  # of several rows the first is written last
-    first, last = _gold_tokens(windows, examples, row_of_pair)
+    first, last = _gold_tokens(windows, gold_rows, row_of_pair)
     null = windows.layout.null_position
     context_at = windows.length - len(windows.layout.after) - windows.size
     start, end = first[windows.pair] - windows.begin, last[windows.pair] - windows.begin
@@ -75,16 +75,16 @@ def make_features(examples: Examples, windower: Windower) -> Features:
         contexts=Ragged.joined([context.ids for context in windows.contexts]),
         start=np.where(shown, start + context_at, null).astype(np.int32),
         end=np.where(shown, end + context_at, null).astype(np.int32),
-        labelled=examples.labelled[row_of_pair][windows.pair],
+        labelled=gold_rows.labelled[row_of_pair][windows.pair],
     )
 
 
-def as_chunk(examples: Examples) -> Chunk:
+def as_chunk(gold_rows: GoldRows) -> Chunk:
     """All rows as one chunk of the road."""
     rows = Rows(
-        columns=pa.RecordBatch.from_arrays([examples.context], names=["context"]),
-        context=examples.context,
-        question=examples.question,
+        columns=pa.RecordBatch.from_arrays([gold_rows.context], names=["context"]),
+        context=gold_rows.context,
+        question=gold_rows.question,
         faults={},
         first_record=0,
         cursor_after=lambda count: Cursor(row=count),
@@ -93,20 +93,20 @@ def as_chunk(examples: Examples) -> Chunk:
     return Chunk(rows, part=0, last_of_part=True)
 
 
-def _gold_tokens(windows: Windows, examples: Examples, row_of_pair: Int64) -> tuple[Int32, Int32]:
+def _gold_tokens(windows: Windows, gold_rows: GoldRows, row_of_pair: Int64) -> tuple[Int32, Int32]:
     """First and last context token of each pair's gold answer, -1 where it has none: int32, (pairs,)."""
     first, last = np.full((2, len(row_of_pair)), -1, dtype=np.int32)
     offsets: tuple[int, EncodedContext | None, Int32, Int32] = (-1, None, *np.zeros((2, 0), dtype=np.int32))
     for pair in np.argsort(windows.pair_context, kind="stable").tolist():
         row, context = int(row_of_pair[pair]), int(windows.pair_context[pair])
-        if examples.start[row] < 0:
+        if gold_rows.start[row] < 0:
             continue
         if offsets[0] != context:
             encoded = windows.contexts[context]
             offsets = (context, encoded, *encoded.trimmed_offsets())
         starts, ends = offsets[2], offsets[3]
-        begin = int(np.searchsorted(ends, examples.start[row], side="right"))
-        end = int(np.searchsorted(starts, examples.end[row], side="left")) - 1
+        begin = int(np.searchsorted(ends, gold_rows.start[row], side="right"))
+        end = int(np.searchsorted(starts, gold_rows.end[row], side="left")) - 1
         if begin <= end:
             first[pair], last[pair] = begin, end
     return first, last

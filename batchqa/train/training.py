@@ -27,8 +27,8 @@ from batchqa.steps.windowing import Windower, learn_layout
 from batchqa.version import VERSION
 
 from .card import model_card
-from .examples import Examples, held_out, read_examples
 from .features import Features, make_features
+from .gold_rows import GoldRows, held_out, read_gold_rows
 from .loop import Trainer, TrainProgress
 from .settings import TrainSettings
 from .student import make_student
@@ -153,9 +153,9 @@ def _rows(
     group_column: str | None,
     has_teacher: bool,
     note: Callable[[str], None],
-) -> tuple[Examples, Examples]:
+) -> tuple[GoldRows, GoldRows]:
     """Rows to train on and rows to judge by. Raises InputError where they cannot teach anything."""
-    rows = read_examples(data, gold_column=gold_column, group_column=group_column)
+    rows = read_gold_rows(data, gold_column=gold_column, group_column=group_column)
     named = ", ".join(map(str, data))
     lost, labelled = rows.not_found, int(rows.labelled.sum())
     if lost > settings.max_missing_gold * (labelled + lost):
@@ -174,7 +174,7 @@ def _rows(
         rows = rows.select(np.flatnonzero(rows.labelled))
     share = settings.validation_share
     if share is None:
-        judged = read_examples([settings.validation], gold_column=gold_column, group_column=group_column)
+        judged = read_gold_rows([settings.validation], gold_column=gold_column, group_column=group_column)
     else:
         rows, judged = held_out(rows, share, settings.seed)
         if share and not len(judged):
@@ -188,7 +188,7 @@ def _rows(
 def _fit(
     trainer: Trainer,
     windower: Windower,
-    judged_by: Examples,
+    judged_by: GoldRows,
     report: Callable[[TrainProgress], None],
     check_stop: Callable[[], None],
 ) -> int | None:
@@ -222,7 +222,7 @@ def _some(count: int, most: int, seed: int) -> Any:
 
 
 def _keep_best(
-    trainer: Trainer, windower: Windower, judged_by: Examples, best: int | None
+    trainer: Trainer, windower: Windower, judged_by: GoldRows, best: int | None
 ) -> Validation | None:
     """Go back to the best step's weights, and judge them by all held-out rows."""
     if best is None:

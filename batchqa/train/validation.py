@@ -19,8 +19,8 @@ from batchqa.steps.decoding import DecodingRules
 from batchqa.steps.inference import score_in_portions
 from batchqa.steps.windowing import Windower
 
-from .examples import Examples
 from .features import as_chunk
+from .gold_rows import GoldRows
 from .loop import Trainer
 
 BUDGET = 4096
@@ -66,37 +66,37 @@ class _StudentScorer:
         return self._trainer.logits(input_ids, attention_mask, token_type_ids)
 
 
-def validate(trainer: Trainer, windower: Windower, examples: Examples, step: int | None = None) -> Validation:
+def validate(trainer: Trainer, windower: Windower, rows: GoldRows, step: int | None = None) -> Validation:
     """Judge the student on labelled rows, answering at null odds of 0 and below; `step` is named in it."""
     rules = DecodingRules.join(
         DecodingSettings(raw_score=True, no_answer="on", no_answer_threshold=ALWAYS), True, 0.0, None
     )
     trainer.student.eval()
     road = Road(windower, _StudentScorer(trainer), rules, BUDGET)
-    answers = pa.Table.from_batches([done.answers for done in road.answer(_chunks(examples))])
+    answers = pa.Table.from_batches([done.answers for done in road.answer(_chunks(rows))])
     trainer.student.train()
     text = pa.concat_arrays(pc.fill_null(answers["answer"], "").chunks)
     odds = answers["null_odds"].to_numpy(zero_copy_only=False).astype(np.float64)
     odds = np.where(np.isfinite(odds), odds, np.inf)
-    golds = pc.if_else(examples.gold.is_valid(), examples.gold, pa.scalar([], examples.gold.type))
+    golds = pc.if_else(rows.gold.is_valid(), rows.gold, pa.scalar([], rows.gold.type))
     spans = score_rows(text, golds)
     decided = score_rows(pc.if_else(pa.array(odds > 0), "", text), golds)
     has_answer = np.asarray(pc.list_value_length(golds).to_numpy(zero_copy_only=False) > 0)
     best = best_threshold(spans.f1, has_answer, np.asarray(pc.not_equal(text, "")), odds)
     return Validation(
         step=trainer.done if step is None else step,
-        rows=len(examples),
+        rows=len(rows),
         exact=100 * float(decided.exact.mean()),
         f1=100 * float(decided.f1.mean()),
         has_answer_f1=100 * float(decided.f1[has_answer].mean()) if has_answer.any() else None,
         no_answer_f1=100 * float(decided.f1[~has_answer].mean()) if not has_answer.all() else None,
-        best_f1=100 * best.total / max(len(examples), 1),
+        best_f1=100 * best.total / max(len(rows), 1),
         best_threshold=best.threshold,
     )
 
 
-def _chunks(examples: Examples) -> Iterator[Chunk]:
-    whole = as_chunk(examples)
-    for first in range(0, len(examples), CHUNK_ROWS):
-        end = min(first + CHUNK_ROWS, len(examples))
-        yield Chunk(whole.rows.slice(first, end), part=0, last_of_part=end == len(examples))
+def _chunks(rows: GoldRows) -> Iterator[Chunk]:
+    whole = as_chunk(rows)
+    for first in range(0, len(rows), CHUNK_ROWS):
+        end = min(first + CHUNK_ROWS, len(rows))
+        yield Chunk(whole.rows.slice(first, end), part=0, last_of_part=end == len(rows))

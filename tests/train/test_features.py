@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from batchqa.settings import WindowSettings
 from batchqa.steps.windowing import Windower, learn_layout
-from batchqa.train.examples import Examples, held_out, read_examples
 from batchqa.train.features import batches, make_features
+from batchqa.train.gold_rows import GoldRows, held_out, read_gold_rows
 from tests.models import FAMILIES, SENTENCES, tiny_tokenizer
 from tests.train.making import rows, write
 
@@ -39,7 +39,7 @@ def test_gold_places_are_the_tokens_of_the_answer_in_every_window_that_shows_it_
                 "answers": {"text": [answer], "answer_start": [context.rindex(answer)]},
             }
         )
-    examples = read_examples([write(tmp_path / "x.jsonl", records)])
+    examples = read_gold_rows([write(tmp_path / "x.jsonl", records)])
     features = make_features(examples, windower(family))
     windows = features.windows
     seen = set()
@@ -72,13 +72,13 @@ def test_a_start_that_is_off_is_corrected_to_the_nearest_occurrence(tmp_path: Pa
         {"context": context, "question": "q", "answers": {"text": ["red"], "answer_start": [start]}}
         for start in (0, 1, 15, 17, 30, 99)
     ]
-    found = read_examples([write(tmp_path / "x.jsonl", records)])
+    found = read_gold_rows([write(tmp_path / "x.jsonl", records)])
     assert found.start.tolist() == [0, 0, 17, 17, 35, 35]
     assert (found.end - found.start).tolist() == [3] * 6
 
 
 def test_rows_of_a_group_are_held_out_together(tmp_path: Path) -> None:
-    examples = read_examples([write(tmp_path / "x.jsonl", rows(200))])
+    examples = read_gold_rows([write(tmp_path / "x.jsonl", rows(200))])
     trained, judged = held_out(examples, 0.3, seed=1)
     assert len(trained) + len(judged) == 200
     assert len(np.unique(judged.group)) == 3
@@ -92,7 +92,7 @@ def test_without_titles_the_contexts_are_the_groups(tmp_path: Path) -> None:
     ]
     for record in records:
         del record["title"]
-    examples = read_examples([write(tmp_path / "x.jsonl", records)])
+    examples = read_gold_rows([write(tmp_path / "x.jsonl", records)])
     trained, judged = held_out(examples, 0.2, seed=0)
     assert not set(trained.context.to_pylist()) & set(judged.context.to_pylist())
 
@@ -125,7 +125,7 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
 
 
 def test_only_context_and_null_may_be_answers(tmp_path: Path) -> None:
-    examples: Examples = read_examples([write(tmp_path / "x.jsonl", rows(12))])
+    examples: GoldRows = read_gold_rows([write(tmp_path / "x.jsonl", rows(12))])
     features = make_features(examples, windower("bert-uncased", 64))
     index = np.arange(len(features), dtype=np.int32)
     batch = features.batch(index)

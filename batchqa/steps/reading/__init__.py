@@ -3,19 +3,19 @@
 ::
 
     files.py       arguments -> places; opening, and knowing a file again
-    tables.py      Delta, Iceberg and Hudi tables among the folders
+    table_formats.py  Delta, Iceberg and Hudi tables among the folders
     partitions.py  key=value folders -> columns
     streams.py     looking through compression; a JSON array as lines
-    recognise.py   what an input is, from its content
-    foreign.py     what it is where it is nothing that can be read
+    formats.py     what an input is, from its content
+    other_formats.py  what it is where it is nothing that can be read
     plan.py        all inputs of a job -> one `Source`
     columns.py     what passes through, where the texts stand, which cells are bad
     parquet.py     row groups -> Rows
     union.py       files whose schemas differ harmlessly -> one table
-    as_described.py  columns as Parquet described them -> columns as it will
-    int96.py, unreadable.py  old timestamps; columns that pyarrow cannot read
+    parquet_descriptions.py  columns as Parquet described them -> columns as it will
+    int96.py, unreadable_columns.py  old timestamps; columns that pyarrow cannot read
     lines.py       bytes -> lines -> JSON objects, or the reason why not
-    shapes.py      the types of JSON columns
+    json_types.py  the types of JSON columns
     jsonl.py       objects -> Rows
     table_text.py  lines -> the records of a CSV file, or the reason why not
     csv_files.py   records -> Rows

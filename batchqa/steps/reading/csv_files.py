@@ -16,8 +16,8 @@ from batchqa.settings import ReadingSettings
 
 from .columns import BATCH_BYTES, MAX_ROWS, ColumnPlan, listed, missing_column
 from .files import Place
-from .recognise import Recognised
-from .shapes import STRING, Shape, parse_schema
+from .formats import FileFormat
+from .json_types import STRING, JsonType, parse_schema
 from .streams import TextStream
 from .table_text import Record, choose_delimiter, numbered_lines, records
 
@@ -36,7 +36,7 @@ class CsvReader:
     """All CSV and TSV inputs of a job, as one table: a column that a file does not have is null there."""
 
     def __init__(
-        self, places: Sequence[Place], kinds: Sequence[Recognised], settings: ReadingSettings
+        self, places: Sequence[Place], kinds: Sequence[FileFormat], settings: ReadingSettings
     ) -> None:
         self._places = places
         self._kinds = kinds
@@ -47,12 +47,12 @@ class CsvReader:
         if strange := [name for name in given if name not in names]:
             has = f"{places[0].shown} has no such column; it has: {listed(names)}"
             raise SettingsError(f"--schema {strange[0]}: {has}")
-        self._shapes = {name: _of_text(given.get(name, STRING), name) for name in names}
+        self._types = {name: _of_text(given.get(name, STRING), name) for name in names}
         for place, header in zip(places, self._headers, strict=True):
             for option, name in (("context", settings.context), ("question", settings.question)):
                 if name not in header.names:
                     raise missing_column(option, name, header.names, place.shown)
-        schema = pa.schema([(name, shape.type) for name, shape in self._shapes.items()])
+        schema = pa.schema([(name, json_type.type) for name, json_type in self._types.items()])
         self._plan = ColumnPlan.of(schema, settings, places[0].shown)
         self.schema = self._plan.schema
         self.rows: list[int | None] = [None] * len(places)
@@ -134,9 +134,9 @@ class CsvReader:
         texts = dict(zip(names, cells, strict=True))
         columns = {
             name: _typed(
-                pa.array(texts.get(name, [None] * len(waiting)), pa.string()), shape, name, locate, faults
+                pa.array(texts.get(name, [None] * len(waiting)), pa.string()), json_type, name, locate, faults
             )
-            for name, shape in self._shapes.items()
+            for name, json_type in self._types.items()
         }
         return self._plan.rows(
             pa.record_batch(columns),
@@ -166,27 +166,29 @@ def _behind(begin: Cursor, waiting: Sequence[Record], count: int) -> Cursor:
     return Cursor(begin.file, begin.row + count, last.line_after, last.byte_after)
 
 
-def _of_text(shape: Shape, name: str) -> Shape:
-    if shape.kind in ("list", "struct"):
+def _of_text(json_type: JsonType, name: str) -> JsonType:
+    if json_type.kind in ("list", "struct"):
         raise SettingsError(f"--schema: {name!r}: a table as text has no lists and structs; name it json")
-    return shape
+    return json_type
 
 
-def _typed(texts: pa.Array, shape: Shape, name: str, locate: Any, faults: dict[int, RowFault]) -> pa.Array:
+def _typed(
+    texts: pa.Array, json_type: JsonType, name: str, locate: Any, faults: dict[int, RowFault]
+) -> pa.Array:
     """A column as --schema has it; an empty field is null, and so is one that does not fit, with a fault."""
-    if shape.kind in ("string", "json"):
-        return texts.cast(shape.type)
+    if json_type.kind in ("string", "json"):
+        return texts.cast(json_type.type)
     texts = pc.if_else(pc.equal(texts, ""), None, texts)
     try:
-        return texts.cast(shape.type)
+        return texts.cast(json_type.type)
     except pa.ArrowInvalid:
         pass
     values = []
     for row, text in enumerate(texts):
         try:
-            values.append(text.cast(shape.type))
+            values.append(text.cast(json_type.type))
         except pa.ArrowInvalid:
-            values.append(pa.scalar(None, shape.type))
-            detail = f"{locate(row)}: column {name!r} is not {shape.type}, as --schema says"
+            values.append(pa.scalar(None, json_type.type))
+            detail = f"{locate(row)}: column {name!r} is not {json_type.type}, as --schema says"
             faults.setdefault(row, RowFault("type_field", detail))
-    return pa.array([value.as_py() for value in values], shape.type)
+    return pa.array([value.as_py() for value in values], json_type.type)

@@ -26,7 +26,7 @@ from batchqa.errors import BatchqaError, InputError, PreconditionError, Settings
 from batchqa.store.locations import EMPTY_PART, has_empty_part, is_uri, locate, trouble
 
 from .partitions import with_keys
-from .tables import live
+from .table_formats import live
 
 Format = Literal["parquet", "jsonl", "json", "csv", "squad", "empty"]
 """`json` is an array of objects, whose items are read like lines; `empty` holds nothing but white space."""

@@ -24,21 +24,21 @@ from .columns import (
     refuse_clash,
 )
 from .files import MIB, Place
-from .lines import Parsed, blocks, is_utf8, kind_of, parse
-from .recognise import Recognised
-from .shapes import (
+from .formats import FileFormat
+from .json_types import (
     JSON,
     MAX_KEYS,
     STRING,
     Fitted,
     Guess,
+    JsonType,
     MisfitError,
-    Shape,
     arrow_field,
     build,
     json_text,
     parse_schema,
 )
+from .lines import Parsed, blocks, is_utf8, kind_of, parse
 from .streams import BOM, ArrayLines, TextStream
 
 SAMPLE_RECORDS = 10_000
@@ -90,9 +90,9 @@ class _Sample:
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """The columns of the job: a shape per known key, the paths of the texts, and what passes through."""
+    """The columns of the job: a type per known key, the paths of the texts, and what passes through."""
 
-    shapes: dict[str, Shape]
+    types: dict[str, JsonType]
     context: Path
     question: Path
     kept: list[str]
@@ -101,11 +101,11 @@ class _Columns:
 
     def json_names(self) -> list[str]:
         """The columns that pass through as JSON text."""
-        return [name for name in self.kept if self.shapes[name] is JSON]
+        return [name for name in self.kept if self.types[name] is JSON]
 
     def schema(self) -> pa.Schema:
         """The columns that pass through, as they will be written."""
-        fields = [arrow_field(name, self.shapes[name]) for name in self.kept]
+        fields = [arrow_field(name, self.types[name]) for name in self.kept]
         if self.extra is not None:
             fields.append(arrow_field(self.extra, JSON))
         return pa.schema(fields)
@@ -122,7 +122,7 @@ class JsonlReader:
     def __init__(
         self,
         places: Sequence[Place],
-        kinds: Sequence[Recognised],
+        kinds: Sequence[FileFormat],
         settings: ReadingSettings,
         *,
         keep_raw: bool,
@@ -186,19 +186,19 @@ class JsonlReader:
     def _plan(self, sample: _Sample, where: str) -> _Columns:
         settings = self._settings
         if settings.schema is not None:
-            shapes, context, question = self._given(parse_schema(settings.schema))
+            types, context, question = self._given(parse_schema(settings.schema))
         else:
-            shapes, context, question = self._guessed(sample, where)
-        names = list(shapes)
+            types, context, question = self._guessed(sample, where)
+        names = list(types)
         nothing_known = settings.schema is None and not sample.objects
         kept = names if nothing_known else passed_through(names, settings, where)
         all_known = sample.complete and not sample.overflowed
         extra = None if all_known or settings.keep is not None else settings.output_prefix + EXTRA
         refuse_clash(kept, settings, where, extra=extra is not None)
-        return _Columns(shapes, context, question, kept, frozenset(names) | {*settings.drop}, extra)
+        return _Columns(types, context, question, kept, frozenset(names) | {*settings.drop}, extra)
 
-    def _guessed(self, sample: _Sample, where: str) -> tuple[dict[str, Shape], Path, Path]:
-        """The shapes that the sample shows. Raises InputError where no record of it has a text's key."""
+    def _guessed(self, sample: _Sample, where: str) -> tuple[dict[str, JsonType], Path, Path]:
+        """The types that the sample shows. Raises InputError where no record of it has a text's key."""
         guesses = sample.guesses
 
         def path_of(option: str, name: str) -> Path:
@@ -214,24 +214,24 @@ class JsonlReader:
         if not sample.objects:
             return {context[0]: STRING, question[0]: STRING}, context, question
         texts = (context, question)
-        shapes = {
-            name: guess.shape([path[1:] for path in texts if path[0] == name])
+        types = {
+            name: guess.json_type([path[1:] for path in texts if path[0] == name])
             for name, guess in guesses.items()
         }
-        return shapes, context, question
+        return types, context, question
 
-    def _given(self, shapes: dict[str, Shape]) -> tuple[dict[str, Shape], Path, Path]:
-        """The shapes of --schema; a text that it does not name is put in front as a string."""
+    def _given(self, types: dict[str, JsonType]) -> tuple[dict[str, JsonType], Path, Path]:
+        """The types of --schema; a text that it does not name is put in front as a string."""
         paths: list[Path] = []
         for option, name in (("context", self._settings.context), ("question", self._settings.question)):
-            path = find_path(name, shapes, lambda shape: shape.fields)
+            path = find_path(name, types, lambda json_type: json_type.fields)
             if path is None and "." in name:
                 raise SettingsError(f"--schema does not name {name!r} (--{option}); add it as a string")
-            if path is not None and _shape_at(shapes, path).kind != "string":
+            if path is not None and _type_at(types, path).kind != "string":
                 raise SettingsError(f"--schema: {name!r} (--{option}) must be a string")
             paths.append(path or (name,))
-        added = {path[0]: STRING for path in paths if path[0] not in shapes}
-        return {**added, **shapes}, paths[0], paths[1]
+        added = {path[0]: STRING for path in paths if path[0] not in types}
+        return {**added, **types}, paths[0], paths[1]
 
     # rows
 
@@ -242,7 +242,7 @@ class JsonlReader:
         fitted = {
             name: build(
                 [record.get(name) for record in parsed.records],
-                plan.shapes[name],
+                plan.types[name],
                 keep_unknown=plan.extra is not None,
             )
             for name in wanted
@@ -365,11 +365,11 @@ def _value_at(record: Any, path: Path) -> Any:
     return record
 
 
-def _shape_at(shapes: dict[str, Shape], path: Path) -> Shape:
-    shape = shapes[path[0]]
+def _type_at(types: dict[str, JsonType], path: Path) -> JsonType:
+    json_type = types[path[0]]
     for name in path[1:]:
-        shape = shape.fields[name]
-    return shape
+        json_type = json_type.fields[name]
+    return json_type
 
 
 def _original(parsed: Parsed, row: int, clashing: bool) -> bytes | None:

@@ -15,12 +15,12 @@ from batchqa.records import Cursor, Rows
 from batchqa.settings import ReadingSettings
 from batchqa.store.locations import read_at, trouble
 
-from .as_described import descriptions, refuse_without_json
 from .columns import BATCH_BYTES, MAX_ROWS, ColumnPlan, decoded_bytes, passed_through, pieces
 from .files import MIB, Place, reason
 from .int96 import Unit, look
+from .parquet_descriptions import descriptions, refuse_without_json
 from .union import conformed, united
-from .unreadable import readable_part
+from .unreadable_columns import readable_part
 
 _BOMB_BYTES = 64 * MIB
 """The most that one decoded batch may hold where a small dictionary could stand for large cells."""

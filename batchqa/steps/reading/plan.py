@@ -1,4 +1,4 @@
-"""From arguments to a `Source`: find the files, recognise them, agree on the columns."""
+"""From arguments to a `Source`: find the files, know their formats, agree on the columns."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from batchqa.settings import ReadingSettings
 
 from .csv_files import CsvReader
 from .files import Format, InputFile, Place, find, translated
+from .formats import FileFormat, format_of, refuse_empty
 from .jsonl import JsonlReader
 from .parquet import ParquetReader
 from .partitions import Partitions
-from .recognise import Recognised, recognise, refuse_empty
 from .squad import SquadReader
 
 Result = TypeVar("Result")
@@ -90,14 +90,14 @@ def open_source(
     stdin: BinaryIO | None = None,
     keep_raw: bool = False,
 ) -> Source:
-    """Find, recognise and check the inputs: files, folders, globs, URIs, `-` for JSONL on `stdin`.
+    """Find and check the inputs: files, folders, globs, URIs, `-` for JSONL on `stdin`.
 
     With `keep_raw`, JSONL passes through as one column `_record` with the original lines. Raises
     SettingsError and InputError for what cannot be read, StorageError for what is damaged.
     """
     places, notes = find(inputs, stdin, keys=settings.partition_columns)
     stamps = _of_each(places, _stamp)
-    kinds = _of_each(places, lambda place: recognise(place, settings.max_zstd_window))
+    kinds = _of_each(places, lambda place: format_of(place, settings.max_zstd_window))
     places, stamps, kinds, empty = _without_empty(places, stamps, kinds)
     notes += empty
     for place, kind in zip(places, kinds, strict=True):
@@ -163,8 +163,8 @@ def _identity(place: Place, kind: Format, stamp: dict[str, Any]) -> dict[str, An
 
 
 def _without_empty(
-    places: list[Place], stamps: list[dict[str, Any]], kinds: list[Recognised]
-) -> tuple[list[Place], list[dict[str, Any]], list[Recognised], tuple[str, ...]]:
+    places: list[Place], stamps: list[dict[str, Any]], kinds: list[FileFormat]
+) -> tuple[list[Place], list[dict[str, Any]], list[FileFormat], tuple[str, ...]]:
     """The files that hold anything, and a note about those that do not (Spark and Hadoop write such parts).
 
     Where all are empty they are JSONL without a record. Raises InputError where the first may have been
@@ -193,7 +193,7 @@ def _reader_of(kind: Format) -> type[Reader]:
 
 
 def _reader(
-    places: Sequence[Place], kinds: Sequence[Recognised], settings: ReadingSettings, *, keep_raw: bool
+    places: Sequence[Place], kinds: Sequence[FileFormat], settings: ReadingSettings, *, keep_raw: bool
 ) -> Reader:
     reader = _reader_of(kinds[0].format)
     if reader is ParquetReader:

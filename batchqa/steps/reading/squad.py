@@ -19,7 +19,7 @@ from batchqa.settings import ReadingSettings
 
 from .columns import BATCH_BYTES, MAX_ROWS, ColumnPlan
 from .files import MIB, Place
-from .recognise import Recognised
+from .formats import FileFormat
 from .streams import BOM, TextStream
 
 MAX_BYTES = 1024 * MIB
@@ -73,7 +73,7 @@ class SquadReader:
     """All SQuAD inputs of a job, parsed when the job is planned."""
 
     def __init__(
-        self, places: Sequence[Place], kinds: Sequence[Recognised], settings: ReadingSettings
+        self, places: Sequence[Place], kinds: Sequence[FileFormat], settings: ReadingSettings
     ) -> None:
         self._places = places
         self._plan = ColumnPlan.of(SCHEMA, settings, places[0].shown)
@@ -127,7 +127,7 @@ def _cuts(document: _Document, begin: int) -> Iterator[int]:
         yield begin
 
 
-def _document(place: Place, kind: Recognised, max_window: int) -> _Document:
+def _document(place: Place, kind: FileFormat, max_window: int) -> _Document:
     try:
         document = load(_text(place, kind, max_window))
     except orjson.JSONDecodeError as error:
@@ -138,7 +138,7 @@ def _document(place: Place, kind: Recognised, max_window: int) -> _Document:
     return _Parser(place.shown).parse(document)
 
 
-def _text(place: Place, kind: Recognised, max_window: int) -> bytes:
+def _text(place: Place, kind: FileFormat, max_window: int) -> bytes:
     pieces: list[bytes] = []
     size = 0
     with TextStream(place, kind.compression, max_window) as stream:

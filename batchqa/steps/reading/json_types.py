@@ -1,7 +1,7 @@
 """The types of JSON columns: guessed from a sample or given by `--schema`, and values fitted to them.
 
 Nothing is coerced and nothing is lost: a value either fits its column exactly, or it is said not to. Values
-of several types, of none, or too large for Arrow's numbers have the shape "json": their JSON text, in a
+of several types, of none, or too large for Arrow's numbers have the type "json": their JSON text, in a
 string column whose field carries the metadata `batchqa.type: json`.
 """
 
@@ -46,11 +46,11 @@ _FITTING: Mapping[Kind, frozenset[type]] = {
 
 
 class MisfitError(Exception):
-    """A value does not fit its shape; the message says what it is, without the value."""
+    """A value does not fit its type; the message says what it is, without the value."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Shape:
+class JsonType:
     """What the values of a column (or of a list's items, a struct's fields) are, and their Arrow type.
 
     "number" holds integers and floats; "parsed" is a type that JSON writes as a string (dates, times).
@@ -58,23 +58,25 @@ class Shape:
 
     kind: Kind
     type: pa.DataType
-    item: Shape | None = None
-    fields: Mapping[str, Shape] = field(default_factory=dict)
+    item: JsonType | None = None
+    fields: Mapping[str, JsonType] = field(default_factory=dict)
 
 
-JSON = Shape("json", pa.string())
-STRING = Shape("string", pa.string())
+JSON = JsonType("json", pa.string())
+STRING = JsonType("string", pa.string())
 
 
-def arrow_field(name: str, shape: Shape) -> pa.Field:
+def arrow_field(name: str, json_type: JsonType) -> pa.Field:
     """The Arrow field of a column."""
-    return pa.field(name, shape.type, metadata={"batchqa.type": "json"} if shape.kind == "json" else None)
+    return pa.field(
+        name, json_type.type, metadata={"batchqa.type": "json"} if json_type.kind == "json" else None
+    )
 
 
-def struct_of(fields: Mapping[str, Shape]) -> Shape:
+def struct_of(fields: Mapping[str, JsonType]) -> JsonType:
     """A struct with these fields."""
-    kind = pa.struct([arrow_field(name, shape) for name, shape in fields.items()])
-    return Shape("struct", kind, fields=fields)
+    kind = pa.struct([arrow_field(name, json_type) for name, json_type in fields.items()])
+    return JsonType("struct", kind, fields=fields)
 
 
 def json_text(value: Any) -> str:
@@ -131,48 +133,48 @@ class Guess:
         """Whether any value but null was seen."""
         return bool(self._types)
 
-    def shape(self, texts: Sequence[tuple[str, ...]] = ()) -> Shape:
-        """The shape that holds all values seen. `texts` are the paths below it that must be strings."""
+    def json_type(self, texts: Sequence[tuple[str, ...]] = ()) -> JsonType:
+        """The type that holds all values seen. `texts` are the paths below it that must be strings."""
         if () in texts:
             return STRING
         if texts:
             return struct_of(
                 {
-                    name: guess.shape([path[1:] for path in texts if path[0] == name])
+                    name: guess.json_type([path[1:] for path in texts if path[0] == name])
                     for name, guess in self.fields.items()
                 }
             )
         if self._types == {bool}:
-            return Shape("bool", pa.bool_())
+            return JsonType("bool", pa.bool_())
         if self._types == {str}:
             return STRING
         if self._types == {int}:
             return self._integer()
         if self._types <= {int, float} and self._types and max(-self._low, self._high) <= _EXACT:
-            return Shape("number", pa.float64())
+            return JsonType("number", pa.float64())
         if self._types == {list} and self._item is not None:
-            return list_of(self._item.shape())
+            return list_of(self._item.json_type())
         if self._types == {dict} and 0 < len(self.fields) <= MAX_KEYS:
-            return struct_of({name: guess.shape() for name, guess in self.fields.items()})
+            return struct_of({name: guess.json_type() for name, guess in self.fields.items()})
         return JSON
 
-    def _integer(self) -> Shape:
+    def _integer(self) -> JsonType:
         if self._low >= -(2**63) and self._high < 2**63:
-            return Shape("integer", pa.int64())
+            return JsonType("integer", pa.int64())
         if self._low >= 0 and self._high < 2**64:
-            return Shape("integer", pa.uint64())
+            return JsonType("integer", pa.uint64())
         return JSON
 
 
-def list_of(item: Shape) -> Shape:
+def list_of(item: JsonType) -> JsonType:
     """A list of such items."""
-    return Shape("list", pa.list_(arrow_field("item", item)), item=item)
+    return JsonType("list", pa.list_(arrow_field("item", item)), item=item)
 
 
 # ----------------------------------------------------------------------------------------------- --schema
 
 
-def parse_schema(text: str) -> dict[str, Shape]:
+def parse_schema(text: str) -> dict[str, JsonType]:
     """The columns of `--schema`: `name:type,name:type`, or the path of a JSON file {"name": type, ...}.
 
     A type is an Arrow name (bool, int8 to uint64, float, double, string, large_string, date32, timestamp[us],
@@ -190,7 +192,7 @@ def parse_schema(text: str) -> dict[str, Shape]:
             given[name] = kind.strip()
     if not given:
         raise SettingsError("--schema names no column")
-    return {name: _given_shape(kind, name) for name, kind in given.items()}
+    return {name: _given_type(kind, name) for name, kind in given.items()}
 
 
 def _schema_file(text: str) -> dict[str, Any]:
@@ -209,11 +211,11 @@ def _schema_file(text: str) -> dict[str, Any]:
     return given
 
 
-def _given_shape(kind: Any, name: str) -> Shape:
+def _given_type(kind: Any, name: str) -> JsonType:
     if isinstance(kind, dict) and kind:
-        return struct_of({inner: _given_shape(below, f"{name}.{inner}") for inner, below in kind.items()})
+        return struct_of({inner: _given_type(below, f"{name}.{inner}") for inner, below in kind.items()})
     if isinstance(kind, list) and len(kind) == 1:
-        return list_of(_given_shape(kind[0], name))
+        return list_of(_given_type(kind[0], name))
     if not isinstance(kind, str):
         raise SettingsError(
             f"--schema: the type of {name!r} is not the name of a type, [type] or {{name: type}}"
@@ -221,12 +223,12 @@ def _given_shape(kind: Any, name: str) -> Shape:
     if kind == "json":
         return JSON
     if kind.startswith("list<") and kind.endswith(">"):
-        return list_of(_given_shape(kind[5:-1].strip(), name))
+        return list_of(_given_type(kind[5:-1].strip(), name))
     try:
         arrow = pa.type_for_alias(kind)
     except (ValueError, pa.ArrowException):
         raise SettingsError(f"--schema: {name!r}: no type is named {kind!r}") from None
-    return Shape(_kind_of(arrow, name), arrow)
+    return JsonType(_kind_of(arrow, name), arrow)
 
 
 def _kind_of(arrow: pa.DataType, name: str) -> Kind:
@@ -247,34 +249,34 @@ def _kind_of(arrow: pa.DataType, name: str) -> Kind:
 # ------------------------------------------------------------------------------------------------- fitting
 
 
-def fit(value: Any, shape: Shape, unknown: dict[str, Any] | None = None) -> Any:
-    """The value as pa.array takes it for the shape's type. Raises MisfitError where it does not fit.
+def fit(value: Any, json_type: JsonType, unknown: dict[str, Any] | None = None) -> Any:
+    """The value as pa.array takes it for the type. Raises MisfitError where it does not fit.
 
-    Keys of structs that the shape does not have go into `unknown`, nested as they were; without it (inside
+    Keys of structs that the type does not have go into `unknown`, nested as they were; without it (inside
     lists, where they would lose their place) they are a misfit.
     """
     if value is None:
         return None
-    if shape.kind == "json":
+    if json_type.kind == "json":
         return json_text(value)
-    if shape.kind == "list" and type(value) is list:
-        assert shape.item is not None
-        return [fit(item, shape.item) for item in value]
-    if shape.kind == "struct" and type(value) is dict:
-        return _fit_struct(value, shape, unknown)
-    if shape.kind == "parsed" and type(value) is str:
-        return _parsed(value, shape)
-    if type(value) in _FITTING.get(shape.kind, ()):
-        return _fit_scalar(value, shape)
-    raise MisfitError(f"is {_NAMES[type(value)]}, not {shape.type}")
+    if json_type.kind == "list" and type(value) is list:
+        assert json_type.item is not None
+        return [fit(item, json_type.item) for item in value]
+    if json_type.kind == "struct" and type(value) is dict:
+        return _fit_struct(value, json_type, unknown)
+    if json_type.kind == "parsed" and type(value) is str:
+        return _parsed(value, json_type)
+    if type(value) in _FITTING.get(json_type.kind, ()):
+        return _fit_scalar(value, json_type)
+    raise MisfitError(f"is {_NAMES[type(value)]}, not {json_type.type}")
 
 
-def _fit_struct(value: dict[str, Any], shape: Shape, unknown: dict[str, Any] | None) -> dict[str, Any]:
+def _fit_struct(value: dict[str, Any], json_type: JsonType, unknown: dict[str, Any] | None) -> dict[str, Any]:
     fitted = {}
     for name, item in value.items():
-        if name in shape.fields:
+        if name in json_type.fields:
             below: dict[str, Any] | None = None if unknown is None else {}
-            fitted[name] = fit(item, shape.fields[name], below)
+            fitted[name] = fit(item, json_type.fields[name], below)
             if below and unknown is not None:
                 unknown[name] = below
         elif unknown is None:
@@ -284,11 +286,11 @@ def _fit_struct(value: dict[str, Any], shape: Shape, unknown: dict[str, Any] | N
     return fitted
 
 
-def _fit_scalar(value: Any, shape: Shape) -> Any:
+def _fit_scalar(value: Any, json_type: JsonType) -> Any:
     if type(value) is int:
-        low, high = (-_EXACT, _EXACT) if shape.kind == "number" else _integer_range(shape.type)
+        low, high = (-_EXACT, _EXACT) if json_type.kind == "number" else _integer_range(json_type.type)
         if not low <= value <= high:
-            raise MisfitError(f"is an integer beyond the exact range of {shape.type}")
+            raise MisfitError(f"is an integer beyond the exact range of {json_type.type}")
     return value
 
 
@@ -298,11 +300,11 @@ def _integer_range(kind: pa.DataType) -> tuple[int, int]:
     return -(2 ** (kind.bit_width - 1)), 2 ** (kind.bit_width - 1) - 1
 
 
-def _parsed(value: str, shape: Shape) -> Any:
+def _parsed(value: str, json_type: JsonType) -> Any:
     try:
-        return pa.scalar(value, pa.string()).cast(shape.type)
+        return pa.scalar(value, pa.string()).cast(json_type.type)
     except (pa.ArrowException, ValueError):
-        raise MisfitError(f"is a string that is no {shape.type}") from None
+        raise MisfitError(f"is a string that is no {json_type.type}") from None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -317,15 +319,15 @@ class Fitted:
     unknown: Mapping[int, dict[str, Any]]
 
 
-def build(values: list[Any], shape: Shape, *, keep_unknown: bool) -> Fitted:
-    """A column of the shape's type from JSON values.
+def build(values: list[Any], json_type: JsonType, *, keep_unknown: bool) -> Fitted:
+    """A column of the type from JSON values.
 
     Without `keep_unknown`, keys of structs that the type does not have are misfits: they would be lost.
     """
     types = set(map(type, values))
-    if types == {type(None)} or types <= _FITTING.get(shape.kind, frozenset()):
+    if types == {type(None)} or types <= _FITTING.get(json_type.kind, frozenset()):
         try:
-            return Fitted(pa.array(values, shape.type), {}, {})
+            return Fitted(pa.array(values, json_type.type), {}, {})
         except (pa.ArrowException, OverflowError):
             pass  # an integer out of range: find it below
     fitted: list[Any] = []
@@ -334,11 +336,11 @@ def build(values: list[Any], shape: Shape, *, keep_unknown: bool) -> Fitted:
     for row, value in enumerate(values):
         left: dict[str, Any] = {}
         try:
-            fitted.append(fit(value, shape, left if keep_unknown else None))
+            fitted.append(fit(value, json_type, left if keep_unknown else None))
         except MisfitError as error:
             fitted.append(None)
             misfits[row] = str(error)
         else:
             if left:
                 unknown[row] = left
-    return Fitted(pa.array(fitted, shape.type), misfits, unknown)
+    return Fitted(pa.array(fitted, json_type.type), misfits, unknown)

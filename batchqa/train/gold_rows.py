@@ -33,7 +33,7 @@ _EMPTY = pa.schema(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Examples:
+class GoldRows:
     """Rows to learn from, or to judge by.
 
     context, question: large_string. gold: large_list<large_string>, the texts of all gold answers, empty for
@@ -59,7 +59,7 @@ class Examples:
         """Whether a row has gold: an answer, or "not answerable"."""
         return np.asarray(self.gold.is_valid())
 
-    def select(self, rows: Int64) -> Examples:
+    def select(self, rows: Int64) -> GoldRows:
         """The rows with these numbers."""
         taken = pa.array(rows)
         return replace(
@@ -73,13 +73,13 @@ class Examples:
         )
 
 
-def read_examples(
+def read_gold_rows(
     files: Sequence[str | Path],
     *,
     gold_column: str | None = None,
     group_column: str | None = None,
     on_note: Callable[[str], None] = lambda _: None,
-) -> Examples:
+) -> GoldRows:
     """Read training files: any input of `run`. Raises InputError for what has no context and question.
 
     Rows that `run` could not judge are left out and counted in a note. An input without a gold column gives
@@ -109,7 +109,7 @@ def read_examples(
     answerable = pc.fill_null(pc.greater(pc.list_value_length(gold), 0), False).to_numpy(zero_copy_only=False)
     found = ~answerable | (start >= 0)
     group = plain_array(table.column("group")).dictionary_encode().indices.to_numpy().astype(np.int64)
-    whole = Examples(context, question, gold, start, end, group)
+    whole = GoldRows(context, question, gold, start, end, group)
     return replace(whole.select(np.flatnonzero(found)), not_found=int((~found).sum()))
 
 
@@ -174,13 +174,13 @@ def _nearest(text: str, answer: str, wanted: int) -> int:
     return before if wanted - before <= after - wanted else after
 
 
-def held_out(examples: Examples, share: float, seed: int) -> tuple[Examples, Examples]:
+def held_out(rows: GoldRows, share: float, seed: int) -> tuple[GoldRows, GoldRows]:
     """Rows to train on and rows to judge by: whole groups, drawn at random, until `share` of them is out.
 
     Where there is one group only, nothing can be held out.
     """
-    groups = np.unique(examples.group)
+    groups = np.unique(rows.group)
     count = min(max(round(len(groups) * share), 1), len(groups) - 1) if share else 0
     drawn = np.random.default_rng(seed).permutation(groups)[:count]
-    out = np.isin(examples.group, drawn)
-    return examples.select(np.flatnonzero(~out)), examples.select(np.flatnonzero(out))
+    out = np.isin(rows.group, drawn)
+    return rows.select(np.flatnonzero(~out)), rows.select(np.flatnonzero(out))

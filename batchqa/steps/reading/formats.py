@@ -13,7 +13,7 @@ from batchqa.errors import InputError
 from batchqa.store.locations import read_at
 
 from .files import MIB, Compression, Format, Place, translated
-from .foreign import foreign, unknown
+from .other_formats import foreign, unknown
 from .streams import BOM, ArrayCutter, TextStream
 from .table_text import looks_like_table
 
@@ -22,14 +22,14 @@ _QAS = re.compile(rb'"qas"\s*:\s*\[')
 
 
 @dataclass(frozen=True, slots=True)
-class Recognised:
+class FileFormat:
     """What an input is."""
 
     format: Format
     compression: Compression
 
 
-def recognise(place: Place, max_window: int) -> Recognised:
+def format_of(place: Place, max_window: int) -> FileFormat:
     """The format and the compression of an input. Raises InputError where it is none that can be read."""
     with translated(place.shown), place.open() as raw:
         magic = raw.read(8) if place.tape is not None else read_at(raw, 0, 8)
@@ -39,7 +39,7 @@ def recognise(place: Place, max_window: int) -> Recognised:
                 f"{place.shown} is Parquet, which is read from its end and cannot come through a pipe; "
                 "name the file"
             )
-        return Recognised("parquet", "none")
+        return FileFormat("parquet", "none")
     compression = _compression(magic)
     head = _head(place, compression, max_window)
     if head.startswith(b"PAR1"):
@@ -49,8 +49,8 @@ def recognise(place: Place, max_window: int) -> Recognised:
         raise InputError(f"{place.shown} is {inside}{what}")
     head = head.removeprefix(BOM)
     if not head.strip():
-        return Recognised("empty", compression)
-    return Recognised(_text_format(place, head), compression)
+        return FileFormat("empty", compression)
+    return FileFormat(_text_format(place, head), compression)
 
 
 def refuse_empty(place: Place) -> None:
