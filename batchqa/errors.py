@@ -5,6 +5,7 @@
     BatchqaError
     ├── SettingsError        2   an option, or a combination of options, that cannot be
     ├── InputError           2   an input that cannot be read as what it should be
+    │   └── NoInputError     2   no such file, a folder or glob without files, nothing in them
     ├── LimitError           3   a limit that the user set was not met (row errors, F1)
     ├── PreconditionError    4   the output exists, or the input or options changed since
     ├── ModelError           5   a bundle or checkpoint that cannot be used
@@ -36,6 +37,10 @@ class InputError(BatchqaError):
     """An input that is missing, or that cannot be read as what it should be."""
 
     exit_code = 2
+
+
+class NoInputError(InputError):
+    """There is no input at all: what --if-no-input skip takes for nothing to do."""
 
 
 class LimitError(BatchqaError):

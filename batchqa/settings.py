@@ -47,6 +47,7 @@ class ReadingSettings:
     max_line_bytes: Annotated[int, Between(2, INT32)] = 64 * 2**20
     max_context_chars: Count = 10_000_000
     max_zstd_window: Annotated[int, Between(1024, 2**31)] = 2**27  # bytes; what the command zstd allows
+    if_no_input: Literal["fail", "skip"] = "fail"
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -220,10 +221,12 @@ class RunSettings:
         """The options that can change the output: what the fingerprint is made of.
 
         Device, threads and batch size are not among them: they change floats within the tolerance of
-        docs/contract.md (Equality). What zstd may hold only decides whether an input can be read.
+        docs/contract.md (Equality). What zstd may hold only decides whether an input can be read, and what
+        happens without input whether there is an output.
         """
+        without_effect = {"max_zstd_window", "if_no_input"}
         return {
-            "reading": {k: v for k, v in asdict(self.reading).items() if k != "max_zstd_window"},
+            "reading": {k: v for k, v in asdict(self.reading).items() if k not in without_effect},
             "windows": asdict(self.windows),
             "decoding": asdict(self.decoding),
             "errors": {"on_error": self.errors.on_error, "strict": self.errors.strict},

@@ -64,8 +64,12 @@ EPILOG = (
 EXIT_CODES = (
     "Exit codes: 0 done, or already done; 2 usage or unusable input; 3 a limit that you set was not met; "
     "4 the output exists, or input or options changed; 5 model or device; 74 I/O; 75 try again; "
+    "99 nothing to do (--if-no-input skip); "
     "130 SIGINT; 143 SIGTERM."
 )
+
+NOTHING_TO_DO = 99
+"""The exit code of a run without input; Airflow's BashOperator takes it for a skipped task."""
 
 
 def program() -> int:
@@ -185,6 +189,8 @@ def run_command(
                 _say(render(result), stream, lost=lost)
             else:
                 _say_json(result.to_dict(), stream, lost=lost)
+        if isinstance(result, job.Summary) and result.skipped:
+            raise click.exceptions.Exit(NOTHING_TO_DO)
 
 
 @commands.command("export", short_help="Make a bundle from a checkpoint.", epilog=EPILOG)

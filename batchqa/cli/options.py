@@ -326,6 +326,11 @@ reading_options = together(
     prefix_option,
     setting("--max-line-bytes", "Longest line of JSONL, in bytes; longer ones are row errors."),
     setting("--max-context-chars", "Longest context, in characters; longer ones are row errors."),
+    setting(
+        "--if-no-input",
+        "No such file, a folder or glob without files, or no row in them: fail with exit code 2, or skip: "
+        "write nothing and end with exit code 99.",
+    ),
     setting("--max-zstd-window", "What reading zstd may hold, in bytes; --long=31 needs 2147483648."),
 )
 

@@ -24,6 +24,8 @@ def render(result: Summary | Estimate) -> str:
 
 def _summary(summary: Summary) -> str:
     output = "standard output" if summary.output == "-" else summary.output
+    if summary.skipped:
+        return f"{output}: nothing to do, there is no input; nothing was written"
     title = f"{output}: {_rows(summary.rows)}"
     lines = _counts(summary.rows, summary.answered, summary.no_answer, summary.errors, summary.statuses)
     if summary.rejected:

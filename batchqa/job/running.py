@@ -20,7 +20,7 @@ from batchqa.annotator import Annotator, Resolved, open_model
 from batchqa.beside import check_beside
 from batchqa.bundle import Bundle
 from batchqa.choosing import engine_versions
-from batchqa.errors import LimitError, SettingsError, StorageError
+from batchqa.errors import LimitError, NoInputError, SettingsError, StorageError
 from batchqa.job.estimate import Estimate, estimate
 from batchqa.job.following import Clock, Follower, Progress, Tally
 from batchqa.languages import FirstTexts
@@ -65,6 +65,8 @@ class Summary:
     run had committed. `commit_seconds` is the time spent in writing, committing and publishing.
     `cpu_because` says why the CPU was taken, where there is a GPU or one was asked for.
     `already_done`: the output was there, made by the same job, and was left untouched.
+    `skipped`: there was no input (--if-no-input skip), so nothing was written, and what only a run finds out
+    is None.
     """
 
     rows: int
@@ -81,13 +83,14 @@ class Summary:
     rows_per_second: float
     resumed_rows: int
     model: str
-    variant: str
-    engine: str
-    device: str
+    variant: str | None
+    engine: str | None
+    device: str | None
     cpu_because: str | None
     output: str
-    fingerprint: str
+    fingerprint: str | None
     already_done: bool
+    skipped: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """As it is printed."""
@@ -127,7 +130,10 @@ def run(
             "--on-error reject needs an output file: standard output has no room for the rejects"
         )
     stdout = _standard_output(target)
-    source = open_source(names, settings.reading, keep_raw=target.format == "jsonl")
+    source = _open_input(names, settings, status, keep_raw=target.format == "jsonl")
+    if source is None:
+        _check_summary(summary, target, [])
+        return _written(summary, _skipped(clock, str(model), target))
     check_target(target, _inputs(names, source), settings.output.overwrite)
     _check_summary(summary, target, _inputs(names, source))
     for text in source.notes:
@@ -190,9 +196,7 @@ def run(
         for text in commit.notes:
             note(text)
         result = _summary(commit, clock, bundle, resolved, annotator, target, already_done)
-    if summary is not None:
-        _write_summary(Path(summary), result)
-    return result
+    return _written(summary, result)
 
 
 def dry_run(
@@ -238,6 +242,23 @@ def _one_of(settings: RunSettings | None, options: dict[str, Any]) -> RunSetting
     if settings is not None and options:
         raise TypeError(f"options are given twice, in settings and as {', '.join(sorted(options))}")
     return settings or RunSettings.from_options(options)
+
+
+def _open_input(
+    names: Sequence[str], settings: RunSettings, status: Callable[[str], None], *, keep_raw: bool
+) -> Source | None:
+    """The inputs; None where there is nothing in them and --if-no-input allows it."""
+    may_skip = settings.reading.if_no_input == "skip"
+    try:
+        source = open_source(names, settings.reading, keep_raw=keep_raw)
+        if may_skip and not source.has_rows():
+            raise NoInputError(f"there is no row in {', '.join(names)}")
+    except NoInputError as error:
+        if not may_skip:
+            raise
+        status(f"nothing to do: {error}")
+        return None
+    return source
 
 
 def _up_to(rows: Iterable[Rows], end: int | None) -> Iterator[Rows]:
@@ -551,8 +572,41 @@ def _check_summary(summary: str | Path | None, target: Target, inputs: Sequence[
     check_beside("--summary", path, [*inputs, *written])
 
 
-def _write_summary(path: Path, summary: Summary) -> None:
+def _skipped(clock: Clock, model: str, target: LocalTarget | ObjectTarget) -> Summary:
+    """The summary of a run without input."""
+    seconds = round(clock.seconds(), 3)
+    return Summary(
+        rows=0,
+        answered=0,
+        no_answer=0,
+        errors={},
+        statuses={},
+        rejected=0,
+        questions_cut=0,
+        windows=0,
+        seconds=seconds,
+        startup_seconds=seconds,
+        commit_seconds=0.0,
+        rows_per_second=0.0,
+        resumed_rows=0,
+        model=model,
+        variant=None,
+        engine=None,
+        device=None,
+        cpu_because=None,
+        output=str(target),
+        fingerprint=None,
+        already_done=False,
+        skipped=True,
+    )
+
+
+def _written(path: str | Path | None, summary: Summary) -> Summary:
+    """The summary, written to the file `path` too if one is named."""
+    if path is None:
+        return summary
     try:
-        path.write_bytes(orjson.dumps(summary.to_dict(), option=orjson.OPT_APPEND_NEWLINE))
+        Path(path).write_bytes(orjson.dumps(summary.to_dict(), option=orjson.OPT_APPEND_NEWLINE))
     except OSError as error:
         raise StorageError(f"--summary {path}: {error.strerror}; the output itself is complete") from error
+    return summary

@@ -22,7 +22,14 @@ from typing import Any, BinaryIO, Literal
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from batchqa.errors import BatchqaError, InputError, PreconditionError, SettingsError, StorageError
+from batchqa.errors import (
+    BatchqaError,
+    InputError,
+    NoInputError,
+    PreconditionError,
+    SettingsError,
+    StorageError,
+)
 from batchqa.store.locations import EMPTY_PART, has_empty_part, is_uri, locate, trouble
 
 from .partitions import with_keys
@@ -206,7 +213,7 @@ def translated(shown: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise InputError(f"{shown} does not exist") from error
+        raise NoInputError(f"{shown} does not exist") from error
     except PermissionError as error:
         raise InputError(f"{shown} cannot be read: permission denied") from error
     except OSError as error:
@@ -223,8 +230,13 @@ def find(
     """
     places: list[Place] = []
     notes: list[str] = []
+    missing: list[NoInputError] = []
     for argument in inputs:
-        found = [_standard_input(stdin)] if argument == "-" else _named_by(argument)
+        try:
+            found = [_standard_input(stdin)] if argument == "-" else _named_by(argument)
+        except NoInputError as error:
+            missing.append(error)
+            continue
         found = live(argument, found)
         if keys:
             found = [with_keys(place) for place in found]
@@ -232,6 +244,8 @@ def find(
         keyed = next((place for place in found if not place.keys and _has_key_folders(place, argument)), None)
         if keyed:
             notes.append(f"{keyed.shown}: key=value folders are not read as columns (--partition-columns)")
+    if missing:  # beside inputs that are there it is a mistake, and the job would be incomplete
+        raise InputError(str(missing[0])) if places else missing[0]
     if not places:
         raise InputError("no input was named")
     seen: set[str] = set()
@@ -250,15 +264,15 @@ def _named_by(argument: str) -> list[Place]:
         if _exists(local):
             paths = _below(local) if Path(local).is_dir() else [local]
             if not paths:
-                raise InputError(f"{argument} is a folder with no input file in it")
+                raise NoInputError(f"{argument} is a folder with no input file in it")
         elif glob.has_magic(local):
             paths = _matching(local)
             if not paths:
-                raise InputError(f"no file matches {argument}")
+                raise NoInputError(f"no file matches {argument}")
         elif Path(local).is_symlink():
             raise InputError(f"{argument} is a link to a file that does not exist")
         else:
-            raise InputError(f"{argument} does not exist")
+            raise NoInputError(f"{argument} does not exist")
         return [_local_place(path) for path in paths]
 
 
@@ -370,7 +384,7 @@ def _remote_paths(filesystem: pafs.FileSystem, path: str, public: str) -> list[s
     if not names and info.type is pafs.FileType.File:
         return [path]  # of no bytes; with objects below it, it is a tool's mark of a folder
     if not names:
-        raise InputError(f"{public} does not name a file or folder that can be read")
+        raise NoInputError(f"{public} does not name a file or folder that can be read")
     return sorted(names, key=str.encode)
 
 

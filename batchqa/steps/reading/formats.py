@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 import orjson
 
-from batchqa.errors import InputError
+from batchqa.errors import InputError, NoInputError
 from batchqa.store.locations import read_at
 
 from .files import MIB, Compression, Format, Place, translated
@@ -54,9 +54,9 @@ def format_of(place: Place, max_window: int) -> FileFormat:
 
 
 def refuse_empty(place: Place) -> None:
-    """Raise InputError for a file of nothing that may have been meant to be anything but JSONL."""
+    """Raise NoInputError for a file of nothing that may have been meant to be anything but JSONL."""
     if place.tape is None and not named(place, ".jsonl", ".ndjson"):
-        raise InputError(f"{place.shown} is empty (no Parquet file, and not named .jsonl)")
+        raise NoInputError(f"{place.shown} is empty (no Parquet file, and not named .jsonl)")
 
 
 def named(place: Place, *suffixes: str) -> bool:

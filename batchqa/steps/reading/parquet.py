@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchqa.errors import InputError, StorageError
+from batchqa.errors import InputError, NoInputError, StorageError
 from batchqa.footer import SCHEMA, Column, columns_of, decode_closing, has_int96
 from batchqa.records import Cursor, Rows
 from batchqa.settings import ReadingSettings
@@ -239,7 +239,7 @@ class _Opened:
 def _opened(place: Place, unit: Unit = "us") -> Iterator[_Opened]:
     with place.open() as raw:
         if raw.size() == 0:
-            raise InputError(f"{place.shown} is empty (0 bytes), not a Parquet file")
+            raise NoInputError(f"{place.shown} is empty (0 bytes), not a Parquet file")
         refused: dict[str, str] = {}
         try:
             file = _parquet_file(raw, unit)

@@ -74,6 +74,14 @@ class Source:
                 yield rows
                 first_record += len(rows)
 
+    def has_rows(self) -> bool:
+        """Whether there is a row; a stream, read only once, has some unless it is known to be empty."""
+        if self.rows is not None:
+            return self.rows > 0
+        if self.replayable:
+            return any(len(rows) for rows in self.read())
+        return any(file.format != "empty" for file in self.files)
+
     def check_unchanged(self, first: int = 0, stop: int | None = None) -> None:
         """Look at the files [first, stop) again, all by default.
 
