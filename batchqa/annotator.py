@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from batchqa.bundle import Bundle, Variant, open_bundle
 from batchqa.cache import cache_note
-from batchqa.choosing import Chosen, before_any_row, choose
+from batchqa.engines import Arithmetic, ChildScorer, Crew, cuda_devices, has_cuda_device
+from batchqa.engines.selecting import Chosen, before_any_row, choose
 from batchqa.errors import DeviceError, ModelError, SettingsError
 from batchqa.languages import profile_of
 from batchqa.machine import cpu_quota
@@ -24,8 +25,8 @@ from batchqa.records import AnsweredChunk, Chunk, Cursor, Rows
 from batchqa.settings import DEFAULT_MAX_LENGTH, MachineSettings, RunSettings
 from batchqa.steps.chunking import chunks
 from batchqa.steps.decoding import DecodingRules
-from batchqa.steps.inference import Arithmetic, ChildScorer, Crew, SpanScorer, cuda_devices, has_cuda_device
 from batchqa.steps.reading import ColumnPlan, pieces
+from batchqa.steps.scoring import SpanScorer
 from batchqa.steps.windowing import Windower, open_tokenizer
 from batchqa.steps.writing import output_batch, output_schema
 
@@ -89,7 +90,7 @@ class Annotator:
     """A bundle's model, loaded on a device, ready to answer tables and streams.
 
     Options are those of the command line (`top_k=3`, `no_answer="off"`, `batch_tokens=768`). One annotator
-    serves one stream at a time. The model runs in child processes (see `steps/inference/child.py`), which
+    serves one stream at a time. The model runs in child processes (see `engines/worker_process.py`), which
     end with the annotator: by `close`, at the end of a `with` block, or when it is no longer used.
 
     After a fork each process has an engine of its own, loaded when it is first used there. Pickled, an

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from batchqa.records import AnsweredChunk, Chunk, PaddedBatch, Windows
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.decoding import Decoder, DecodingRules
-from batchqa.steps.inference import SpanScorer, score_batch
+from batchqa.steps.scoring import SpanScorer, score_batch
 from batchqa.steps.windowing import Windower
 
 T = TypeVar("T")

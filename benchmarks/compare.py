@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # from a checkout that need not be installed
 
+from batchqa.engines import cuda_is_available
 from batchqa.machine import cpu_quota
-from batchqa.steps.inference import cuda_is_available
 from benchmarks.chart import draw
 from benchmarks.lineup import Contender, all_on_cpu, on_cpu, on_gpu
 from benchmarks.measuring import HERE, WORK, keep, measured, spread

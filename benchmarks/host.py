@@ -33,8 +33,8 @@ from batchqa.settings import ReadingSettings, WindowSettings
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.chunking import CHUNK_ROWS, chunks
 from batchqa.steps.decoding import Decoder, DecodingRules
-from batchqa.steps.inference import score_batch
 from batchqa.steps.reading import open_source
+from batchqa.steps.scoring import score_batch
 from batchqa.steps.windowing import Windower, open_tokenizer
 from batchqa.steps.writing import output_batch, output_schema
 from benchmarks.measuring import HERE, WORK, keep, spread

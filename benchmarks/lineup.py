@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from batchqa.annotator import BUNDLED
-from batchqa.steps.inference import best_arithmetic
+from batchqa.engines import best_arithmetic
 from benchmarks.models import Models, base_sized, cuda_bundle, haystack_python, prepare
 
 ORT_TOKENS, OPENVINO_TOKENS, CUDA_TOKENS = 512, 1536, 32_768

@@ -33,6 +33,7 @@ ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))  # run from a checkout that need not be installed
 
 from batchqa.bundle import Bundle, open_bundle  # noqa: E402
+from batchqa.engines import OnnxScorer  # noqa: E402
 from batchqa.export import (  # noqa: E402
     exporting,
     extras,
@@ -45,7 +46,6 @@ from batchqa.export.checkpoint import open_checkpoint  # noqa: E402
 from batchqa.export.parity import batches_of  # noqa: E402
 from batchqa.export.threshold import labelled_sample  # noqa: E402
 from batchqa.machine import cpu_quota  # noqa: E402
-from batchqa.steps.inference import OnnxScorer  # noqa: E402
 from benchmarks.measuring import WORK, keep, spread  # noqa: E402
 
 BASE = "fp32, plain graph"

@@ -10,7 +10,8 @@ import os
 import signal
 from typing import Any
 
-from batchqa.steps.inference import OnnxScorer, child
+from batchqa.engines import OnnxScorer
+from batchqa.engines import worker_process as child
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from batchqa import Annotator, DeviceError, InputError, ModelError, SettingsError
-from batchqa.steps.inference import OnnxScorer
+from batchqa.engines import OnnxScorer
 from tests.models import SENTENCES
 
 TABLE = pa.table(

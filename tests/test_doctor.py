@@ -73,7 +73,7 @@ def test_a_cuda_newer_than_the_driver_is_explained(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_cuda_provider_that_does_not_load_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from batchqa.steps.inference import cuda_is_available
+    from batchqa.engines import cuda_is_available
 
     if cuda_is_available():
         pytest.skip("there is a CUDA device: its provider loads")

@@ -20,8 +20,8 @@ import pyarrow as pa
 import pytest
 
 from batchqa import Annotator, ModelError
-from batchqa.steps.inference import ChildScorer
-from batchqa.steps.inference import child as engine
+from batchqa.engines import ChildScorer
+from batchqa.engines import worker_process as engine
 from tests.models import SENTENCES, write_tiny_bundle
 
 FORK = multiprocessing.get_context("fork")

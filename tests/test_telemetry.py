@@ -14,7 +14,7 @@ import pytest
 
 from batchqa import telemetry
 from batchqa.cli.doctor import examine
-from batchqa.steps.inference import openvino_is_installed
+from batchqa.engines import openvino_is_installed
 from tests.models import SENTENCES
 from tests.tracing import clean_environment, sockets, traced, why_not, written
 
@@ -172,7 +172,7 @@ def test_telemetry_is_switched_off_whatever_the_environment_says(tmp_path: Path)
 import os
 os.environ["ORT_DISABLE_TELEMETRY"] = "0"
 import batchqa, onnxruntime
-from batchqa.steps.inference import child
+from batchqa.engines import worker_process as child
 print(os.environ["ORT_DISABLE_TELEMETRY"])
 """
     assert in_a_program(code, tmp_path) == "1\n"

@@ -247,7 +247,7 @@ def _cuda_libraries(cuda_major: str) -> Iterator[Finding]:
 def _cuda_provider() -> Finding:
     """Whether onnxruntime's CUDA provider really loads: it would only warn and run on the CPU."""
     from batchqa.annotator import open_model
-    from batchqa.steps.inference import OnnxScorer
+    from batchqa.engines import OnnxScorer
 
     try:
         bundle = open_model("default")
@@ -272,7 +272,7 @@ def _driver_release() -> str | None:
 
 def _precisions() -> Finding:
     """Which variants of a bundle are worth having here."""
-    from batchqa.steps.inference import cuda_is_available
+    from batchqa.engines import cuda_is_available
 
     on_cpu = ["int8", "fp32"] if not products_overflow(cpu_flags()) else ["int8 (--target avx2)", "fp32"]
     on_cuda = ["fp16", "fp32"] if cuda_is_available() else []

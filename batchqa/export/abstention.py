@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from batchqa.bundle import Abstention, Bundle
-from batchqa.steps.inference import SpanScorer
+from batchqa.steps.scoring import SpanScorer
 
 from .builtin_passages import answerable, unanswerable
 from .verify import answer

@@ -16,10 +16,10 @@ from batchqa.bundle import (
     open_bundle,
     write_manifest,
 )
+from batchqa.engines import openvino_is_installed
 from batchqa.errors import ModelError
 from batchqa.languages import profile_of
 from batchqa.machine import cpu_flags
-from batchqa.steps.inference import openvino_is_installed
 from batchqa.steps.windowing import TextEncoder, open_tokenizer
 
 from . import graphs, int8_openvino, per_token_int8, quantize

@@ -24,8 +24,8 @@ from batchqa.records import Bool, Chunk, Cursor
 from batchqa.settings import DEFAULT_MAX_LENGTH, ReadingSettings, WindowSettings
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.chunking import chunks
-from batchqa.steps.inference import portions
 from batchqa.steps.reading import ColumnPlan, pieces
+from batchqa.steps.scoring import portions
 from batchqa.steps.windowing import Windower, open_tokenizer
 
 from . import graphs

@@ -23,7 +23,7 @@ from batchqa.errors import InputError
 from batchqa.gold import read_gold
 from batchqa.records import Bool
 from batchqa.squad import best_threshold
-from batchqa.steps.inference import SpanScorer
+from batchqa.steps.scoring import SpanScorer
 
 from .verify import answer, read_examples, row_scores
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchqa.bundle import Bundle, Variant
+from batchqa.engines import OnnxScorer, OpenVinoScorer, best_arithmetic, cuda_is_available
 from batchqa.errors import DeviceError, InputError
 from batchqa.gold import gold_column, plain_array, read_gold
 from batchqa.machine import cpu_quota
@@ -27,15 +28,8 @@ from batchqa.settings import DEFAULT_MAX_LENGTH, DecodingSettings, ReadingSettin
 from batchqa.squad import RowScores, score_rows
 from batchqa.steps.chunking import chunks
 from batchqa.steps.decoding import DecodingRules
-from batchqa.steps.inference import (
-    OnnxScorer,
-    OpenVinoScorer,
-    SpanScorer,
-    best_arithmetic,
-    cuda_is_available,
-    score_in_portions,
-)
 from batchqa.steps.reading import ColumnPlan, open_source, pieces
+from batchqa.steps.scoring import SpanScorer, score_in_portions
 from batchqa.steps.windowing import Windower, open_tokenizer
 
 from .extras import load

@@ -37,7 +37,7 @@ from batchqa.records import (
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.chunking import chunks
 from batchqa.steps.decoding import Decoder
-from batchqa.steps.inference import portions, score_batch
+from batchqa.steps.scoring import portions, score_batch
 from batchqa.steps.windowing import CACHED_BYTES, PAIR_BYTES, REMEMBERED_PAIRS, Windower
 
 T = TypeVar("T")

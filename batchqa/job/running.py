@@ -19,7 +19,7 @@ import pyarrow as pa
 from batchqa.annotator import Annotator, Resolved, open_model
 from batchqa.beside import check_beside
 from batchqa.bundle import Bundle
-from batchqa.choosing import engine_versions
+from batchqa.engines.selecting import engine_versions
 from batchqa.errors import LimitError, NoInputError, SettingsError, StorageError
 from batchqa.job.estimate import Estimate, estimate
 from batchqa.job.following import Clock, Follower, Progress, Tally

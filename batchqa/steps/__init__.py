@@ -7,7 +7,7 @@ reading        files                           Rows
 chunking       Rows                            Chunk
 windowing      Chunk                           Windows
 batching       Windows                         PaddedBatch
-inference      PaddedBatch                     BatchLogits
+scoring        PaddedBatch                     BatchLogits
 decoding       BatchLogits                     AnsweredChunk
 writing        AnsweredChunk                   Arrow batches
 =============  ==============================  ==============

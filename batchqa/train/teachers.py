@@ -17,7 +17,7 @@ from batchqa.export.checkpoint import Checkpoint, open_checkpoint
 from batchqa.export.extras import load
 from batchqa.export.verify import onnx_scorer
 from batchqa.records import Layout
-from batchqa.steps.inference import SpanScorer
+from batchqa.steps.scoring import SpanScorer
 from batchqa.steps.windowing import learn_layout, open_tokenizer
 
 from .student import accepted_inputs

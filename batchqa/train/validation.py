@@ -16,7 +16,7 @@ from batchqa.settings import DecodingSettings
 from batchqa.squad import best_threshold, score_rows
 from batchqa.steps.chunking import CHUNK_ROWS
 from batchqa.steps.decoding import DecodingRules
-from batchqa.steps.inference import score_in_portions
+from batchqa.steps.scoring import score_in_portions
 from batchqa.steps.windowing import Windower
 
 from .features import as_chunk

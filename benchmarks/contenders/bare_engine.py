@@ -18,10 +18,11 @@ from contender import arguments, measure, read_rows
 
 from batchqa.annotator import Annotator
 from batchqa.bundle import open_bundle
+from batchqa.engines import Crew, best_arithmetic
 from batchqa.records import ALIKE, Chunk, Cursor, Rows
 from batchqa.settings import RunSettings
 from batchqa.steps.batching import padded_batches
-from batchqa.steps.inference import Crew, best_arithmetic, portions
+from batchqa.steps.scoring import portions
 from batchqa.telemetry import import_openvino
 
 options = arguments()

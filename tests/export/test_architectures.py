@@ -18,9 +18,9 @@ import pytest
 from batchqa.annotator import Annotator
 from batchqa.bundle import Manifest, open_bundle
 from batchqa.cli.entry import export_command
+from batchqa.engines import openvino_is_installed
 from batchqa.export.exporting import export
 from batchqa.export.verify import Answers, agreement, answer, onnx_scorer
-from batchqa.steps.inference import openvino_is_installed
 from tests.reference import reference_answers
 
 pytest.importorskip("torch")

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from batchqa.bundle import MANIFEST, open_bundle, sealed
+from batchqa.engines import openvino_is_installed
 from batchqa.errors import ModelError
 from batchqa.export.exporting import export
-from batchqa.steps.inference import openvino_is_installed
 
 pytest.importorskip("torch")
 pytest.importorskip("optimum.exporters.onnx")

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pytest
 
 from batchqa.bundle import Bundle, open_bundle
+from batchqa.engines import OnnxScorer, cuda_is_available
 from batchqa.export.builtin_passages import everything
 from batchqa.export.exporting import export
 from batchqa.export.parity import batches_of
 from batchqa.export.verify import Progress, agreement, answer, logit_difference, onnx_scorer
-from batchqa.steps.inference import OnnxScorer, cuda_is_available
 
 pytest.importorskip("torch")
 pytest.importorskip("optimum.exporters.onnx")

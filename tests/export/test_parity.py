@@ -12,9 +12,9 @@ import pytest
 
 from batchqa.annotator import Annotator
 from batchqa.bundle import Manifest, open_bundle, write_manifest
+from batchqa.engines import openvino_is_installed
 from batchqa.errors import ModelError
 from batchqa.export.builtin_passages import everything, long_rows
-from batchqa.steps.inference import openvino_is_installed
 from tests import reference
 from tests.reference import reference_answers
 

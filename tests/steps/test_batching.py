@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from batchqa.records import ALIKE, Chunk, Windows
 from batchqa.settings import WindowSettings
 from batchqa.steps.batching import HOST_TOKENS, LAST_BATCHES, padded_batches
-from batchqa.steps.inference import portions
+from batchqa.steps.scoring import portions
 from batchqa.steps.windowing import Windower, learn_layout
 from tests.models import tiny_tokenizer
 from tests.steps.rows import rows_of

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .scoring import OutOfMemoryError, SpanScorer
+from batchqa.steps.scoring import OutOfMemoryError, SpanScorer
 
 CPU_BUDGETS = (384, 512, 768, 1024, 1536)
 CUDA_BUDGETS = (8192, 16384, 32768, 65536)

@@ -14,17 +14,19 @@ from onnx import TensorProto, helper, numpy_helper
 
 from batchqa.annotator import Annotator
 from batchqa.bundle import open_bundle
-from batchqa.errors import DeviceError, ModelError
-from batchqa.steps.inference import (
+from batchqa.engines import (
     Arithmetic,
     OnnxScorer,
     OpenVinoScorer,
-    OutOfMemoryError,
     Recipe,
     best_arithmetic,
     load,
-    openvino_scorer,
 )
+from batchqa.engines import (
+    openvino as openvino_scorer,
+)
+from batchqa.errors import DeviceError, ModelError
+from batchqa.steps.scoring import OutOfMemoryError
 from tests.models import FAMILIES, MARKER, SENTENCES
 
 pytest.importorskip("openvino", reason="needs the extra `openvino`")

@@ -13,19 +13,13 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from batchqa.bundle import open_bundle
+from batchqa.engines import OnnxScorer, measure_budget
+from batchqa.engines import onnxruntime as onnx_scorer
 from batchqa.errors import DeviceError, ModelError, TryAgainError
 from batchqa.records import Chunk, PaddedBatch
 from batchqa.settings import WindowSettings
 from batchqa.steps.batching import padded_batches
-from batchqa.steps.inference import (
-    OnnxScorer,
-    OutOfMemoryError,
-    measure_budget,
-    onnx_scorer,
-    portions,
-    score_batch,
-    score_in_portions,
-)
+from batchqa.steps.scoring import OutOfMemoryError, portions, score_batch, score_in_portions
 from batchqa.steps.windowing import Windower, learn_layout, open_tokenizer
 from tests.models import MARKER, tiny_tokenizer
 from tests.steps.rows import rows_of
@@ -173,7 +167,7 @@ def test_a_model_with_another_signature_is_refused_and_its_signature_shown(
 
 
 def test_a_cuda_device_that_cannot_be_had_is_an_error_and_not_the_cpu(tiny_bundle: Path) -> None:
-    from batchqa.steps.inference import cuda_is_available
+    from batchqa.engines import cuda_is_available
 
     if cuda_is_available():
         pytest.skip("this machine has a CUDA device")

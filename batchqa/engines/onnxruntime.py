@@ -12,9 +12,8 @@ import numpy as np
 
 from batchqa.errors import DeviceError, ModelError, TryAgainError
 from batchqa.records import Float32, Int64
+from batchqa.steps.scoring import OutOfMemoryError, score_in_portions
 from batchqa.telemetry import import_onnxruntime
-
-from .scoring import OutOfMemoryError, score_in_portions
 
 CUDA = "CUDAExecutionProvider"
 """onnxruntime's name for CUDA."""

@@ -11,9 +11,9 @@ import threading
 from collections.abc import Sequence
 
 from batchqa.records import Float32, Int64
+from batchqa.steps.scoring import SpanScorer
 
-from .child import ChildScorer
-from .scoring import SpanScorer
+from .worker_process import ChildScorer
 
 
 class Crew:

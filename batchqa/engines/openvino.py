@@ -25,9 +25,8 @@ import numpy as np
 from batchqa.errors import DeviceError, ModelError
 from batchqa.machine import cpu_flags
 from batchqa.records import ALIKE, Float32, Int64
+from batchqa.steps.scoring import OutOfMemoryError, score_in_portions
 from batchqa.telemetry import import_openvino
-
-from .scoring import OutOfMemoryError, score_in_portions
 
 Arithmetic = Literal["f32", "bf16"]
 """What the matrix products' factors are: float32, or bfloat16 with sums in float32."""

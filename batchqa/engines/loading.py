@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from batchqa.errors import DeviceError
+from batchqa.steps.scoring import SpanScorer
 
-from .onnx_scorer import OnnxScorer
-from .openvino_scorer import Arithmetic, OpenVinoScorer
-from .scoring import SpanScorer
+from .onnxruntime import OnnxScorer
+from .openvino import Arithmetic, OpenVinoScorer
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,10 @@ import pytest
 from batchqa import job
 from batchqa.annotator import Annotator
 from batchqa.bundle import open_bundle
+from batchqa.engines import ChildScorer, Recipe, load
+from batchqa.engines import worker_process as child
 from batchqa.errors import BatchqaError, DeviceError, LimitError, ModelError, StorageError, TryAgainError
-from batchqa.steps.inference import ChildScorer, OutOfMemoryError, Recipe, child, load
+from batchqa.steps.scoring import OutOfMemoryError
 from tests.models import MARKER, SENTENCES, tiny_tokenizer
 
 IDS = np.arange(5, 37, dtype=np.int64).reshape(4, 8)
@@ -86,7 +88,7 @@ def test_two_threads_at_once_get_each_their_own_logits(scorer: ChildScorer, tiny
 
 
 SAYS_ITS_BUDGET = """
-from batchqa.steps.inference import OnnxScorer, child
+from batchqa.engines import OnnxScorer, worker_process as child
 OnnxScorer.score = lambda self, ids, mask, types, budget=None: ((ids * 0 + (budget or -1)).astype('f4'),) * 2
 child.main()
 """
@@ -276,8 +278,8 @@ def test_the_child_ends_when_the_job_is_killed_and_the_lock_is_free(
 
 LONG_BATCH = """
 import sys, numpy as np
-from batchqa.steps.inference import ChildScorer
-from tests.steps.test_inference_child import recipe_of
+from batchqa.engines import ChildScorer
+from tests.engines.test_worker_process import recipe_of
 from pathlib import Path
 scorer = ChildScorer(recipe_of(Path(sys.argv[1])))
 print(scorer._child.process.pid, flush=True)

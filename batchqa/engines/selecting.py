@@ -22,22 +22,21 @@ import orjson
 
 from batchqa.bundle import Bundle, Variant
 from batchqa.cache import cache_folders
-from batchqa.errors import DeviceError, ModelError
-from batchqa.machine import cpu_flags, cpu_model, memory_limit
-from batchqa.settings import MachineSettings
-from batchqa.steps.inference import (
+from batchqa.engines import (
     Arithmetic,
     ChildScorer,
-    CrashedError,
     Crew,
     Recipe,
-    SpanScorer,
     best_arithmetic,
     fastest,
     load,
     measure_budget,
     openvino_is_installed,
 )
+from batchqa.errors import DeviceError, ModelError
+from batchqa.machine import cpu_flags, cpu_model, memory_limit
+from batchqa.settings import MachineSettings
+from batchqa.steps.scoring import CrashedError, SpanScorer
 from batchqa.version import VERSION
 
 MEASURED_TOKENS = 160

@@ -37,15 +37,15 @@ import orjson
 from batchqa import errors
 from batchqa.errors import BatchqaError, DeviceError, TryAgainError
 from batchqa.records import Float32, Int64
+from batchqa.steps.scoring import CrashedError, OutOfMemoryError
 
-from .engines import Recipe, load
-from .scoring import CrashedError, OutOfMemoryError
+from .loading import Recipe, load
 
 MOST_CRASHES = 300
 """A job that restarts its engine more often than this is not worth going on with: something else is wrong. A
 row that crashes it costs some seven restarts, until its batch is halved down to it."""
 
-PROGRAM = "from batchqa.steps.inference.child import main; main()"
+PROGRAM = "from batchqa.engines.worker_process import main; main()"
 """What the child runs once its `sys.path` is that of the job's process."""
 
 _FINE, _REPORT = b"f", b"r"

@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from batchqa import choosing
 from batchqa.annotator import Annotator, Resolved, _devices
 from batchqa.bundle import open_bundle
+from batchqa.engines import ChildScorer, Crew
+from batchqa.engines import selecting as choosing
 from batchqa.settings import MachineSettings
-from batchqa.steps.inference import ChildScorer, Crew, OutOfMemoryError
+from batchqa.steps.scoring import OutOfMemoryError
 from tests.models import SENTENCES
 
 TABLE = pa.table(

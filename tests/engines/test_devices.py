@@ -13,10 +13,11 @@ import pytest
 
 from batchqa import Annotator, annotator, job
 from batchqa.annotator import Resolved
+from batchqa.engines import cuda_is_available
+from batchqa.engines import onnxruntime as onnx_scorer
 from batchqa.errors import DeviceError
 from batchqa.job import Progress
 from batchqa.settings import MachineSettings
-from batchqa.steps.inference import cuda_is_available, onnx_scorer
 from tests.models import SENTENCES
 
 no_gpu = pytest.mark.skipif(cuda_is_available(), reason="this machine has a GPU that works")
@@ -116,7 +117,7 @@ def test_what_is_given_anew_is_obeyed_by_a_resume(
         if progress.rows >= 8:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(job, "Annotator", Watched)
+    monkeypatch.setattr("batchqa.job.running.Annotator", Watched)
     options = {"model": tiny_bundle, "device": "cpu", "part_rows": 4}
     first = {"threads": 2, "workers": 2, "batch_tokens": 1024}
     with pytest.raises(KeyboardInterrupt):

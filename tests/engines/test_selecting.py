@@ -13,13 +13,13 @@ import pyarrow as pa
 import pytest
 
 import batchqa
-from batchqa import choosing
 from batchqa.annotator import Annotator, Resolved
 from batchqa.bundle import open_bundle, write_manifest
-from batchqa.choosing import candidates
+from batchqa.engines import best_arithmetic, fastest, openvino_is_installed
+from batchqa.engines import selecting as choosing
+from batchqa.engines.selecting import candidates
 from batchqa.errors import DeviceError, PreconditionError, SettingsError
 from batchqa.settings import MachineSettings
-from batchqa.steps.inference import best_arithmetic, fastest, openvino_is_installed
 from tests.models import SENTENCES, write_tiny_bundle
 
 needs_openvino = pytest.mark.skipif(not openvino_is_installed(), reason="needs the extra `openvino`")
@@ -87,7 +87,7 @@ def test_the_fastest_is_taken_and_the_first_where_none_is_clearly_faster(
     seconds: tuple[float, ...], winner: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr("batchqa.steps.inference.budget.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("batchqa.engines.measuring.time.monotonic", lambda: clock[0])
     first, speeds = fastest([Paced(each, clock) for each in seconds], tokens=100, seconds=3.0)
     assert first == winner
     assert speeds == pytest.approx([1000 / each for each in seconds])
