@@ -25,6 +25,7 @@ from batchqa.cache import cache_folders
 from batchqa.cli.options import (
     Commands,
     answer_options,
+    columns_option,
     config_option,
     error_options,
     given_by_user,
@@ -44,7 +45,7 @@ from batchqa.cli.options import (
     where_given,
 )
 from batchqa.cli.progress import Reporter, one_line, open_reporter
-from batchqa.domains import AnyNumber, Folds, InsideShare, Percent, Resamples, Seed, Share
+from batchqa.domains import AnyNumber, Count, Folds, InsideShare, Percent, Resamples, Seed, Share
 from batchqa.errors import BatchqaError, LimitError, StoppedError, StorageError
 from batchqa.settings import DecodingSettings, MachineSettings, RunSettings, WindowSettings
 from batchqa.train.settings import TrainSettings
@@ -426,6 +427,66 @@ def train_command(
             **{name: value for name, value in options.items() if name not in names},
         )
         _say_json(trained.to_dict(), sys.stdout)
+
+
+@commands.command("show", short_help="Look at answers in their contexts.", epilog=EPILOG)
+@click.argument("output", metavar="OUTPUT")
+@click.option(
+    "--where",
+    multiple=True,
+    type=click.Choice(["answered", "no-answer", "error", "low-score"]),
+    help="Only such rows; repeated: rows of any of these kinds.",
+)
+@click.option(
+    "--question", "questions", multiple=True, metavar="NAME", help="Only this question, by name or text."
+)
+@click.option(
+    "--search", metavar="TEXT", help="Only rows with TEXT in their id, question, context or answer."
+)
+@number("--below", Share, 0.5, "Scores that `--where low-score` takes.")
+@number("--limit", Count, None, "Rows to show.", metavar="N", show_default="20; 10,000 with --html")
+@number("--page", Count, 1, "Which N of them.", metavar="P")
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write one HTML page to browse, search and sort, that loads nothing from elsewhere.",
+)
+@columns_option
+@speaking_options
+@config_option
+def show_command(
+    output: str,
+    where: tuple[str, ...],
+    questions: tuple[str, ...],
+    search: str | None,
+    below: float,
+    limit: int | None,
+    page: int,
+    html: Path | None,
+    log_format: str,
+    quiet: bool,
+    **columns: str | None,
+) -> None:
+    """Show the rows of OUTPUT (Parquet or JSONL, a file or folder), each answer marked in its context.
+
+    Also an output that is not finished yet.
+    """
+    with _reporting(log_format, quiet) as reporter, _stoppable():
+        from batchqa.cli.show import show_as_page, show_in_terminal
+        from batchqa.review import Choice, open_output
+
+        opened = open_output(output, **columns)
+        choice = Choice(where, questions, search, below)
+        if html is None:
+            in_colour = _is_terminal(sys.stdout)
+            text = show_in_terminal(
+                opened, choice, limit=limit, page=page, in_colour=in_colour, on_note=reporter.note
+            )
+        else:
+            text = show_as_page(opened, output, choice, html, limit=limit, on_note=reporter.note)
+        reporter.close()
+        _say(text, sys.stdout)
 
 
 @commands.command("info", short_help="Describe a bundle or an output.", epilog=EPILOG)

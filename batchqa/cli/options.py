@@ -292,6 +292,20 @@ text_options = together(
 
 prefix_option = setting("--output-prefix", "Prefix of the added columns' names.", metavar="TEXT")
 
+columns_option = together(
+    click.option("--context", metavar="COLUMN", help="Contexts.", show_default="as in the run"),
+    click.option(
+        "--question-column", "question", metavar="COLUMN", help="Questions.", show_default="as in the run"
+    ),
+    click.option(
+        "--output-prefix",
+        "prefix",
+        metavar="TEXT",
+        help="Prefix of the answers' columns.",
+        show_default="found",
+    ),
+)
+
 reading_options = together(
     setting(
         "--id", "Column that names a row in error messages.", metavar="COLUMN", show_default="id, if present"

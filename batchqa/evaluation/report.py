@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from importlib import resources
 from importlib.util import find_spec
@@ -12,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from batchqa.beside import check_beside
-from batchqa.errors import SettingsError, StorageError
+from batchqa.errors import SettingsError
 from batchqa.evaluation.result import RULE_NAMES, Evaluation
 from batchqa.evaluation.rows import shown_rows
 from batchqa.evaluation.tables import comparison_rows
 from batchqa.evaluation.tuning import tuned_rows
+from batchqa.page import style, write_whole
 from batchqa.version import VERSION
 
 _TEMPLATE = "report.html"
@@ -36,20 +36,13 @@ def check_report(path: Path, taken: Iterable[str | Path]) -> None:
 
 def write_report(evaluation: Evaluation, path: Path, prefix: str = "qa_") -> None:
     """Write the page; an old one is replaced once the new one is complete. Raises StorageError."""
-    page = render(evaluation, prefix)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        tmp.write_text(page, encoding="utf-8")
-        tmp.replace(path)
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        tmp.unlink(missing_ok=True)
+    write_whole(path, render(evaluation, prefix))
 
 
 def render(evaluation: Evaluation, prefix: str = "qa_") -> str:
     """The page as text. `prefix` is that of the answers' columns."""
     from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
 
     # autoescape: a context with tags in it stays text
     environment = Environment(
@@ -65,6 +58,7 @@ def render(evaluation: Evaluation, prefix: str = "qa_") -> str:
         tuned_rows=tuned_rows(evaluation.tuned) if evaluation.tuned else [],
         plots=_plots(evaluation),
         rows=shown_rows(evaluation, prefix),
+        style=Markup(style()),  # noqa: S704 - our own file
         version=VERSION,
     )
 

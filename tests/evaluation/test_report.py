@@ -5,8 +5,6 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -18,6 +16,7 @@ import pytest
 from batchqa.errors import SettingsError
 from batchqa.evaluation import evaluate
 from batchqa.evaluation.rows import AROUND, shown_rows
+from tests.browser import look_at
 from tests.evaluation.making import ANSWERS, Row, simulated, table_of, write, write_squad
 
 pytest.importorskip("jinja2", reason="needs the extra `report` (jinja2)")
@@ -166,59 +165,32 @@ def test_a_report_without_its_extra_says_what_to_install(
         evaluate(write(tmp_path / "a.parquet", [Row()]), report=tmp_path / "report.html")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def browse(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], dict[str, object]]:
     """`browse(page, width)`: what Chromium makes of the page in a frame of that width; skips without it."""
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
-        pytest.skip("needs Chromium to look at the page")
     folder = tmp_path_factory.mktemp("browser")
-
-    def look(page: str, width: int) -> dict[str, object]:
-        # the frame measures the page from outside; the page's own policy would stop any script inside
-        (folder / "harness.html").write_text(
-            f"""<!doctype html><meta charset="utf-8">
-            <iframe id="frame" style="border:0;width:{width}px;height:900px"
-              srcdoc="{html.escape(page)}"></iframe>
-            <pre id="found"></pre><script>
-            document.getElementById("frame").onload = (event) => {{
-              const view = event.target.contentWindow, page = event.target.contentDocument;
-              const style = (pick) => {{
-                const element = page.querySelector(pick);
-                return element ? view.getComputedStyle(element).direction : null;
-              }};
-              const all = (pick) => [...page.querySelectorAll(pick)];
-              const shown = (kind) => all(".row." + kind).filter((row) => row.offsetHeight).length;
-              const before = [shown("wrong"), shown("uncertain")];
-              const pick = page.querySelector("label[for=pick-uncertain]");
-              if (pick) pick.click();
-              document.getElementById("found").textContent = JSON.stringify({{
-                overflow: page.documentElement.scrollWidth - page.documentElement.clientWidth,
-                question: style(".question"), context: style(".context"), page: style("main"),
-                pwned: "pwned" in view, before, after: [shown("wrong"), shown("uncertain")],
-                plots: all("svg").map((plot) => Math.round(plot.getBoundingClientRect().width)),
-              }});
-            }};
-            </script>""",
-            encoding="utf-8",
-        )
-        command = [
-            browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync",
-            f"--user-data-dir={folder / 'profile'}", "--window-size=1400,1000", "--dump-dom",
-            (folder / "harness.html").as_uri(),
-        ]  # fmt: skip
-        dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-        found = re.search(r'<pre id="found">(.*?)</pre>', dom)
-        assert found is not None
-        result: dict[str, object] = json.loads(html.unescape(found[1]))
-        return result
-
-    return look
+    script = """
+      const style = (pick) => {
+        const element = page.querySelector(pick);
+        return element ? view.getComputedStyle(element).direction : null;
+      };
+      const all = (pick) => [...page.querySelectorAll(pick)];
+      const shown = (kind) => all(".row." + kind).filter((row) => row.offsetHeight).length;
+      const before = [shown("wrong"), shown("uncertain")];
+      page.querySelector("label[for=pick-uncertain]")?.click();
+      return {
+        overflow: page.documentElement.scrollWidth - page.documentElement.clientWidth,
+        question: style(".question"), context: style(".context"), page: style("main"),
+        pwned: "pwned" in view, before, after: [shown("wrong"), shown("uncertain")],
+        plots: all("svg").map((plot) => Math.round(plot.getBoundingClientRect().width)),
+        tables: all(".panel:not(.tall)").map((panel) => panel.scrollWidth - panel.clientWidth),
+      };
+    """
+    return lambda page, width: look_at(page, folder, script, width=width)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [1280, 375], ids=["wide", "phone"])
+@pytest.mark.parametrize("width", [1280, 390], ids=["wide", "phone"])
 def test_a_browser_shows_the_page_without_scrolling_sideways_or_running_anything(
     tmp_path: Path, browse: Callable[[str, int], dict[str, object]], width: int
 ) -> None:

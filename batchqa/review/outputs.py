@@ -1,0 +1,274 @@
+"""An output of `batchqa run`, of any layout, as rows of one shape: what `show` and `convert` read.
+
+A row is one question asked of one context. A file whose rows are such already (`layout` rows or long) is read
+as it is; of a wide file each record becomes a row for each of its questions, in the columns' order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchqa.output import Target, earlier_job
+from batchqa.errors import InputError, SettingsError
+from batchqa.evaluation.comparing import Maker, made_by
+from batchqa.evaluation.sources import Source, open_source
+from batchqa.gold import plain_array
+from batchqa.records import ANSWER_FIELDS, Int64
+from batchqa.store import is_uri
+
+STAGING = ".batchqa"
+"""What stands behind the name of a one-file output while it is not finished."""
+
+LISTS = ("candidates", "answers")
+"""Columns of several answers for a row, where the run was asked for them."""
+
+BATCH_ROWS = 10_000
+"""Rows that are Python objects at one time."""
+
+_KINDS: dict[str, pa.DataType] = {field.name: field.type for field in ANSWER_FIELDS} | {
+    name: pa.large_string() for name in ("id", "name", "question", "context", "answer")
+}
+"""The columns of a row's table, and their types; `record` (int64) and LISTS besides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """An answer: its text and its place in the context, in code points, end excluded; the score may lack."""
+
+    text: str
+    start: int
+    end: int
+    score: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One question of one context, and what the run said. `record` counts the file's rows from 0."""
+
+    record: int
+    id: str | None
+    name: str | None
+    question: str
+    context: str | None
+    answers: tuple[Span, ...]
+    candidates: tuple[Span, ...]
+    score: float | None
+    no_answer: bool | None
+    null_odds: float | None
+    error: str | None
+    error_detail: str | None
+
+    @property
+    def state(self) -> Literal["answered", "no-answer", "error"]:
+        """What became of the question; an answer below --min-score counts as none."""
+        if self.answers:
+            return "answered"
+        return "no-answer" if self.error in (None, "low_score") else "error"
+
+
+@dataclass(frozen=True)
+class Output:
+    """An opened output. `asked` are the names of a wide layout's questions, else empty."""
+
+    source: Source
+    prefix: str
+    columns: dict[str, str]
+    asked: tuple[str, ...]
+    unfinished: bool
+
+    @property
+    def layout(self) -> Literal["rows", "long", "wide"]:
+        """Whether a row is a question, with or without its name, or a context with all its questions."""
+        return "wide" if self.asked else "long" if "name" in self.columns else "rows"
+
+    @property
+    def maker(self) -> Maker | None:
+        """Which model and threshold the output's own record names."""
+        return None if self.unfinished else made_by(self.source.path)
+
+    def tables(self, names: Sequence[str]) -> Iterator[pa.Table]:
+        """All rows, some thousand at a time, as columns `record` and those named (keys of a Row)."""
+        first = 0
+        for table in self.source.batches(self._stored(names)):
+            for start in range(0, len(table), BATCH_ROWS):
+                piece = table.slice(start, BATCH_ROWS)
+                yield self._rows_of(piece, np.arange(first, first + len(piece)), names)
+                first += len(piece)
+
+    def rows(self) -> Iterator[Row]:
+        """All rows, in order, in bounded memory."""
+        for table in self.tables(self._all()):
+            yield from map(_row, table.to_pylist())
+
+    def take(self, numbers: Int64) -> list[Row]:
+        """The rows with these numbers, counted as `rows` gives them, in the order given."""
+        if not len(numbers):
+            return []
+        each = max(1, len(self.asked))
+        records, place = np.unique(numbers // each, return_inverse=True)
+        names = self._all()
+        table = self._rows_of(self.source.take(self._stored(names), records), records, names)
+        return [_row(row) for row in table.take(place * each + numbers % each).to_pylist()]
+
+    def _all(self) -> list[str]:
+        return [*_KINDS, *LISTS]
+
+    def _stored(self, names: Sequence[str]) -> list[str]:
+        """The file's columns that hold what is asked for."""
+        wanted = [self.columns[name] for name in names if name in self.columns]
+        if self.asked:
+            wanted += [self.prefix + name for name in self.asked]
+        have = self.source.names
+        return list(dict.fromkeys(name if name in have else name.split(".")[0] for name in wanted))
+
+    def _rows_of(self, table: pa.Table, records: Int64, names: Sequence[str]) -> pa.Table:
+        """The file's rows as rows of one shape; what the file does not have is null."""
+        if not self.asked:
+            found = {name: column_at(table, at) for name, at in self.columns.items() if name in names}
+            return _shaped(found, records, names)
+        shared = {name: column_at(table, at) for name, at in self.columns.items() if name in names}
+        pieces = []
+        for asked in self.asked:
+            struct = plain_array(table.column(self.prefix + asked))
+            fields = {
+                field.name.removeprefix(self.prefix): plain_array(pc.struct_field(struct, field.name))
+                for field in struct.type
+            }
+            told = {"name": pa.array([asked] * len(table), pa.large_string())}
+            pieces.append(_shaped({**shared, **fields, **told}, records, names))
+        order = np.arange(len(table) * len(pieces)).reshape(len(pieces), -1).T.reshape(-1)
+        return pa.concat_tables(pieces, promote_options="permissive").take(order)
+
+
+def open_output(
+    given: str, *, prefix: str | None = None, context: str | None = None, question: str | None = None
+) -> Output:
+    """Open a Parquet or JSONL file or folder that a run wrote, or the staging of one that is not finished.
+
+    `prefix`, `context` and `question` None: what the run was told, as the columns and the record show.
+    Raises InputError where the file has no answers.
+    """
+    unfinished = not is_uri(given) and not Path(given).exists() and Path(given + STAGING).is_dir()
+    source = open_source(given + STAGING if unfinished else given)
+    names = source.names
+    prefixes = [name.removesuffix("answer") for name in names if _is_prefix(name, names)]
+    asked = () if prefixes else _wide(source, prefix or "qa_")
+    if prefix is None:
+        prefix = "qa_" if asked or "qa_" in prefixes or not prefixes else prefixes[-1]
+    if prefix not in prefixes and not asked:
+        wrote = "`batchqa run` did not write it"
+        known = f"its answers have the prefix {prefixes[-1]!r}" if prefixes else wrote
+        raise InputError(f"{source.path} has no column {prefix + 'answer'!r}: {known}")
+    columns = {name: prefix + name for name in (*_KINDS, *LISTS) if prefix + name in names and not asked}
+    columns |= _texts(source, prefix, context, question)
+    return Output(source, prefix, columns, asked, unfinished)
+
+
+def _is_prefix(name: str, names: Sequence[str]) -> bool:
+    prefix = name.removesuffix("answer")
+    return name.endswith("answer") and all(prefix + each in names for each in ("start", "end", "score"))
+
+
+def _wide(source: Source, prefix: str) -> tuple[str, ...]:
+    """The names of the questions of a wide layout: its struct columns that hold answers."""
+    structs = [name for name in source.names if name.startswith(prefix)]
+    if not structs:
+        return ()
+    sample = next(iter(source.batches(structs)))
+    return tuple(
+        name.removeprefix(prefix)
+        for name in structs
+        if pa.types.is_struct(kind := sample.schema.field(name).type)
+        and any(field.name.removeprefix(prefix) == "answer" for field in kind)
+    )
+
+
+def _texts(source: Source, prefix: str, context: str | None, question: str | None) -> dict[str, str]:
+    """Which of the file's columns are id, context and question; a column that was asked for must be there."""
+    columns = {}
+    told = _told(source)
+    if prefix + "question" in source.names:
+        told["question"] = prefix + "question"
+    for name, given in (("context", context), ("question", question), ("id", None)):
+        column = given or told.get(name) or name
+        if column in source.names or column.split(".")[0] in source.names:
+            columns[name] = column
+        elif given:
+            raise InputError(f"{source.path} has no column {given!r}; it has: {', '.join(source.names)}")
+    return columns
+
+
+def _told(source: Source) -> dict[str, str]:
+    """The columns' names that the run was given, from the output's record."""
+    try:
+        job = earlier_job(Target.parse(source.path.given))
+    except SettingsError:  # a name that no output of a run has
+        job = None
+    reading = job.fields.get("options", {}).get("reading", {}) if job else {}
+    return {name: reading[name] for name in ("context", "question", "id") if reading.get(name)}
+
+
+def column_at(table: pa.Table, name: str) -> pa.Array:
+    """A column as one plain array; a dotted path reaches into structs. Raises InputError."""
+    if name in table.column_names:
+        return plain_array(table.column(name))
+    root, *inner = name.split(".")
+    array = plain_array(table.column(root))
+    for field in inner:
+        if not pa.types.is_struct(array.type) or array.type.get_field_index(field) < 0:
+            raise InputError(f"column {root!r} has no field {field!r} ({name!r} was asked for)")
+        array = plain_array(pc.struct_field(array, field))
+    return array
+
+
+def _shaped(found: dict[str, pa.Array], records: Int64, names: Sequence[str]) -> pa.Table:
+    """The columns named, of the types of a row; lists stay as they are."""
+    arrays = {"record": pa.array(records, pa.int64())}
+    for name in names:
+        array = found.get(name)
+        if array is None:
+            array = pa.nulls(len(records), _KINDS.get(name, pa.null()))
+        elif name in _KINDS:
+            try:
+                array = array.cast(_KINDS[name])
+            except pa.ArrowException as error:
+                raise InputError(f"column {name!r} of type {array.type} is not what a run writes") from error
+        arrays[name] = array
+    return pa.table(arrays)
+
+
+def _row(values: dict[str, Any]) -> Row:
+    candidates = _spans(values["candidates"])
+    answers = _spans(values["answers"])
+    if not answers and values["answer"] is not None:
+        start, end = values["start"] or 0, values["end"] or 0
+        answers = (Span(values["answer"], start, end, values["score"]),)
+    return Row(
+        record=values["record"],
+        id=values["id"],
+        name=values["name"],
+        question=values["question"] or "",
+        context=values["context"],
+        answers=answers,
+        candidates=candidates,
+        score=values["score"],
+        no_answer=values["no_answer"],
+        null_odds=values["null_odds"],
+        error=values["error"],
+        error_detail=values["error_detail"],
+    )
+
+
+def _spans(values: list[dict[str, Any]] | None) -> tuple[Span, ...]:
+    return tuple(
+        Span(each["answer"], each["start"], each["end"], each.get("score"))
+        for each in values or ()
+        if each and each.get("answer") is not None
+    )
