@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchqa.output import Target, earlier_job
 from batchqa.errors import InputError, SettingsError
 from batchqa.evaluation.comparing import Maker, made_by
 from batchqa.evaluation.sources import Source, open_source
 from batchqa.gold import plain_array
+from batchqa.output import Target, earlier_job
 from batchqa.records import ANSWER_FIELDS, Int64
-from batchqa.store import is_uri
+from batchqa.store.locations import is_uri
 
 STAGING = ".batchqa"
 """What stands behind the name of a one-file output while it is not finished."""

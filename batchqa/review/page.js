@@ -86,7 +86,12 @@ function update() {
     what = view.what === "documents" ? "document" : "question";
   }
   const left = DATA.rows.length < DATA.total ? ` of the ${number.format(DATA.rows.length)} in this page` : "";
-  byId("count").textContent = `${number.format(found.length)} ${what}${found.length === 1 ? "" : "s"}${view.what === "rows" ? left : ""}`;
+  byId("count").replaceChildren(`${number.format(found.length)} ${what}${found.length === 1 ? "" : "s"}${view.what === "rows" ? left : ""}`);
+  if (view.question && !selectable) {
+    const all = element("button", { textContent: "one question ✕", title: "Rows of all questions again" });
+    all.onclick = () => { setQuestion(""); update(); };
+    byId("count").append(" · ", all);
+  }
   space.style.height = `${found.length * height()}px`;
   list.scrollTop = 0;
   painted = null;
@@ -136,7 +141,7 @@ function item(at) {
       box.onclick = () => { show(members[0], true); };
     } else {
       box.append(line("head", groups[of].text || "(no question)"), line("", told), foot(mean, [groups[of].name, "mean score"]));
-      box.onclick = () => { byId("question").value = view.question = groups[of].key; setView("rows"); };
+      box.onclick = () => { setQuestion(groups[of].key); setView("rows"); };
     }
   }
   return box;
@@ -333,6 +338,11 @@ function setView(what) {
   update();
 }
 
+function setQuestion(key) {
+  view.question = key;
+  if (selectable) byId("question").value = key;
+}
+
 function element(name, properties) {
   return Object.assign(document.createElement(name), properties);
 }
@@ -355,8 +365,9 @@ FILTERS.forEach(([label, passes], at) => {
 });
 document.querySelectorAll("[data-view]").forEach((button) => { button.onclick = () => setView(button.dataset.view); });
 byId("question").append(element("option", { value: "", textContent: `All ${number.format(groups.length)} questions` }));
-groups.slice(0, 2000).forEach((group) => byId("question").append(element("option", { value: group.key, textContent: `${group.name ?? group.text}`.slice(0, 80) })));
-byId("question").hidden = groups.length < 2;
+const selectable = groups.length > 1 && groups.length <= 200; // longer ones are searched, or listed as questions
+if (selectable) groups.forEach((group) => byId("question").append(element("option", { value: group.key, textContent: `${group.name ?? group.text}`.slice(0, 80) })));
+byId("question").hidden = !selectable;
 byId("question").onchange = (event) => { view.question = event.target.value; update(); };
 byId("sort").onchange = (event) => { view.sort = event.target.value; update(); };
 let waiting = 0;
