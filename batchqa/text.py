@@ -13,7 +13,27 @@ _LAST_SPACE = 0x3000
 
 _IS_SPACE = np.array([chr(c).isspace() for c in range(_LAST_SPACE + 2)])
 
+_BREAKS = " \n\t\u3000"
+LONGEST_WORD = 40
+"""How far the end of a word is looked for: some scripts have no spaces."""
+
 _CHARACTER = regex.compile(r"\X")
+
+
+def word_before(text: str, place: int) -> int:
+    """Where the word that `place` is in begins; `place` itself where no word begins close before it."""
+    if place <= 0:
+        return 0
+    space = max(text.rfind(each, max(0, place - LONGEST_WORD), place) for each in _BREAKS)
+    return space + 1 if space >= 0 else place
+
+
+def word_after(text: str, place: int) -> int:
+    """Where the word that `place` is in ends; `place` itself where no word ends close behind it."""
+    if place >= len(text):
+        return len(text)
+    found = [at for each in _BREAKS if (at := text.find(each, place, place + LONGEST_WORD)) >= 0]
+    return min(found) if found else place
 
 
 def is_blank(text: str) -> bool:

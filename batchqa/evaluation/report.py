@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,12 +13,18 @@ import numpy as np
 
 from batchqa.beside import check_beside
 from batchqa.errors import SettingsError
+from batchqa.evaluation.comparing import made_by
 from batchqa.evaluation.result import RULE_NAMES, Evaluation
 from batchqa.evaluation.rows import shown_rows
 from batchqa.evaluation.tables import comparison_rows
 from batchqa.evaluation.tuning import tuned_rows
 from batchqa.page import style, write_whole
 from batchqa.version import VERSION
+
+NULL_ODDS = (
+    "Null odds: the model’s score for “no answer” minus that of its best answer, in logits. “No answer” is "
+    "said where they are above the threshold; far below it, the model is sure of its answer."
+)
 
 _TEMPLATE = "report.html"
 _NEEDED = ("jinja2", "matplotlib")
@@ -58,6 +65,9 @@ def render(evaluation: Evaluation, prefix: str = "qa_") -> str:
         tuned_rows=tuned_rows(evaluation.tuned) if evaluation.tuned else [],
         plots=_plots(evaluation),
         rows=shown_rows(evaluation, prefix),
+        maker=made_by((evaluation.examples.predicted or evaluation.examples.gold).path),
+        null_odds=NULL_ODDS,
+        today=datetime.now(tz=UTC).date().isoformat(),
         style=Markup(style()),  # noqa: S704 - our own file
         version=VERSION,
     )

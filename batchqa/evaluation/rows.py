@@ -11,6 +11,7 @@ import numpy as np
 from batchqa.evaluation.comparing import Comparison
 from batchqa.evaluation.result import Evaluation, names_of_rows
 from batchqa.records import Float64, Int64
+from batchqa.text import LONGEST_WORD, word_after, word_before
 
 SHOWN_ROWS = 50
 
@@ -147,13 +148,13 @@ def _pieces(context: str, predicted: list[Span], gold: list[Span]) -> tuple[Piec
             pieces.append(
                 Piece(text, "both" if in_predicted and in_gold else "predicted" if in_predicted else "gold")
             )
-        elif len(text) <= 2 * AROUND:
+        elif len(text) <= 2 * (AROUND + LONGEST_WORD):
             pieces.append(Piece(text, ""))
         else:
-            head = AROUND if start > 0 or end == len(context) else 0
-            tail = AROUND if end < len(context) else 0
-            left_out = Piece(f"[{len(text) - head - tail:,} characters]", "cut")
-            kept = [Piece(text[:head], ""), left_out, Piece(text[len(text) - tail :], "")]
+            head = word_after(text, AROUND) if start > 0 or end == len(context) else 0
+            tail = word_before(text, len(text) - AROUND) if end < len(context) else len(text)
+            left_out = Piece(f"[{tail - head:,} characters]", "cut")
+            kept = [Piece(text[:head], ""), left_out, Piece(text[tail:], "")]
             pieces += [piece for piece in kept if piece.text]
     return tuple(pieces)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from rich.text import Text
 
 from batchqa.review.outputs import Row, Span
+from batchqa.text import word_after, word_before
 
 AROUND = 200
 """Characters of the context that are shown on either side of an answer."""
@@ -89,22 +90,6 @@ def _pieces(context: str, answers: Iterable[Span]) -> Iterator[tuple[str, bool]]
         yield context[at:high], False
         if high < len(context):
             yield " … ", False
-
-
-def word_before(text: str, place: int) -> int:
-    """Where the word that `place` is in begins; `place` itself where no word begins close before it."""
-    if place <= 0:
-        return 0
-    space = max(text.rfind(each, max(0, place - 40), place) for each in " \n\t\u3000")
-    return space + 1 if space >= 0 else place
-
-
-def word_after(text: str, place: int) -> int:
-    """Where the word that `place` is in ends; `place` itself where no word ends close behind it."""
-    if place >= len(text):
-        return len(text)
-    found = [at for each in " \n\t\u3000" if (at := text.find(each, place, place + 40)) >= 0]
-    return min(found) if found else place
 
 
 def shown(text: str | None) -> str:

@@ -155,6 +155,37 @@ def test_a_long_context_is_cut_down_to_what_surrounds_the_answers(tmp_path: Path
     assert [len(piece.text) for piece in pieces if piece.mark == ""] == [AROUND] * 4
 
 
+def test_what_surrounds_an_answer_begins_and_ends_at_a_word(tmp_path: Path) -> None:
+    context = f"{'elephants ' * 500}Rome{' elephants' * 500}"
+    pieces = shown_rows(evaluate(write(tmp_path / "a.parquet", [Row(span="Rome", context=context)])), "qa_")[
+        0
+    ].context
+    around = [piece.text for piece in pieces if piece.mark == ""]
+    assert {word for text in around for word in text.split()} == {"elephants"}
+    assert all(AROUND <= len(text) < AROUND + 40 for text in around)
+    cut = sum(int(re.sub(r"\D", "", piece.text)) for piece in pieces if piece.mark == "cut")
+    assert cut + sum(map(len, around)) + len("Rome") == len(context)
+
+
+def test_the_head_names_the_model_its_threshold_and_the_day(
+    tmp_path: Path, bundles: Callable[..., Path]
+) -> None:
+    data = write_squad(tmp_path / "gold.json", [Row(), Row(span="Rome")])
+    report = tmp_path / "report.html"
+    evaluate(
+        data,
+        model=bundles(),
+        report=report,
+        annotated=tmp_path / "a.parquet",
+        no_answer_threshold=1.25,
+        no_answer="on",
+    )
+    page = report.read_text(encoding="utf-8")
+    assert re.search(r"Model: <bdi>tiny[^<]*</bdi> \(\w+\) · no-answer threshold: 1.2500", page)
+    assert re.search(r"Evaluated on \d{4}-\d\d-\d\d", page)
+    assert page.count("Null odds: the model’s score for “no answer”") == 1
+
+
 def test_a_report_without_its_extra_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,7 +214,7 @@ def browse(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], dic
         question: style(".question"), context: style(".context"), page: style("main"),
         pwned: "pwned" in view, before, after: [shown("wrong"), shown("uncertain")],
         plots: all("svg").map((plot) => Math.round(plot.getBoundingClientRect().width)),
-        tables: all(".panel:not(.tall)").map((panel) => panel.scrollWidth - panel.clientWidth),
+        tables: all(".panel").map((panel) => panel.scrollWidth - panel.clientWidth),
       };
     """
     return lambda page, width: look_at(page, folder, script, width=width)
@@ -197,6 +228,7 @@ def test_a_browser_shows_the_page_without_scrolling_sideways_or_running_anything
     found = browse(page_of(tmp_path, evil_rows(), by=["title"]), width)
     assert found["overflow"] == 0
     assert found["pwned"] is False
+    assert set(found["tables"]) == {0}
     plots = found["plots"]
     assert isinstance(plots, list)
     assert len(plots) == 5
