@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from batchqa.records import AnsweredChunk, Chunk, PaddedBatch, Windows
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.decoding import Decoder, DecodingRules
+from batchqa.steps.pairing import AnswerCache, answered_rows, pairs_of
 from batchqa.steps.scoring import SpanScorer, score_batch
 from batchqa.steps.windowing import Windower
 
@@ -57,11 +58,15 @@ class Road:
         take minutes. Closing the iterator early stops the threads. An error of any step, and of `chunks`
         itself, is raised here.
         """
-        decoder = Decoder(self.rules)
-        windower = self.windower.fresh()
+        cache, windower, decoder = AnswerCache(self.rules.top_k), self.windower.fresh(), Decoder(self.rules)
         stop, process = threading.Event(), os.getpid()
         windows = side_by_side(
-            windower.windows, chunks, width=1, ahead=CHUNKS_AHEAD, name="batchqa-windowing", stop=stop
+            lambda chunk: windower.windows(pairs_of(chunk, cache)),
+            chunks,
+            width=1,
+            ahead=CHUNKS_AHEAD,
+            name="batchqa-windowing",
+            stop=stop,
         )
         batches = in_background(self._batches(windows), BATCHES_AHEAD, "batchqa-batching", stop)
         scored = side_by_side(
@@ -75,12 +80,13 @@ class Road:
         tokens = 0
         try:
             for logits in scored:
-                answered = decoder.add(logits)
+                answers = decoder.add(logits)
                 batch = logits.batch
                 tokens = 0 if batch.last else tokens + int(batch.windows.length[batch.index].sum())
                 if on_scored is not None and tokens:
-                    on_scored(batch.windows.chunk, tokens / int(batch.windows.length.sum()))
-                if answered is not None:
+                    on_scored(batch.windows.pairs.chunk, tokens / int(batch.windows.length.sum()))
+                if answers is not None:
+                    answered = answered_rows(answers, cache)
                     _check_count(answered)
                     yield answered
         finally:

@@ -238,23 +238,49 @@ class EncodedContext(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Windows:
-    """All windows of a chunk, one column per property; window w belongs to pair `pair[w]`.
+class Pairs:
+    """The distinct (context, question) pairs of a chunk, and which of them each row asks.
 
-    A *pair* is a (context, question) that the part has not had before: `pair_context` and `pair_question`
-    index `contexts` and `prefixes`. A prefix is `before + question + between`. Windows of a
-    pair are consecutive and ordered; window w shows context tokens [begin[w], begin[w] + size[w]).
+    Pairs are in the order in which the rows first ask them; `contexts` and `questions` are distinct texts.
 
-    pair, begin, size, length: int32, (windows,); length is the whole input's, in tokens, without padding.
-    pair_first, pair_count: int32, (pairs,): the pair's windows are [first, first + count).
-    row_pair: int32, (rows,): the pair that answers each row, -1 where the row is not judged. It counts the
-    pairs of the whole part: this chunk's begin at `first_pair`, smaller numbers are of earlier chunks.
+    context, question: int32, (pairs,): each pair's places in `contexts` and `questions`.
+    number: int64, (pairs,): under which the part's pairs are kept (`steps/pairing`), in order; the answers of
+    numbers below `oldest` are needed no more.
+    to_ask: int32, (asked,): the pairs that the part has not asked before, or no longer remembers.
+    row_pair: int32, (rows,): the pair that answers each row, -1 for a row that `faults` names.
     """
 
     chunk: Chunk
+    contexts: list[str]
+    questions: list[str]
+    context: Int32
+    question: Int32
+    number: Int64
+    oldest: int
+    to_ask: Int32
+    row_pair: Int32
+    faults: Mapping[int, RowFault]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Windows:
+    """All windows of the pairs to ask, one column per property; window w belongs to asked pair `pair[w]`.
+
+    Asked pair p is `pairs.to_ask[p]`; `pair_context` and `pair_question` index `contexts` and `prefixes`. A
+    prefix is `before + question + between`. Windows of a pair are consecutive and ordered; window w shows
+    context tokens [begin[w], begin[w] + size[w]). A pair has no windows where a text has no tokens, or where
+    the question leaves no room for the context.
+
+    pair, begin, size, length: int32, (windows,); length is the whole input's, in tokens, without padding.
+    pair_first, pair_count: int32, (asked,): the pair's windows are [first, first + count).
+    question_cut: bool, (questions,): the question was longer than may be asked.
+    """
+
+    pairs: Pairs
     layout: Layout
     contexts: list[EncodedContext]
     prefixes: Ragged
+    question_cut: Bool
     pair_context: Int32
     pair_question: Int32
     pair_first: Int32
@@ -263,10 +289,6 @@ class Windows:
     begin: Int32
     size: Int32
     length: Int32
-    row_pair: Int32
-    first_pair: int
-    faults: Mapping[int, RowFault]
-    questions_cut: int
 
     def __len__(self) -> int:
         return len(self.pair)
@@ -306,6 +328,18 @@ class BatchLogits:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class PairAnswers:
+    """What the model answers to the pairs that were asked, in their order.
+
+    answers: one record batch with the columns of `pair_schema`: places in the context, no texts yet. A pair
+    that could not be scored has nothing but its row error's code; one without a span has nothing at all.
+    """
+
+    windows: Windows
+    answers: pa.RecordBatch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class AnsweredChunk:
     """A chunk with its answers, in the rows' order.
 
@@ -342,9 +376,23 @@ ANSWER_FIELDS = (
 """The columns that a run adds, before the output prefix (`qa_`) is put in front of their names."""
 
 
+PAIR_CANDIDATE_TYPE = pa.list_(
+    pa.struct([field for field in CANDIDATE_TYPE.value_type if field.name != "answer"])
+)
+"""Candidates as the decoder knows them: their texts are cut from the context last of all."""
+
+
 def answer_schema(top_k: int) -> pa.Schema:
     """The columns that a run adds, without their prefix; `candidates` only where top_k is above 0."""
     fields = list(ANSWER_FIELDS)
     if top_k:
         fields.append(pa.field("candidates", CANDIDATE_TYPE))
+    return pa.schema(fields)
+
+
+def pair_schema(top_k: int) -> pa.Schema:
+    """The columns of `PairAnswers`: those of `answer_schema` that depend on the pair, without texts."""
+    fields = [field for field in ANSWER_FIELDS if field.name not in ("answer", "error_detail")]
+    if top_k:
+        fields.append(pa.field("candidates", PAIR_CANDIDATE_TYPE))
     return pa.schema(fields)

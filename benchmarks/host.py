@@ -33,6 +33,7 @@ from batchqa.settings import ReadingSettings, WindowSettings
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.chunking import CHUNK_ROWS, chunks
 from batchqa.steps.decoding import Decoder, DecodingRules
+from batchqa.steps.pairing import AnswerCache, answered_rows, pairs_of
 from batchqa.steps.reading import open_source
 from batchqa.steps.scoring import score_batch
 from batchqa.steps.windowing import Windower, open_tokenizer
@@ -157,14 +158,16 @@ def _road(file: Path) -> dict[str, float]:
     windower = Windower(tokenizer, bundle.manifest.layout, WindowSettings(), 384)
     for holder in (windower.encoder, windower.encoder.plain):
         holder.tokenizer = TimedTokenizer(holder.tokenizer, clock)  # type: ignore[union-attr, assignment]
-    scorer, decoder = ReadyScorer(), Decoder(DecodingRules(30, 0.0, True, 0))
+    scorer, decoder, cache = ReadyScorer(), Decoder(DecodingRules(30, 0.0, True, 0)), AnswerCache()
     source = open_source([str(file)], ReadingSettings())
     schema = output_schema(source.schema, "qa_", 0)
     rows = clock.each("reading", iter(source.read()))
-    windows = clock.each("windowing", (windower.windows(chunk) for chunk in chunks(rows, PART_ROWS)))
+    pairs = clock.each("pairing", (pairs_of(chunk, cache) for chunk in chunks(rows, PART_ROWS)))
+    windows = clock.each("windowing", (windower.windows(asked) for asked in pairs))
     batches = clock.each("batching", (b for w in windows for b in padded_batches(w, BUDGET)))
     scored = clock.each("scoring", (score_batch(scorer, batch) for batch in batches))
-    answered = clock.each("decoding", (a for s in scored if (a := decoder.add(s)) is not None))
+    decoded = clock.each("decoding", (a for s in scored if (a := decoder.add(s)) is not None))
+    answered = clock.each("unpairing", (answered_rows(answers, cache) for answers in decoded))
     written = clock.each("writing", ((a, output_batch(a, schema)) for a in answered))
     target = Target.parse(str(WORK / "host-out.parquet"))
     with open_output(

@@ -15,8 +15,9 @@ import pytest
 from batchqa.annotator import Annotator
 from batchqa.errors import ModelError, StorageError
 from batchqa.pipeline import in_background, side_by_side
-from batchqa.records import Chunk, Windows
+from batchqa.records import Chunk, Pairs, Windows
 from batchqa.steps.chunking import chunks
+from batchqa.steps.pairing import rows
 from batchqa.steps.windowing import Windower
 from tests.steps.rows import rows_of
 
@@ -116,9 +117,9 @@ def test_the_next_chunk_and_no_more_is_windowed_while_the_model_works_on_this_on
     windowed: list[int] = []
     make, score = Windower.windows, annotator.scorer.score
 
-    def windows(self: Windower, chunk: Chunk) -> Windows:
-        made = make(self, chunk)
-        windowed.append(chunk.part)
+    def windows(self: Windower, pairs: Pairs) -> Windows:
+        made = make(self, pairs)
+        windowed.append(pairs.chunk.part)
         return made
 
     def score_late(*batch: Any) -> Any:
@@ -149,14 +150,12 @@ def test_a_caller_that_leaves_stops_the_threads(annotator: Annotator) -> None:
 def test_a_row_that_vanished_is_a_bug_and_not_a_shorter_file(
     annotator: Annotator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from batchqa.steps import decoding
+    whole = rows._with_texts
 
-    whole = decoding.Decoder._answered_rows
+    def short(answers: pa.RecordBatch, pairs: Pairs) -> pa.RecordBatch:
+        return whole(answers, pairs).slice(1)
 
-    def short(self: decoding.Decoder, windows: object) -> pa.RecordBatch:
-        return whole(self, windows).slice(1)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(decoding.Decoder, "_answered_rows", short)
+    monkeypatch.setattr(rows, "_with_texts", short)
     with pytest.raises(RuntimeError, match="50 rows were read but 49 were answered"):
         list(annotator.answer(chunks([rows_of(PAIRS)], 100)))
 

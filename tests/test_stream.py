@@ -13,9 +13,9 @@ import pyarrow as pa
 import pytest
 
 from batchqa import Annotator, annotator
-from batchqa.records import AnsweredChunk, Float32, Int64
+from batchqa.records import Float32, Int64
 from batchqa.steps import chunking
-from batchqa.steps.decoding import Decoder
+from batchqa.steps.pairing import AnswerCache
 from tests.models import SENTENCES
 
 HUNDRED_THOUSAND = 100_000
@@ -32,19 +32,18 @@ def test_a_stream_forgets_its_rows_part_by_part_and_answers_them_all_the_same(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held: list[int] = []
-    answer = Decoder._answer
+    take = AnswerCache.take
 
-    def watched(self: Decoder, *args: Any) -> AnsweredChunk:
-        answered = answer(self, *args)
-        held.append(sum(map(len, self._answered)))
-        return answered
+    def watched(self: AnswerCache, numbers: Int64) -> pa.RecordBatch:
+        held.append(self.answers_kept)
+        return take(self, numbers)
 
     batch = rows(400)
     with Annotator(tiny_bundle, device="cpu", threads=1, batch_tokens=256) as loaded:
         expected = pa.Table.from_batches(loaded.stream([batch]))
         monkeypatch.setattr(annotator, "STREAM_PART_ROWS", 50)
         monkeypatch.setattr(chunking, "CHUNK_ROWS", 10)
-        monkeypatch.setattr(Decoder, "_answer", watched)
+        monkeypatch.setattr(AnswerCache, "take", watched)
         streamed = pa.Table.from_batches(loaded.stream([batch]))
     assert len(held) == 40
     assert max(held) == 25  # those of one part, each once

@@ -17,6 +17,7 @@ from batchqa.evaluation.joining import Examples
 from batchqa.evaluation.metrics import Labels, names_of
 from batchqa.records import Chunk, Cursor, Int64, Rows
 from batchqa.settings import DEFAULT_MAX_LENGTH, WindowSettings
+from batchqa.steps.pairing import AnswerCache, pairs_of
 from batchqa.steps.windowing import Windower, open_tokenizer
 
 MOST_GROUPS = 1_000
@@ -142,8 +143,8 @@ def _window_counts(examples: Examples, bundle: Bundle | None, settings: WindowSe
     for batch in texts.combine_chunks().to_batches(max_chunksize=5_000):
         context, question = batch.column("context"), batch.column("question")
         rows = Rows(batch, context, question, {}, 0, lambda _: Cursor(), lambda row: f"row {row + 1}")
-        windows = windower.fresh().windows(Chunk(rows, part=0, last_of_part=True))
-        counts.append(np.append(windows.pair_count, 0)[windows.row_pair])
+        pairs = pairs_of(Chunk(rows, part=0, last_of_part=True), AnswerCache())
+        counts.append(np.append(windower.windows(pairs).pair_count, 0)[pairs.row_pair])
     return np.concatenate(counts).astype(np.int64) if counts else np.zeros(0, dtype=np.int64)
 
 

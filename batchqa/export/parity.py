@@ -24,6 +24,7 @@ from batchqa.records import Bool, Chunk, Cursor
 from batchqa.settings import DEFAULT_MAX_LENGTH, ReadingSettings, WindowSettings
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.chunking import chunks
+from batchqa.steps.pairing import AnswerCache, pairs_of
 from batchqa.steps.reading import ColumnPlan, pieces
 from batchqa.steps.scoring import portions
 from batchqa.steps.windowing import Windower, open_tokenizer
@@ -152,10 +153,11 @@ def batches_of(bundle: Bundle, table: pa.Table, max_length: int = DEFAULT_MAX_LE
     manifest = bundle.manifest
     longest = min(max_length, manifest.max_length)
     windower = Windower(open_tokenizer(bundle.tokenizer), manifest.layout, WindowSettings(), longest)
+    cache = AnswerCache()
     alike = 1 if manifest.runs_unpadded else None
 
     def batches(chunk: Chunk) -> Iterator[Feed]:
-        for batch in padded_batches(windower.windows(chunk), BUDGET):
+        for batch in padded_batches(windower.windows(pairs_of(chunk, cache)), BUDGET):
             given = {
                 "input_ids": batch.input_ids,
                 "attention_mask": batch.attention_mask,

@@ -24,6 +24,7 @@ from batchqa.output.parts import ROW_GROUP_BYTES
 from batchqa.pipeline import side_by_side
 from batchqa.records import (
     ROW_ERRORS,
+    AnsweredChunk,
     BatchLogits,
     Chunk,
     Cursor,
@@ -37,8 +38,9 @@ from batchqa.records import (
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.chunking import chunks
 from batchqa.steps.decoding import Decoder
+from batchqa.steps.pairing import AnswerCache, answered_rows, most_bytes, pairs_of
 from batchqa.steps.scoring import portions, score_batch
-from batchqa.steps.windowing import CACHED_BYTES, PAIR_BYTES, REMEMBERED_PAIRS, Windower
+from batchqa.steps.windowing import CACHED_BYTES, Windower
 
 T = TypeVar("T")
 
@@ -47,9 +49,6 @@ SAMPLE_SECONDS = 4.0
 
 SLICES, SLICE_ROWS, SLICE_BYTES = 64, 128, 128 * 2**10
 """The sample has at most so many slices, a slice so many consecutive rows and (if it has several) bytes."""
-
-ANSWER_BYTES = 80
-"""About what decoding keeps of each pair's answer, for the rows that are copies of it."""
 
 BINS_PER_DOUBLING = 32
 """How finely contexts are counted by length: two per cent."""
@@ -122,7 +121,7 @@ def estimate(annotator: Annotator, cut: Iterable[Chunk], startup_seconds: float)
         model_seconds=round(model, 3),
         seconds=round(startup_seconds + seconds, 3),
         rows_per_second=round(counted.rows / seconds, 1) if seconds else 0.0,
-        memory_bytes=peak_memory() + _remembered_bytes(sample, counted),
+        memory_bytes=peak_memory() + _remembered_bytes(sample, counted, annotator.road.rules.top_k),
         model=annotator.bundle.manifest.name,
         variant=resolved.variant,
         engine=resolved.engine,
@@ -198,7 +197,6 @@ class _Counted:
     named: list[RowFault] = field(default_factory=list)
     lengths: Int64 = field(default_factory=lambda: np.zeros(40 * BINS_PER_DOUBLING, dtype=np.int64))
     context_bytes: int = 0
-    most_context_bytes: int = 0
     most_pairs: int = 0
     most_column_bytes: int = 0
     _part: _Part = field(default_factory=_Part)
@@ -216,7 +214,6 @@ class _Counted:
         self._count_pairs(part, rows)
         part.column_bytes += rows.columns.nbytes
         self.context_bytes += part.context_bytes - before
-        self.most_context_bytes = max(self.most_context_bytes, part.context_bytes)
         self.most_pairs = max(self.most_pairs, len(part.pairs))
         self.most_column_bytes = max(self.most_column_bytes, part.column_bytes)
 
@@ -313,28 +310,37 @@ class _Sample:
     named: list[RowFault] = field(default_factory=list)
     batches: list[PaddedBatch] = field(default_factory=list)
 
+    def add_faults(self, answered: AnsweredChunk) -> None:
+        """Count the rows that cannot be judged."""
+        errors, details = (answered.answers.column(name) for name in ("error", "error_detail"))
+        bad = errors.is_valid()
+        found = zip(errors.filter(bad).to_pylist(), details.filter(bad).to_pylist(), strict=True)
+        faults = [RowFault(code, detail) for code, detail in found]
+        self.faults.update(fault.code for fault in faults)
+        self.named += faults[:NAMED_ROWS]
+
 
 def _annotate(annotator: Annotator, slices: Sequence[Rows]) -> _Sample:
     """Take the sample along the road, with ready logits in the model's place."""
     sample, road, rng = _Sample(), annotator.road, np.random.default_rng(0)
-    windower, decoder = road.windower.fresh(), Decoder(road.rules)
+    windower, decoder, cache = road.windower.fresh(), Decoder(road.rules), AnswerCache(road.rules.top_k)
     for chunk in chunks(slices, part_rows=max(sum(map(len, slices)), 1)):
         sample.counted.add(chunk)
         began = _now()
-        windows = windower.windows(chunk)
+        windows = windower.windows(pairs_of(chunk, cache))
         tokenized = _now()
         batches = list(padded_batches(windows, road.budget))
         for batch in batches:
             start, end = rng.standard_normal((2, *batch.input_ids.shape), dtype=np.float32)
-            decoder.add(BatchLogits(batch, start, end, {}))
+            answers = decoder.add(BatchLogits(batch, start, end, {}))
+            if answers is not None:
+                sample.add_faults(answered_rows(answers, cache))
         decoded = _now()
-        windower.windows(chunk)  # its contexts are known by now
+        windower.windows(pairs_of(chunk, AnswerCache()))  # its contexts are known by now
         again = np.minimum(_now() - decoded, tokenized - began)
         sample.tokenizing_contexts += tokenized - began - again
         sample.tokenizing_the_rest += again
         sample.batching_and_decoding += decoded - tokenized
-        sample.faults.update(fault.code for fault in windows.faults.values())
-        sample.named += [windows.faults[row] for row in sorted(windows.faults)][:NAMED_ROWS]
         _count_tokens(sample, windows, batches, road.budget)
     return sample
 
@@ -399,12 +405,15 @@ def _host_time(sample: _Sample, counted: _Counted, windows: int) -> Float64:
     return time_taken
 
 
-def _remembered_bytes(sample: _Sample, counted: _Counted) -> int:
+def _remembered_bytes(sample: _Sample, counted: _Counted, top_k: int) -> int:
     """What a run holds at the end of its largest part beyond what the sample took."""
-    grown = counted.most_context_bytes / max(sample.counted.context_bytes, 1)
+    grown = counted.context_bytes / max(sample.counted.context_bytes, 1)
     contexts = max(min(sample.encoded_bytes * grown, CACHED_BYTES) - sample.encoded_bytes, 0)
-    pairs = counted.most_pairs * ANSWER_BYTES + min(counted.most_pairs, REMEMBERED_PAIRS) * PAIR_BYTES
-    return round(contexts) + pairs + min(counted.most_column_bytes, ROW_GROUP_BYTES)
+    return (
+        round(contexts)
+        + most_bytes(counted.most_pairs, top_k)
+        + min(counted.most_column_bytes, ROW_GROUP_BYTES)
+    )
 
 
 def _tokens_per_second(annotator: Annotator, batches: Sequence[PaddedBatch]) -> float:

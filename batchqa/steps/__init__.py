@@ -5,10 +5,12 @@ step           takes                           hands on
 =============  ==============================  ==============
 reading        files                           Rows
 chunking       Rows                            Chunk
-windowing      Chunk                           Windows
+pairing        Chunk                           Pairs
+windowing      Pairs                           Windows
 batching       Windows                         PaddedBatch
 scoring        PaddedBatch                     BatchLogits
-decoding       BatchLogits                     AnsweredChunk
+decoding       BatchLogits                     PairAnswers
+pairing        PairAnswers                     AnsweredChunk
 writing        AnsweredChunk                   Arrow batches
 =============  ==============================  ==============
 """

@@ -1,7 +1,7 @@
-"""Logits -> answers: the exact best span of every row, by the rules of `docs/decoding.md`.
+"""Logits -> answers of pairs: the exact best span of every pair, by the rules of `docs/decoding.md`.
 
-    z(span) = max over the row's windows of (start logit + end logit)
-    z(null) = min over the row's windows of the null token's start + end logit
+    z(span) = max over the pair's windows of (start logit + end logit)
+    z(null) = min over the pair's windows of the null token's start + end logit
     no answer  when  z(null) - max z(span) > threshold
     score   = soft-max of the decision over all distinct spans and null
 
@@ -23,8 +23,7 @@ import pyarrow as pa
 
 from batchqa.probability import Decided
 from batchqa.records import (
-    CANDIDATE_TYPE,
-    AnsweredChunk,
+    PAIR_CANDIDATE_TYPE,
     BatchLogits,
     Bool,
     EncodedContext,
@@ -32,9 +31,9 @@ from batchqa.records import (
     Float64,
     Int32,
     Int64,
-    RowFault,
+    PairAnswers,
     Windows,
-    answer_schema,
+    pair_schema,
 )
 from batchqa.settings import DecodingSettings
 from batchqa.text import widen
@@ -107,22 +106,20 @@ class _Pairs:
         self.log_sum = np.full(count, -np.inf)
         self.first = np.zeros(count, dtype=np.int64)
         self.last = np.zeros(count, dtype=np.int64)
-        self.fault: dict[int, str] = {}
+        self.failed: dict[int, str] = {}
         self.waiting: dict[int, list[tuple[Float64, Float64] | None]] = {}
         self.candidates: dict[int, list[Candidate]] = {}
 
 
 class Decoder:
-    """Takes the scored batches of one chunk after the other; hands on a chunk when it is complete."""
+    """Takes the scored batches of one chunk after the other; judges its pairs when they are complete."""
 
     def __init__(self, rules: DecodingRules) -> None:
         self._rules = rules
         self._pairs: _Pairs | None = None
-        self._part = -1
-        self._answered: list[pa.RecordBatch] = []
 
-    def add(self, logits: BatchLogits) -> AnsweredChunk | None:
-        """Decode a batch; returns its chunk, in the rows' order, if this was its last batch."""
+    def add(self, logits: BatchLogits) -> PairAnswers | None:
+        """Decode a batch; returns the answers of its chunk's pairs if this was the chunk's last batch."""
         windows = logits.batch.windows
         if self._pairs is None:
             self._pairs = _Pairs(windows)
@@ -131,7 +128,7 @@ class Decoder:
         if not logits.batch.last:
             return None
         self._pairs = None
-        return self._answer(windows, pairs)
+        return PairAnswers(windows, self._judge(windows, pairs))
 
     def _take(self, pairs: _Pairs, logits: BatchLogits) -> None:
         """Decode the simple windows of a batch at once, and put the others aside or finish their pair."""
@@ -141,7 +138,7 @@ class Decoder:
         pair = windows.pair[batch.index]
         size = windows.size[batch.index]
         for row, code in logits.failed.items():
-            pairs.fault.setdefault(int(pair[row]), code)
+            pairs.failed.setdefault(int(pair[row]), code)
         start, end = logits.start, logits.end
         at_null = windows.layout.null_position
         null = np.add(start[:, at_null], end[:, at_null], dtype=np.float64)
@@ -189,35 +186,17 @@ class Decoder:
         if self._rules.top_k:
             pairs.candidates[pair] = search.candidates
 
-    def _answer(self, windows: Windows, pairs: _Pairs) -> AnsweredChunk:
-        """Judge every pair, then give each row the answer of its pair."""
-        chunk = windows.chunk
-        if chunk.part != self._part:
-            self._part, self._answered = chunk.part, []
-        self._answered.append(self._judge(windows, pairs))
-        faults = dict(windows.faults)
-        answers = self._answered_rows(windows)
-        errors = answers.column("error")
-        for row in np.flatnonzero(errors.is_valid().to_numpy(zero_copy_only=False)).tolist():
-            faults[row] = RowFault(errors[row].as_py(), chunk.rows.locate(row))
-        if faults:
-            answers = _with_faults(answers, faults)
-        return AnsweredChunk(chunk, answers, len(windows), windows.questions_cut)
-
     def _judge(self, windows: Windows, pairs: _Pairs) -> pa.RecordBatch:
-        """The answers of a chunk's new pairs, as a record batch."""
+        """The answers of the pairs, all of whose windows are there."""
         rules = self._rules
-        found = np.isfinite(pairs.best)
-        for pair in np.flatnonzero(~found).tolist():
-            pairs.fault.setdefault(pair, "empty_context")
-        good = found.copy()
-        good[list(pairs.fault)] = False
+        good = np.isfinite(pairs.best)
+        good[list(pairs.failed)] = False
         with np.errstate(invalid="ignore", over="ignore"):
             odds = pairs.null - pairs.best
-            silent = good & rules.abstains & (odds > rules.threshold)
+            abstained = good & rules.abstains & (odds > rules.threshold)
             with_null = np.logaddexp(pairs.log_sum, pairs.null)
             total = with_null if rules.abstains else pairs.log_sum
-            chosen = np.where(silent, pairs.null, pairs.best)
+            chosen = np.where(abstained, pairs.null, pairs.best)
             score = np.exp(chosen - total)
             if rules.calibrate is not None:
                 # it was fitted to the model as it was trained, which --no-answer does not change
@@ -225,41 +204,21 @@ class Decoder:
                     decided = Decided(np.exp(chosen - with_null), odds)
                 else:
                     decided = Decided(np.exp(chosen - pairs.log_sum), np.full_like(odds, np.nan))
-                score = rules.calibrate(decided, silent)
-        spoken = good & ~silent
-        starts, ends, texts = _spans_of(windows, pairs, spoken)
+                score = rules.calibrate(decided, abstained)
+        answered = good & ~abstained
+        starts, ends = _spans_of(windows, pairs, answered)
         missing = ~good
         columns: list[pa.Array] = [
-            pa.array(texts, pa.string()),
-            pa.array(starts, pa.int32(), mask=~spoken),
-            pa.array(ends, pa.int32(), mask=~spoken),
+            pa.array(starts, pa.int32(), mask=~answered),
+            pa.array(ends, pa.int32(), mask=~answered),
             pa.array(score.astype(np.float32), mask=missing),
-            pa.array(silent, mask=missing | (not rules.abstains)),
+            pa.array(abstained, mask=missing | (not rules.abstains)),
             pa.array(odds.astype(np.float32), mask=missing | (not rules.abstains)),
-            pa.array([pairs.fault.get(pair) for pair in range(len(good))], pa.string()),
-            pa.nulls(len(good), pa.string()),
+            pa.array([pairs.failed.get(pair) for pair in range(len(good))], pa.string()),
         ]
         if rules.top_k:
-            columns.append(_candidates_of(windows, pairs, good, total))
-        return pa.record_batch(columns, schema=answer_schema(rules.top_k))
-
-    def _answered_rows(self, windows: Windows) -> pa.RecordBatch:
-        """Each row's answer; a row whose pair the part had before takes it from there."""
-        places = windows.row_pair.astype(np.int64)
-        judged = places >= 0
-        if not np.any(judged & (places < windows.first_pair)):
-            return self._answered[-1].take(pa.array(places - windows.first_pair, mask=~judged))
-        # looked up chunk by chunk: joined anew for each chunk, a part's answers would take longer and longer
-        first = np.cumsum([0, *map(len, self._answered)])
-        chunk = np.searchsorted(first, places, side="right") - 1
-        found, rows = [], []
-        for number in np.unique(chunk[judged]).tolist():
-            rows.append(np.flatnonzero(judged & (chunk == number)))
-            found.append(self._answered[number].take(pa.array(places[rows[-1]] - first[number])))
-        order = np.concatenate(rows)
-        place = np.zeros(len(places), dtype=np.int64)
-        place[order] = np.arange(len(order))
-        return pa.concat_batches(found).take(pa.array(place, mask=~judged))
+            columns.append(_candidates_of(pairs, good, total))
+        return pa.record_batch(columns, schema=pair_schema(rules.top_k))
 
 
 @dataclass(frozen=True, slots=True)
@@ -456,46 +415,26 @@ def _largest(z: Float64, count: int) -> Int64:
     return places[np.argsort(-z[places], kind="stable")]
 
 
-def _spans_of(windows: Windows, pairs: _Pairs, spoken: Bool) -> tuple[Int32, Int32, list[str | None]]:
-    """Character spans and texts of the pairs that have an answer."""
-    starts = np.zeros(len(spoken), dtype=np.int32)
-    ends = np.zeros(len(spoken), dtype=np.int32)
-    texts: list[str | None] = [None] * len(spoken)
+def _spans_of(windows: Windows, pairs: _Pairs, answered: Bool) -> tuple[Int32, Int32]:
+    """The characters of the pairs that have an answer."""
+    starts = np.zeros(len(answered), dtype=np.int32)
+    ends = np.zeros(len(answered), dtype=np.int32)
     of, first, last = windows.pair_context.tolist(), pairs.first.tolist(), pairs.last.tolist()
-    for pair in np.flatnonzero(spoken).tolist():
-        context = windows.contexts[of[pair]]
-        start, end = _characters(context, first[pair], last[pair])
-        starts[pair], ends[pair], texts[pair] = start, end, context.text[start:end]
-    return starts, ends, texts
+    for pair in np.flatnonzero(answered).tolist():
+        starts[pair], ends[pair] = _characters(windows.contexts[of[pair]], first[pair], last[pair])
+    return starts, ends
 
 
-def _candidates_of(windows: Windows, pairs: _Pairs, good: Bool, total: Float64) -> pa.Array:
+def _candidates_of(pairs: _Pairs, good: Bool, total: Float64) -> pa.Array:
     rows: list[list[dict[str, Any]] | None] = []
     for pair in range(len(good)):
         if not good[pair]:
             rows.append(None)
             continue
-        text = windows.contexts[windows.pair_context[pair]].text
         rows.append(
             [
-                {
-                    "answer": text[c.start : c.end],
-                    "start": c.start,
-                    "end": c.end,
-                    "score": float(np.exp(c.z - total[pair])),
-                }
+                {"start": c.start, "end": c.end, "score": float(np.exp(c.z - total[pair]))}
                 for c in pairs.candidates[pair]
             ]
         )
-    return pa.array(rows, CANDIDATE_TYPE)
-
-
-def _with_faults(answers: pa.RecordBatch, faults: dict[int, RowFault]) -> pa.RecordBatch:
-    codes: list[str | None] = [None] * len(answers)
-    details: list[str | None] = [None] * len(answers)
-    for row, fault in faults.items():
-        codes[row], details[row] = fault.code, fault.detail
-    for name, values in (("error", codes), ("error_detail", details)):
-        at = answers.schema.get_field_index(name)
-        answers = answers.set_column(at, answers.schema.field(at), pa.array(values, pa.string()))
-    return answers
+    return pa.array(rows, PAIR_CANDIDATE_TYPE)

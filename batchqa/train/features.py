@@ -20,6 +20,7 @@ from batchqa.records import (
     Windows,
 )
 from batchqa.steps.batching import pad
+from batchqa.steps.pairing import AnswerCache, pairs_of
 from batchqa.steps.windowing import Windower
 
 from .gold_rows import GoldRows
@@ -60,11 +61,11 @@ class Features:
 
 def make_features(gold_rows: GoldRows, windower: Windower) -> Features:
     """Windows of all rows. A (context, question) that is there twice counts once, with its first gold."""
-    windows = windower.fresh().windows(as_chunk(gold_rows))
-    pairs = len(windows.pair_context)
-    row_of_pair = np.full(pairs, -1, dtype=np.int64)
-    rows = np.flatnonzero(windows.row_pair >= 0)[::-1]
-    row_of_pair[windows.row_pair[rows]] = rows  # of several rows the first is written last
+    pairs = pairs_of(as_chunk(gold_rows), AnswerCache())
+    windows = windower.fresh().windows(pairs)
+    row_of_pair = np.full(len(pairs.number), -1, dtype=np.int64)
+    rows = np.flatnonzero(pairs.row_pair >= 0)[::-1]
+    row_of_pair[pairs.row_pair[rows]] = rows  # of several rows the first is written last
     first, last = _gold_tokens(windows, gold_rows, row_of_pair)
     null = windows.layout.null_position
     context_at = windows.length - len(windows.layout.after) - windows.size

@@ -22,6 +22,7 @@ from batchqa.engines import Crew, best_arithmetic
 from batchqa.records import ALIKE, Chunk, Cursor, Rows
 from batchqa.settings import RunSettings
 from batchqa.steps.batching import padded_batches
+from batchqa.steps.pairing import AnswerCache, pairs_of
 from batchqa.steps.scoring import portions
 from batchqa.telemetry import import_openvino
 
@@ -51,7 +52,8 @@ def load() -> tuple[Callable[[list[Batch]], object], list[Batch]]:
     everything = Rows(
         pa.record_batch([context], ["context"]), context, question, {}, 0, lambda n: Cursor(0, n), str
     )
-    windows = annotator.road.windower.windows(Chunk(everything, 0, last_of_part=True))
+    pairs = pairs_of(Chunk(everything, 0, last_of_part=True), AnswerCache())
+    windows = annotator.road.windower.windows(pairs)
     (whole,) = padded_batches(windows, budget=10**9)
     arrays = (whole.input_ids, whole.attention_mask, whole.token_type_ids)
     (engine, *_) = annotator.scorer.members if isinstance(annotator.scorer, Crew) else (annotator.scorer,)

@@ -19,6 +19,7 @@ from batchqa.errors import DeviceError, ModelError, TryAgainError
 from batchqa.records import Chunk, PaddedBatch
 from batchqa.settings import WindowSettings
 from batchqa.steps.batching import padded_batches
+from batchqa.steps.pairing import AnswerCache, pairs_of
 from batchqa.steps.scoring import OutOfMemoryError, portions, score_batch, score_in_portions
 from batchqa.steps.windowing import Windower, learn_layout, open_tokenizer
 from tests.models import MARKER, tiny_tokenizer
@@ -52,7 +53,11 @@ def _batch(lengths: list[int]) -> PaddedBatch:
     tokenizer = tiny_tokenizer("bert-uncased")
     windower = Windower(tokenizer, learn_layout(tokenizer, 0), WindowSettings(), 384)
     pairs = [("a " * length, f"who {i}?") for i, length in enumerate(lengths)]
-    return next(padded_batches(windower.windows(Chunk(rows_of(pairs), 0, last_of_part=True)), 10**6))
+    return next(
+        padded_batches(
+            windower.windows(pairs_of(Chunk(rows_of(pairs), 0, last_of_part=True), AnswerCache())), 10**6
+        )
+    )
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_every_window_is_scored() -> None:
@@ -122,7 +127,7 @@ def test_logits_that_are_not_finite_fail_their_window_only(bundles: Callable[...
     scorer = OnnxScorer(bundle.model(variant), bundle.manifest.inputs, bundle.manifest.outputs, "cpu", 1)
     windower = Windower(open_tokenizer(bundle.tokenizer), bundle.manifest.layout, WindowSettings(), 384)
     pairs = [("a bridge", "who?"), (f"a {MARKER} bridge", "who?"), ("the river", "who?")]
-    windows = windower.windows(Chunk(rows_of(pairs), 0, last_of_part=True))
+    windows = windower.windows(pairs_of(Chunk(rows_of(pairs), 0, last_of_part=True), AnswerCache()))
     logits = score_batch(scorer, next(padded_batches(windows, 10**6)))
     failed = {int(windows.pair[logits.batch.index[row]]): code for row, code in logits.failed.items()}
     assert failed == {1: "non_finite"}

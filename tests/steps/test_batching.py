@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from batchqa.records import ALIKE, Chunk, Windows
 from batchqa.settings import WindowSettings
 from batchqa.steps.batching import HOST_TOKENS, LAST_BATCHES, padded_batches
+from batchqa.steps.pairing import AnswerCache, pairs_of
 from batchqa.steps.scoring import portions
 from batchqa.steps.windowing import Windower, learn_layout
 from tests.models import tiny_tokenizer
@@ -21,7 +22,7 @@ def _windows(lengths: list[int]) -> Windows:
     tokenizer = tiny_tokenizer("bert-uncased")
     windower = Windower(tokenizer, learn_layout(tokenizer, 0), WindowSettings(), 384)
     pairs = [("a " * length, f"who {i}?") for i, length in enumerate(lengths)]
-    return windower.windows(Chunk(rows_of(pairs), 0, last_of_part=True))
+    return windower.windows(pairs_of(Chunk(rows_of(pairs), 0, last_of_part=True), AnswerCache()))
 
 
 @given(st.lists(st.integers(1, 60), max_size=30), st.integers(1, 400))

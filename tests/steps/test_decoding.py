@@ -13,6 +13,7 @@ from batchqa.records import BatchLogits, Chunk, RowFault
 from batchqa.settings import DecodingSettings, WindowSettings
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.decoding import Decoder, DecodingRules, best_spans
+from batchqa.steps.pairing import AnswerCache, answered_rows, pairs_of
 from batchqa.steps.windowing import Windower, learn_layout
 from tests.models import FAMILIES, tiny_tokenizer
 from tests.steps.rows import rows_of
@@ -40,8 +41,8 @@ def _answers(
     tokenizer = tiny_tokenizer(family)
     layout = learn_layout(tokenizer, tokenizer.token_to_id(FAMILIES[family].pad_token))
     windower = Windower(tokenizer, layout, WindowSettings(stride=stride), max_length)
-    windows = windower.windows(Chunk(rows_of(pairs, faults), 0, last_of_part=True))
-    decoder = Decoder(rules)
+    cache, decoder = AnswerCache(rules.top_k), Decoder(rules)
+    windows = windower.windows(pairs_of(Chunk(rows_of(pairs, faults), 0, last_of_part=True), cache))
     for batch in padded_batches(windows, budget=1):
         start = np.full(batch.input_ids.shape, LOW, dtype=np.float32)
         end = start.copy()
@@ -59,7 +60,7 @@ def _answers(
                 bad[row] = failed[pair]
         answered = decoder.add(BatchLogits(batch, start, end, bad))
     assert answered is not None
-    return answered.answers.to_pylist()
+    return answered_rows(answered, cache).answers.to_pylist()
 
 
 def test_the_best_span_is_the_largest_sum_with_the_start_before_the_end() -> None:
@@ -74,9 +75,9 @@ def test_the_score_is_the_softmax_over_all_spans_and_null() -> None:
     # spans: a 1.5, a b 3.0, b 2.0; null 1.0
     total = sum(math.exp(z) for z in (1.5, 3.0, 2.0, 1.0))
     assert row["score"] == pytest.approx(math.exp(3.0) / total, rel=1e-6)
-    (silent,) = _answers([("a b", "who?")], {0: [({0: 1.0, 1: 0.0}, {0: 0.5, 1: 2.0}, 4.0)]})
+    (abstained,) = _answers([("a b", "who?")], {0: [({0: 1.0, 1: 0.0}, {0: 0.5, 1: 2.0}, 4.0)]})
     total += math.exp(4.0) - math.exp(1.0)
-    assert silent["score"] == pytest.approx(math.exp(4.0) / total, rel=1e-6)
+    assert abstained["score"] == pytest.approx(math.exp(4.0) / total, rel=1e-6)
 
 
 def test_no_answer_has_null_for_text_and_offsets_and_no_error() -> None:
@@ -86,11 +87,11 @@ def test_no_answer_has_null_for_text_and_offsets_and_no_error() -> None:
     assert row["null_odds"] == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(("threshold", "silent"), [(0.9, True), (1.0, False), (1.1, False)])
-def test_null_must_beat_the_best_span_by_more_than_the_threshold(threshold: float, silent: bool) -> None:
+@pytest.mark.parametrize(("threshold", "abstained"), [(0.9, True), (1.0, False), (1.1, False)])
+def test_null_must_beat_the_best_span_by_more_than_the_threshold(threshold: float, abstained: bool) -> None:
     rules = DecodingRules(30, threshold, abstains=True, top_k=0)
     (row,) = _answers([("a b", "who?")], {0: [({0: 1.0}, {1: 1.0}, 3.0)]}, rules)
-    assert row["no_answer"] is silent
+    assert row["no_answer"] is abstained
 
 
 def test_a_model_that_does_not_abstain_always_answers_and_null_is_left_out_of_the_score() -> None:
@@ -192,12 +193,12 @@ def test_extreme_logits_give_a_finite_score() -> None:
 
 
 def test_a_calibration_maps_the_score_unless_the_raw_one_is_asked_for() -> None:
-    def certain(_: Decided, silent: np.ndarray) -> np.ndarray:
-        return np.where(silent, 0.25, 0.75)
+    def certain(_: Decided, abstained: np.ndarray) -> np.ndarray:
+        return np.where(abstained, 0.25, 0.75)
 
-    window, silent = ({0: 1.0}, {0: 1.0}, 0.0), ({0: 1.0}, {0: 1.0}, 9.0)
+    window, abstained = ({0: 1.0}, {0: 1.0}, 0.0), ({0: 1.0}, {0: 1.0}, 9.0)
     rules = DecodingRules.join(DecodingSettings(), True, 0.0, certain)
-    rows = _answers([("a b", "who?"), ("a b", "why?")], {0: [window], 1: [silent]}, rules)
+    rows = _answers([("a b", "who?"), ("a b", "why?")], {0: [window], 1: [abstained]}, rules)
     assert [row["score"] for row in rows] == [0.75, 0.25]
     assert DecodingRules.join(DecodingSettings(raw_score=True), True, 0.0, certain).calibrate is None
 
@@ -205,9 +206,9 @@ def test_a_calibration_maps_the_score_unless_the_raw_one_is_asked_for() -> None:
 def test_a_calibration_is_told_what_the_model_was_trained_for_whatever_no_answer_says() -> None:
     told: list[Decided] = []
 
-    def listen(decided: Decided, silent: np.ndarray) -> np.ndarray:
+    def listen(decided: Decided, abstained: np.ndarray) -> np.ndarray:
         told.append(decided)
-        return np.full(len(silent), 0.5)
+        return np.full(len(abstained), 0.5)
 
     pair, window = ("a", "who?"), ({0: 1.0}, {0: 1.0}, 3.0)
     with_null = math.exp(2) / (math.exp(2) + math.exp(3))

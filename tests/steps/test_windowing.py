@@ -10,9 +10,10 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from batchqa.annotator import BUNDLED
 from batchqa.errors import ModelError
-from batchqa.records import Chunk, RowFault, Windows
+from batchqa.records import Chunk, Windows
 from batchqa.settings import WindowSettings
 from batchqa.steps.batching import padded_batches
+from batchqa.steps.pairing import AnswerCache, pairs_of
 from batchqa.steps.windowing import Windower, learn_layout, open_tokenizer, plain
 from batchqa.steps.windowing.contexts import LookedUpContext, TiledContext
 from batchqa.steps.windowing.encoder import TextEncoder
@@ -29,9 +30,10 @@ def _windower(family: str = "bert-uncased", max_length: int = 384, **settings: i
 
 
 def _windows(
-    windower: Windower, *pairs: tuple[str | None, str | None], part: int = 0, **rows: object
+    windower: Windower, *pairs: tuple[str | None, str | None], cache: AnswerCache | None = None
 ) -> Windows:
-    return windower.windows(Chunk(rows_of(pairs, **rows), part, last_of_part=False))  # type: ignore[arg-type]
+    chunk = Chunk(rows_of(pairs), 0, last_of_part=False)
+    return windower.windows(pairs_of(chunk, cache or AnswerCache()))
 
 
 def _inputs(windows: Windows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -75,7 +77,7 @@ def test_a_tokenizer_that_puts_the_context_first_is_refused() -> None:
         learn_layout(tokenizer, 0)
 
 
-def test_each_distinct_context_and_question_of_a_part_is_tokenized_once(
+def test_each_distinct_context_and_question_is_tokenized_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tokenized: list[str] = []
@@ -91,55 +93,42 @@ def test_each_distinct_context_and_question_of_a_part_is_tokenized_once(
     assert sorted(tokenized) == ["another", "one context", "who?", "why?"]
     tokenized.clear()
     _windows(windower, ("one context", "when?"))
-    assert tokenized == ["when?"], "the next chunk of the part tokenized a context again"
+    assert tokenized == ["when?"], "the next chunk tokenized a context again"
     tokenized.clear()
-    _windows(windower, ("one context", "when?"), part=1)
-    assert sorted(tokenized) == ["one context", "when?"], "a part must not depend on the one before"
+    _windows(windower.fresh(), ("one context", "when?"))
+    assert sorted(tokenized) == ["one context", "when?"], "a stream must not depend on another"
 
 
-def test_identical_pairs_of_a_part_are_windowed_once() -> None:
-    windower = _windower()
-    first = _windows(windower, ("a b", "who?"), ("c d", "who?"), ("a b", "who?"))
-    assert (len(first), first.row_pair.tolist(), first.first_pair) == (2, [0, 1, 0], 0)
-    second = _windows(windower, ("c d", "who?"), ("c d", "why?"))
-    assert (len(second), second.row_pair.tolist(), second.first_pair) == (1, [1, 2], 2)
-
-
-def test_texts_that_have_nothing_to_read_are_named_and_not_windowed() -> None:
-    windows = _windows(
-        _windower(),
-        ("", "who?"),
-        (" \n\u200b\u00a0", "who?"),
-        ("a b", ""),
-        ("a b", "\u200d"),
-        ("a b", "who?"),
-        first_record=7,
-    )
-    codes = {row: fault.code for row, fault in windows.faults.items()}
-    assert codes == {0: "empty_context", 1: "empty_context", 2: "empty_question", 3: "empty_question"}
-    assert windows.row_pair.tolist() == [-1, -1, -1, -1, 0]
-    assert windows.faults[0].detail == "row 8"
-
-
-def test_rows_that_reading_found_bad_are_left_alone() -> None:
-    fault = RowFault("bad_json", "in.jsonl:3")
-    windows = _windows(_windower(), (None, None), ("a b", "who?"), faults={0: fault})
-    assert windows.faults == {0: fault}
-    assert windows.row_pair.tolist() == [-1, 0]
+def test_a_pair_that_was_asked_before_is_neither_tokenized_nor_windowed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    windower, cache = _windower(), AnswerCache()
+    assert len(_windows(windower, ("a b", "who?"), ("c d", "who?"), ("a b", "who?"), cache=cache)) == 2
+    tokenized: list[str] = []
+    monkeypatch.setattr(TextEncoder, "questions", lambda _, texts: tokenized.extend(texts) or [[1]])
+    again = _windows(windower, ("c d", "who?"), ("c d", "why?"), cache=cache)
+    assert (len(again), again.pair.tolist()) == (1, [0])
+    assert [context.text for context in again.contexts] == ["c d"]
+    assert tokenized == ["why?"]
 
 
 def test_a_long_question_is_cut_and_counted() -> None:
     windower = _windower(max_question_length=5)
     windows = _windows(windower, ("a b", "who " * 50), ("a b", "who?"), ("a b", "who " * 50))
-    assert windows.questions_cut == 2
+    assert windows.question_cut.tolist() == [True, False]
     assert len(windows.prefixes[0]) == 5 + 2
-    assert not windows.faults
+    assert windows.pair_count.tolist() == [1, 1]
 
 
-def test_a_question_that_leaves_no_room_for_the_context_is_named() -> None:
+def test_a_question_that_leaves_no_room_for_the_context_has_no_window() -> None:
     windower = _windower(max_length=16, max_question_length=64, stride=4)
     windows = _windows(windower, ("a b", "who " * 50), ("a b", "who?"))
-    assert {row: fault.code for row, fault in windows.faults.items()} == {0: "question_too_long"}
+    assert windows.pair_count.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("pair", [("\x01", "who?"), ("a b", "\x01")])
+def test_a_text_that_has_no_token_has_no_window(pair: tuple[str, str]) -> None:
+    assert _windows(_windower(), pair, ("a b", "why?")).pair_count.tolist() == [0, 1]
 
 
 def test_a_stride_that_is_wider_than_the_window_still_comes_to_an_end() -> None:
