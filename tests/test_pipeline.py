@@ -5,19 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
+from batchqa import pipeline
 from batchqa.annotator import Annotator
 from batchqa.errors import ModelError, StorageError
 from batchqa.pipeline import in_background, side_by_side
-from batchqa.records import Chunk, Pairs, Windows
+from batchqa.records import AnsweredChunk, Chunk, PairAnswers, Pairs, Windows
 from batchqa.steps.chunking import chunks
-from batchqa.steps.pairing import rows
+from batchqa.steps.pairing import AnswerCache, answered_rows
 from batchqa.steps.windowing import Windower
 from tests.steps.rows import rows_of
 
@@ -150,12 +151,11 @@ def test_a_caller_that_leaves_stops_the_threads(annotator: Annotator) -> None:
 def test_a_row_that_vanished_is_a_bug_and_not_a_shorter_file(
     annotator: Annotator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = rows._with_texts
+    def short(answers: PairAnswers, cache: AnswerCache) -> AnsweredChunk:
+        whole = answered_rows(answers, cache)
+        return replace(whole, answers=whole.answers.slice(1))
 
-    def short(answers: pa.RecordBatch, pairs: Pairs) -> pa.RecordBatch:
-        return whole(answers, pairs).slice(1)
-
-    monkeypatch.setattr(rows, "_with_texts", short)
+    monkeypatch.setattr(pipeline, "answered_rows", short)
     with pytest.raises(RuntimeError, match="50 rows were read but 49 were answered"):
         list(annotator.answer(chunks([rows_of(PAIRS)], 100)))
 
