@@ -15,10 +15,10 @@ from batchqa.errors import SettingsError
 from batchqa.evaluation.intervals import Bootstrap, Interval, resampled, sums_by_unit
 from batchqa.evaluation.joining import Examples, Predictions
 from batchqa.evaluation.metrics import Figures, best_of, figures_of, ratio_interval
-from batchqa.evaluation.places import Place
 from batchqa.output import Target, earlier_job
 from batchqa.records import Float64, Int64
 from batchqa.squad import RowScores
+from batchqa.steps.reading import Dataset
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Maker:
 class Side:
     """One of the two sets of predictions: the scores of its decisions, and of its best spans."""
 
-    path: Place
+    dataset: Dataset
     examples: Examples
     scores: RowScores
     spans: RowScores
@@ -93,8 +93,8 @@ def compare_sides(here: Side, there: Side, unit: Int64 | None, bootstrap: Bootst
     equal = pc.fill_null(pc.equal(ours, theirs), False).to_numpy(zero_copy_only=False)
     both_missing = ours.is_null().to_numpy(False) & theirs.is_null().to_numpy(False)
     return Comparison(
-        name=there.path.name,
-        made_by=(made_by(here.path), made_by(there.path)),
+        name=there.dataset.name,
+        made_by=(made_by(here.dataset.given), made_by(there.dataset.given)),
         other=figures_of(there.scores, here.examples.has_answer),
         exact=exact,
         f1=f1,
@@ -107,10 +107,10 @@ def compare_sides(here: Side, there: Side, unit: Int64 | None, bootstrap: Bootst
     )
 
 
-def made_by(path: Place) -> Maker | None:
+def made_by(given: str) -> Maker | None:
     """Which model, precision and threshold a run says that it used; None for what no run wrote."""
     try:
-        job = earlier_job(Target.parse(path.given))
+        job = earlier_job(Target.parse(given))
     except SettingsError:  # a name that no output of a run has
         return None
     if job is None or "model" not in (totals := job.outcome.get("totals", {})):

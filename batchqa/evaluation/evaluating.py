@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +18,6 @@ from batchqa.domains import Folds, InsideShare, Resamples, Seed, checked
 from batchqa.errors import InputError, SettingsError
 from batchqa.evaluation.calibration import reliability
 from batchqa.evaluation.comparing import Comparison, Side, compare_sides
-from batchqa.evaluation.documents import PREDICTION, read_numbers
 from batchqa.evaluation.fitting import Aim, Objective
 from batchqa.evaluation.grouping import labels_of
 from batchqa.evaluation.intervals import LEAST_UNITS, Bootstrap
@@ -46,10 +45,9 @@ from batchqa.evaluation.metrics import (
     intervals_of,
     score,
 )
-from batchqa.evaluation.places import place_of
+from batchqa.evaluation.predictions import PREDICTION, open_rows, read_numbers
 from batchqa.evaluation.result import NAMED_IDS, Evaluation, Missing, names_of_rows
 from batchqa.evaluation.selective import selective
-from batchqa.evaluation.sources import Source, TableSource, open_source
 from batchqa.evaluation.tables import ModelFacts
 from batchqa.evaluation.tuning import Tuned, check_target, tune_bundle
 from batchqa.gold import gold_column
@@ -57,6 +55,7 @@ from batchqa.job import Progress, run
 from batchqa.records import Int64
 from batchqa.settings import WindowSettings
 from batchqa.squad import MLQA_LANGUAGES, RowScores, Rules
+from batchqa.steps.reading import Dataset, open_dataset
 from batchqa.store.locations import is_uri, public
 
 ARTICLE = "title"
@@ -154,8 +153,8 @@ def evaluate(
         read = (predictions, gold, compare, null_odds, annotated)
         check_report(Path(report), [str(file) for file in read if file is not None])
 
-    source = open_source(predictions)
-    truth = _truth(source, gold)
+    opened = open_rows(str(predictions))
+    source, truth = opened.rows, opened.references if gold is None else open_rows(str(gold)).rows
     if bundle is not None and not holds_predictions(source, options.prefix):
         _look_at_gold(source, truth, options)
     facts = None
@@ -174,7 +173,7 @@ def evaluate(
         raise SettingsError(f"{', '.join(sorted(unused))}: options of a run need a --model to annotate with")
 
     examples = _examples(source, truth, null_odds, options)
-    data = place_of(gold or predictions).name
+    data = (source if truth is None else truth).name
     scored = _score(examples, language, rules)
     unit_name, unit = _articles(examples)
     units = len(examples) if unit is None else int(unit.max()) + 1
@@ -182,7 +181,7 @@ def evaluate(
         unit_name, unit, units = "row", None, len(examples)
     bootstrap = Bootstrap(unit_name, units, resamples, confidence, seed)
     has_answer = examples.has_answer
-    here = Side(source.path, examples, scored.rows, scored.spans)
+    here = Side(source, examples, scored.rows, scored.spans)
     comparison = None if compare is None else _compare(here, scored, compare, unit, bootstrap, options)
     windows = WindowSettings(
         **{f.name: run_options[f.name] for f in fields(WindowSettings) if f.name in run_options}
@@ -199,7 +198,7 @@ def evaluate(
     best = best_of(examples, scored.spans)
     judged = ~examples.missing & ~np.isnan(examples.predictions.score)
     evaluation = Evaluation(
-        predictions=source.path.name,
+        predictions=source.name,
         gold=data,
         rules=scored.rules,
         language=scored.language,
@@ -240,16 +239,7 @@ def _check(
         raise SettingsError("--tune needs the bundle that it copies: name it with --model")
 
 
-def _truth(source: Source, gold: str | Path | None) -> Source | None:
-    """Where the gold answers are that are joined by id: another file, or the predictions' own references."""
-    if gold is not None:
-        return open_source(gold)
-    if isinstance(source, TableSource) and source.references is not None:
-        return TableSource(source.path, source.references)
-    return None
-
-
-def _look_at_gold(source: Source, truth: Source | None, options: _Options) -> None:
+def _look_at_gold(source: Dataset, truth: Dataset | None, options: _Options) -> None:
     """Read the gold answers before the rows are annotated, which takes long. Raises InputError."""
     holder = source if truth is None else truth
     read_answers(holder, answers_column(holder, options.gold_column))
@@ -270,24 +260,23 @@ def _aim(objective: Objective, precision: float | None, prior: float | None, tun
 
 
 def _annotated(
-    source: Source,
+    source: Dataset,
     bundle: Bundle,
     annotated: str | Path | None,
     options: _Options,
     run_options: Mapping[str, Any],
     **reporting: Any,
-) -> tuple[Source, ModelFacts]:
+) -> tuple[Dataset, ModelFacts]:
     """The file itself where it has answers; else what a run makes of it, which a second call finds done."""
     variant, output = None, None
     if not holds_predictions(source, options.prefix):
         name = re.sub(r"[^\w.-]+", "-", bundle.manifest.name)
-        output = str(annotated or f"{source.path.stem}.{name}-{bundle.digest[:8]}.parquet")
+        output = str(annotated or f"{PurePosixPath(source.path).stem}.{name}-{bundle.digest[:8]}.parquet")
         keep_best = max(1, int(run_options.get("top_k", 0)))
         named = {"output_prefix": options.prefix, "id": options.id, "top_k": keep_best}
-        given = source.path.given
-        summary = run(given, output, model=bundle.path, **{**run_options, **named}, **reporting)
+        summary = run(source.given, output, model=bundle.path, **{**run_options, **named}, **reporting)
         variant = summary.variant
-        source = open_source(output)
+        source = open_dataset(output)
     elif unused := run_options.keys() - TEXTS - {f.name for f in fields(WindowSettings)}:
         raise SettingsError(
             f"{source.path} holds answers already, so nothing is annotated: "
@@ -301,7 +290,7 @@ def _annotated(
 
 
 def _examples(
-    source: Source, truth: Source | None, null_odds: str | Path | None, options: _Options
+    source: Dataset, truth: Dataset | None, null_odds: str | Path | None, options: _Options
 ) -> Examples:
     predictions, ids = _predictions(source, null_odds, options)
     if truth is None:
@@ -321,14 +310,13 @@ def _examples(
 
 
 def _predictions(
-    source: Source, null_odds: str | Path | None, options: _Options
+    source: Dataset, null_odds: str | Path | None, options: _Options
 ) -> tuple[Predictions, pa.Array | None]:
     ids = read_ids(source, options.id)
     if options.prefix + "answer" not in source.names and PREDICTION in source.names:
         odds = None
         if null_odds is not None:
-            place = place_of(null_odds)
-            odds = null_odds_of(source, ids, *read_numbers(place), place)
+            odds = null_odds_of(source, ids, *read_numbers(str(null_odds)), public(str(null_odds)))
         return read_texts(source, odds), ids
     if null_odds is not None:
         raise SettingsError(f"{source.path} has its null odds in a column: leave out --null-odds")
@@ -420,14 +408,14 @@ def _compare(
     bootstrap: Bootstrap,
     options: _Options,
 ) -> Comparison:
-    other = open_source(given)
+    other = open_rows(str(given)).rows
     predictions = align(here.examples, other, *reversed(_predictions(other, None, options)))
     there = replace(here.examples, predictions=predictions)
     rows, spans = (
         score(texts, there.answers, scored.rules, scored.languages)
         for texts in (predictions.text, predictions.span)
     )
-    return compare_sides(here, Side(other.path, there, rows, spans), unit, bootstrap)
+    return compare_sides(here, Side(other, there, rows, spans), unit, bootstrap)
 
 
 def _tune(

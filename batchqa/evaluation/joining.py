@@ -12,15 +12,15 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchqa.errors import InputError, SettingsError
-from batchqa.evaluation.documents import PREDICTION
-from batchqa.evaluation.places import Place
-from batchqa.evaluation.sources import Source
+from batchqa.evaluation.predictions import PREDICTION
 from batchqa.gold import COLUMNS, Gold, gold_column, plain_array, read_gold
 from batchqa.records import Bool, Float64, Int64
+from batchqa.steps.reading import Dataset
 
 NAMED_IDS = 5
 """How many ids a message names."""
@@ -74,8 +74,8 @@ class Examples:
     `question` are called, where they are not.
     """
 
-    gold: Source
-    predicted: Source | None
+    gold: Dataset
+    predicted: Dataset | None
     place: pa.Array
     ids: pa.Array | None
     answers: pa.Array
@@ -138,13 +138,13 @@ class Examples:
                 return values
         return [None] * len(rows)
 
-    def _name_in(self, source: Source, name: str) -> str:
+    def _name_in(self, source: Dataset, name: str) -> str:
         """What a column is called in a file: a gold file may have other names than the predictions."""
         given = self.texts.get(name, name)
         return given if _names(source, given) else name
 
 
-def answers_column(source: Source, column: str | None) -> str:
+def answers_column(source: Dataset, column: str | None) -> str:
     """The column that holds the gold answers; `column` None looks for `answers`, then `answer`."""
     name = gold_column(source.names, column)
     if name is None:
@@ -155,20 +155,22 @@ def answers_column(source: Source, column: str | None) -> str:
     return name
 
 
-def read_answers(source: Source, column: str) -> Gold:
+def read_answers(source: Dataset, column: str) -> Gold:
     """The gold answers of a file; see `read_gold`."""
     return read_gold(source.read(column), f"{source.path}: column {column!r}")
 
 
-def read_predictions(source: Source, prefix: str) -> Predictions:
+def read_predictions(source: Dataset, prefix: str) -> Predictions:
     """What `run` wrote into the columns `<prefix>answer` and so on; only the best candidate is kept."""
     needed = [prefix + name for name in ("answer", "score", "no_answer", "null_odds", "error")]
     lacking = [name for name in needed if name not in source.names]
     if lacking:
+        found = [name.removesuffix("null_odds") for name in source.names if name.endswith("_null_odds")]
+        others = [other for other in found if other + "answer" in source.names]
         why = (
-            "its columns have another prefix: name it with --output-prefix"
-            if source.written_by_run
-            else ("`batchqa run` did not write it: name a model with --model to annotate it first")
+            f"its columns have another prefix: name it with --output-prefix {others[0]}"
+            if others
+            else "`batchqa run` did not write it: name a model with --model to annotate it first"
         )
         raise InputError(f"{source.path} has no column {', '.join(map(repr, lacking))}; {why}")
     candidates = prefix + "candidates"
@@ -188,12 +190,12 @@ def read_predictions(source: Source, prefix: str) -> Predictions:
     )
 
 
-def holds_predictions(source: Source, prefix: str) -> bool:
+def holds_predictions(source: Dataset, prefix: str) -> bool:
     """Whether a file has answers already: a run's, or those that another program gave."""
     return prefix + "answer" in source.names or PREDICTION in source.names
 
 
-def read_texts(source: Source, null_odds: Float64 | None) -> Predictions:
+def read_texts(source: Dataset, null_odds: Float64 | None) -> Predictions:
     """Predictions that no run wrote: the text is the best span too, unless the file says which that was.
 
     `null_odds`, or the file's own, or the `evaluate` library's no_answer_probability.
@@ -228,7 +230,7 @@ def read_texts(source: Source, null_odds: Float64 | None) -> Predictions:
     )
 
 
-def read_ids(source: Source, column: str | None) -> pa.Array | None:
+def read_ids(source: Dataset, column: str | None) -> pa.Array | None:
     """The ids as texts; `column` None looks for `id`, and there may be none."""
     if column is None and "id" not in source.names:
         return None
@@ -241,7 +243,7 @@ def read_ids(source: Source, column: str | None) -> pa.Array | None:
         ) from error
 
 
-def same_rows(source: Source, column: str, ids: pa.Array | None, predictions: Predictions) -> Examples:
+def same_rows(source: Dataset, column: str, ids: pa.Array | None, predictions: Predictions) -> Examples:
     """Examples whose gold answers stand in the predictions' own rows."""
     answers = read_answers(source, column)
     return Examples(
@@ -257,10 +259,10 @@ def same_rows(source: Source, column: str, ids: pa.Array | None, predictions: Pr
 
 
 def join(
-    gold: Source,
+    gold: Dataset,
     column: str,
     gold_ids: pa.Array | None,
-    predicted: Source,
+    predicted: Dataset,
     predicted_ids: pa.Array | None,
     predictions: Predictions,
 ) -> Examples:
@@ -281,7 +283,7 @@ def join(
 
 
 def check_join(
-    gold: Source, gold_ids: pa.Array | None, predicted: Source, predicted_ids: pa.Array | None
+    gold: Dataset, gold_ids: pa.Array | None, predicted: Dataset, predicted_ids: pa.Array | None
 ) -> tuple[pa.Array, pa.Array, pa.Array]:
     """The ids of both, and where each gold id is among the predicted. Raises InputError; see `join`."""
     gold_ids = _checked_ids(gold_ids, gold.path)
@@ -295,7 +297,7 @@ def check_join(
     return gold_ids, predicted_ids, place
 
 
-def align(examples: Examples, other: Source, ids: pa.Array | None, predictions: Predictions) -> Predictions:
+def align(examples: Examples, other: Dataset, ids: pa.Array | None, predictions: Predictions) -> Predictions:
     """Another file's predictions for the same questions: row by row where the ids agree, else by id."""
     if len(predictions.text) == len(examples) and (
         ids is None or examples.ids is None or ids.equals(examples.ids)
@@ -317,19 +319,19 @@ def align(examples: Examples, other: Source, ids: pa.Array | None, predictions: 
 
 
 def null_odds_of(
-    source: Source, predicted: pa.Array | None, ids: pa.Array, numbers: pa.Array, place: Place
+    source: Dataset, predicted: pa.Array | None, ids: pa.Array, numbers: pa.Array, odds_path: str
 ) -> Float64:
     """The null odds of predictions by id, NaN where the other file has none."""
     at = pc.index_in(_checked_ids(predicted, source.path), value_set=ids)
     if len(at) and at.null_count == len(at):
         raise SettingsError(
-            f"{place} and {source.path} have no id in common: is it the other one's --null-odds?"
+            f"{odds_path} and {source.path} have no id in common: is it the other one's --null-odds?"
         )
     odds = numbers.take(at).cast(pa.float64())
     return np.asarray(pc.fill_null(odds, float("nan")).to_numpy(zero_copy_only=False))
 
 
-def _checked_ids(ids: pa.Array | None, path: Place) -> pa.Array:
+def _checked_ids(ids: pa.Array | None, path: str) -> pa.Array:
     if ids is None:
         raise InputError(f"{path} has no column 'id' to join by; name it with --id")
     if ids.null_count:
@@ -357,7 +359,7 @@ def _piece(batch: pa.Table, prefix: str, candidates: str | None) -> Predictions:
     text = pc.if_else(judged, pc.fill_null(answer, ""), pa.scalar(None, pa.large_string()))
     span, span_score = answer, pa.nulls(len(answer), pa.float64())
     if candidates is not None:
-        best = _first_of_lists(plain_array(batch.column(candidates)))
+        best = _first_of_lists(_lists(plain_array(batch.column(candidates))))
         if pa.types.is_struct(best.type):
             # a row that was judged and has no candidate has no span at all
             span = pc.coalesce(answer, pc.struct_field(best, "answer").cast(pa.large_string()), pa.scalar(""))
@@ -373,6 +375,13 @@ def _piece(batch: pa.Table, prefix: str, candidates: str | None) -> Predictions:
     )
 
 
+def _lists(column: pa.Array) -> pa.Array:
+    """Lists that are JSON text, as they are in a table as text, as lists."""
+    if not pa.types.is_string(column.type):
+        return column
+    return pa.array([None if text is None else orjson.loads(text) for text in column.to_pylist()])
+
+
 def _first_of_lists(lists: pa.Array) -> pa.Array:
     """The first element of each list, null where it is empty or null."""
     if pa.types.is_null(lists.type):
@@ -386,5 +395,5 @@ def _joined(arrays: list[pa.Array], kind: pa.DataType) -> pa.Array:
     return pa.concat_arrays([array.cast(kind) for array in arrays])
 
 
-def _names(source: Source, column: str) -> bool:
+def _names(source: Dataset, column: str) -> bool:
     return column in source.names or column.partition(".")[0] in source.names

@@ -125,7 +125,12 @@ def is_uri(text: str) -> bool:
 
 
 def public(uri: str) -> str:
-    """The URI without credentials and options: how messages name it, and what goes into the fingerprint."""
+    """The URI without credentials and options: how messages name it, and what goes into the fingerprint.
+
+    A local path stays as it is.
+    """
+    if not is_uri(uri):
+        return uri
     scheme, authority, key, _ = _split(uri)
     return f"{scheme}://{_public_authority(scheme, authority)}/{key}"
 

@@ -323,32 +323,33 @@ def bad(tmp_path: Path, text: str, name: str = "bad.json") -> Path:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"data": 3}', "no list `data`"),
-        ('{"data": [{"title": "t"}]}', r"data\[0\] has no list `paragraphs`"),
-        ('{"data": [{"paragraphs": [{"qas": []}]}]}', r"data\[0\]\.paragraphs\[0\] has no text `context`"),
-        ('{"data": [{"paragraphs": [{"context": "c"}]}]}', r"paragraphs\[0\] has no list `qas`"),
+        ('{"data": 3}', "not a SQuAD file: data is not an array"),
+        ('{"data": [{"title": "t"}]}', r"not a SQuAD file: data\[0\]\.paragraphs is missing"),
+        ('{"data": [{"paragraphs": [{"qas": []}]}]}', "holds no questions|0 ids"),
+        ('{"data": [{"paragraphs": [{"context": "c"}]}]}', r"data\[0\]\.paragraphs\[0\]\.qas is missing"),
         (
             '{"data": [{"paragraphs": [{"context": "c", "qas": [{"answers": []}]}]}]}',
             r"row 0 has no id",
         ),
         (
-            '{"data": [{"paragraphs": [{"context": "c", "qas": [{"id": "5"}]}]}]}',
-            r"qas\[0\] has no list `answers`",
+            '{"data": [{"paragraphs": [{"context": "c", "qas": [{"id": "q0"}]}]}]}',
+            r"question 1: data\[0\]\.paragraphs\[0\]\.qas\[0\] has no list `answers`",
         ),
         (
-            '{"data": [{"paragraphs": [{"context": "c", "qas": [{"id": "5", "answers": [{"text": 1}]}]}]}]}',
-            r"answers\[0\] has no text `text`",
+            '[{"paragraphs": [{"context": "c", "qas": [{"id": "q0", "answers": [{"text": []}]}]}]}]',
+            r"question 1: \[0\]\.paragraphs\[0\]\.qas\[0\]\.answers: an answer's text is not a string",
         ),
-        ('{"data": []}', "holds no questions|no id in common"),
+        ('{"data": []}', "holds no questions|0 ids"),
         ('{"a": 1, "b": []}', "first value, 'a', is a number: neither"),
         ('{"a": "text"}', "predictions, not gold answers"),
-        ("[1, 2]", r"\[0\] is a number, not an object"),
+        ("[1, 2]", r"bad\.json:1, byte 0: the line is an array, not an object"),
+        ('[{"id": "q0"}, 2]', r"record 2, byte 14: the line is a number, not an object"),
         ('{"data": [', "not valid JSON"),
-        ("", "neither Parquet"),
+        ("", "is empty"),
         ('{\n "a": 1\n}', "null odds, it seems, which --null-odds takes"),
         ('{\n "a": [1],\n "b": "c"\n}', r"neither a SQuAD file .*predictions .*n-best"),
-        ("PK\x03\x04", "a zip archive"),
-        ("id,answer\n1,x\n", "CSV or TSV"),
+        ("PK\x03\x04", "a ZIP archive; unpack it"),
+        ("id,context\nq0,x\n", "no gold answers: it has no column 'answers' or 'answer'"),
     ],
 )  # fmt: skip
 def test_a_gold_file_of_a_wrong_shape_is_refused_with_the_place(
@@ -403,14 +404,14 @@ def test_texts_by_id_need_a_gold_file(tmp_path: Path) -> None:
 def test_a_damaged_line_is_refused_with_its_number(tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "a.jsonl", [RIGHT, WRONG])
     file.write_text(file.read_text() + '{"id": \n')
-    with pytest.raises(InputError, match=r"a\.jsonl, line 3: not JSON"):
+    with pytest.raises(InputError, match=r"a\.jsonl:3, byte \d+: "):
         evaluate(file)
 
 
 def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:
     file = write(tmp_path / "a.parquet", [RIGHT])
     file.write_bytes(file.read_bytes()[:-20])
-    with pytest.raises(InputError, match="cannot be read as Parquet"):
+    with pytest.raises(InputError, match="not a complete Parquet file"):
         evaluate(file)
 
 
@@ -432,7 +433,7 @@ def test_options_that_cannot_be_are_refused(tmp_path: Path, options: dict[str, A
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="does not exist"):
         evaluate(tmp_path / "none.parquet")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -189,8 +191,6 @@ def test_outputs_of_an_evaluation_in_a_store_are_refused_before_any_work(tmp_pat
 
 
 def test_a_gzipped_file_is_known_by_its_content(tmp_path: Path) -> None:
-    import gzip
-
     gold = tmp_path / "gold"
     gold.write_bytes(gzip.compress(write_squad(tmp_path / "plain.json", GOLD).read_bytes()))
     assert (
@@ -206,3 +206,57 @@ def test_parts_whose_ids_are_of_two_types_are_one_column(tmp_path: Path) -> None
     for number, ids in enumerate((pa.array([1, 2]), pa.array(["a", "b"]))):
         pq.write_table(table.set_column(0, "id", ids), folder / f"part-{number}.parquet")
     assert evaluate(folder).figures.all.exact == 50.0
+
+
+_CSV = "id,context,question,answer,qa_answer,qa_score,qa_no_answer,qa_null_odds,qa_error,qa_candidates\r\n"
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_table_as_text_is_evaluated_with_its_gold_answers_as_json_or_as_plain_text(
+    tmp_path: Path, as_json: bool
+) -> None:
+    golds = ['["Paris"]', '["Rome", "Roma"]', "[]"] if as_json else ["Paris", "Rome", ""]
+    predicted = [
+        ("Paris", "0.9", "false", "-1.5", "", '[{"answer": "Paris", "score": 0.9}]'),
+        ("", "0.6", "true", "2.5", "", '[{"answer": "Rome", "score": 0.4}]'),
+        ("", "0.8", "True", "3", "", '[{"answer": "It", "score": 0.1}]'),
+    ]
+    with (tmp_path / "a.csv").open("w", encoding="utf-8", newline="") as file:
+        file.write(_CSV)
+        rows = csv.writer(file)
+        for number, (gold, values) in enumerate(zip(golds, predicted, strict=True)):
+            rows.writerow([number, "It is Paris.\nOr Rome.", "Which, where?", gold, *values])
+    found = evaluate(tmp_path / "a.csv")
+    assert _exact(found) == 66.67
+    assert found.examples.answers.to_pylist()[0] == ["Paris"]
+    assert found.examples.predictions.null_odds.tolist() == [-1.5, 2.5, 3.0]
+    assert found.missing.count == 0
+    assert found.best is not None
+    assert (found.best.exact, found.best.exact_threshold) == (100.0, 2.5)
+
+
+def test_gold_answers_in_a_table_as_text_are_joined_by_id(tmp_path: Path) -> None:
+    gold = tmp_path / "gold.tsv"
+    gold.write_text("id\tanswer\nq1\tRome\nq0\tParis\nq2\t\n", encoding="utf-8")
+    predictions = _json(tmp_path / "p.json", {"q0": "Paris", "q1": "Rome", "q2": ""})
+    assert _exact(evaluate(predictions, gold=gold)) == 100.0
+
+
+def test_a_glob_of_compressed_lines_is_evaluated_as_one_file(tmp_path: Path) -> None:
+    for number, record in enumerate(_references()):
+        lines = (json.dumps(record) + "\n").encode()
+        (tmp_path / f"gold-{number}.jsonl.gz").write_bytes(gzip.compress(lines))
+    predictions = _json(tmp_path / "p.json", {"q0": "Paris", "q1": "Rome", "q2": ""})
+    assert _exact(evaluate(predictions, gold=tmp_path / "gold-*.jsonl.gz")) == 100.0
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_predictions_longer_than_the_first_look_at_a_file_are_read(
+    tmp_path: Path, indent: int | None
+) -> None:
+    texts = {"q0": "Paris", "q1": "Rome", "q2": ""} | {f"more {n}": "x" * 100 for n in range(15_000)}
+    file = tmp_path / "p.json"
+    file.write_text(json.dumps(texts, indent=indent), encoding="utf-8")
+    assert file.stat().st_size > 3 * 2**19
+    found = evaluate(file, gold=write_squad(tmp_path / "gold.json", GOLD))
+    assert (_exact(found), found.extra) == (100.0, 15_000)

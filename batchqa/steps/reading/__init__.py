@@ -20,10 +20,26 @@
     table_text.py  lines -> the records of a CSV file, or the reason why not
     csv_files.py   records -> Rows
     squad.py       SQuAD documents -> Rows
+    dataset.py     the same files as columns, and single rows by number: for evaluation and `show`
 """
 
 from .columns import ColumnPlan, pieces
+from .dataset import Dataset, open_dataset, read_json_document, records_table
 from .files import InputFile
+from .formats import JsonDocumentError
 from .plan import Source, open_source
+from .squad import parse_document
 
-__all__ = ["ColumnPlan", "InputFile", "Source", "open_source", "pieces"]
+__all__ = [
+    "ColumnPlan",
+    "Dataset",
+    "InputFile",
+    "JsonDocumentError",
+    "Source",
+    "open_dataset",
+    "open_source",
+    "parse_document",
+    "pieces",
+    "read_json_document",
+    "records_table",
+]

@@ -32,63 +32,63 @@ class _Header:
     byte: int
 
 
-class CsvReader:
-    """All CSV and TSV inputs of a job, as one table: a column that a file does not have is null there."""
+class CsvFile:
+    """One CSV or TSV file: its header, and its records. `wanted` are names that its header may have."""
 
     def __init__(
-        self, places: Sequence[Place], kinds: Sequence[FileFormat], settings: ReadingSettings
+        self, place: Place, kind: FileFormat, settings: ReadingSettings, wanted: Sequence[str] = ()
     ) -> None:
-        self._places = places
-        self._kinds = kinds
+        self._place = place
+        self._kind = kind
         self._settings = settings
-        self._headers = [self._header(file) for file in range(len(places))]
-        names = dict.fromkeys(name for header in self._headers for name in header.names)
-        given = parse_schema(settings.schema) if settings.schema is not None else {}
-        if strange := [name for name in given if name not in names]:
-            has = f"{places[0].shown} has no such column; it has: {listed(names)}"
-            raise SettingsError(f"--schema {strange[0]}: {has}")
-        self._types = {name: _of_text(given.get(name, STRING), name) for name in names}
-        for place, header in zip(places, self._headers, strict=True):
-            for option, name in (("context", settings.context), ("question", settings.question)):
-                if name not in header.names:
-                    raise missing_column(option, name, header.names, place.shown)
-        schema = pa.schema([(name, json_type.type) for name, json_type in self._types.items()])
-        self._plan = ColumnPlan.of(schema, settings, places[0].shown)
-        self.schema = self._plan.schema
-        self.rows: list[int | None] = [None] * len(places)
-        self.notes: tuple[str, ...] = ()
+        self._header = self._read_header(wanted)
+        self.names = self._header.names
 
-    def read(self, start: Cursor, first_record: int) -> Iterator[Rows]:
-        """The rows of one file from `start` to its end."""
+    def records(self, start: Cursor) -> Iterator[tuple[Cursor, list[Record]]]:
+        """The records from `start` on, bounded in rows and bytes, each time with the place before them."""
+        place, header, longest = self._place, self._header, self._settings.max_line_bytes
+        line, byte = (start.line, start.byte) if start.byte else (header.line, header.byte)
         begin = start
         waiting: list[Record] = []
         size = 0
-        for record in self._records(start):
-            waiting.append(record)
-            size += record.byte_after - (waiting[-2].byte_after if len(waiting) > 1 else begin.byte)
-            if len(waiting) == MAX_ROWS or size >= BATCH_BYTES:
-                yield self._rows(waiting, begin, first_record)
-                first_record += len(waiting)
-                begin = _behind(begin, waiting, len(waiting))
-                waiting, size = [], 0
-        if waiting:
-            yield self._rows(waiting, begin, first_record)
-
-    def _records(self, start: Cursor) -> Iterator[Record]:
-        place, header = self._places[start.file], self._headers[start.file]
-        line, byte = (start.line, start.byte) if start.byte else (header.line, header.byte)
-        with self._opened(start.file) as stream:
+        with self._opened() as stream:
             stream.skip(byte)
-            longest = self._settings.max_line_bytes
-            yield from records(stream, header.delimiter, place.shown, longest, line, byte)
+            for record in records(stream, header.delimiter, place.shown, longest, line, byte):
+                waiting.append(record)
+                size += record.byte_after - (waiting[-2].byte_after if len(waiting) > 1 else begin.byte)
+                if len(waiting) == MAX_ROWS or size >= BATCH_BYTES:
+                    yield begin, waiting
+                    begin = behind(begin, waiting, len(waiting))
+                    waiting, size = [], 0
+        if waiting:
+            yield begin, waiting
 
-    def _opened(self, file: int) -> TextStream:
-        return TextStream(self._places[file], self._kinds[file].compression, self._settings.max_zstd_window)
+    def texts(self, waiting: Sequence[Record]) -> tuple[dict[str, Sequence[str | None]], dict[int, RowFault]]:
+        """Records as columns, and what is wrong with some of them, by their positions."""
+        names = self.names
+        faults: dict[int, RowFault] = {}
+        for row, record in enumerate(waiting):
+            if record.fault:
+                faults[row] = record.fault
+            elif len(record.fields) < len(names) or any(record.fields[len(names) :]):
+                where = self.locate(record)
+                detail = f"{where}: {len(record.fields)} fields, and the header has {len(names)}"
+                faults[row] = RowFault("type_field", detail)
+        nothing = [None] * len(names)
+        cells = zip(*((record.fields + nothing)[: len(names)] for record in waiting), strict=True)
+        return dict(zip(names, cells, strict=True)), faults
 
-    def _first_line(self, file: int) -> tuple[int, int, str]:
+    def locate(self, record: Record) -> str:
+        """The place of a record for messages: file and line, from 1."""
+        return f"{self._place.shown}:{record.line + 1}"
+
+    def _opened(self) -> TextStream:
+        return TextStream(self._place, self._kind.compression, self._settings.max_zstd_window)
+
+    def _first_line(self) -> tuple[int, int, str]:
         """The lines and bytes before the first line that is not blank, its byte order marks too; its text."""
         byte = 0
-        with self._opened(file) as stream:
+        with self._opened() as stream:
             for line, (raw, after) in enumerate(numbered_lines(stream, self._settings.max_line_bytes)):
                 bare = re.sub(rb"\A(?:\xef\xbb\xbf)+", b"", raw or b"")
                 if raw is None or bare.strip():
@@ -96,14 +96,14 @@ class CsvReader:
                 byte = after
         return 0, byte, ""
 
-    def _header(self, file: int) -> _Header:
-        shown, longest = self._places[file].shown, self._settings.max_line_bytes
-        line, byte, text = self._first_line(file)
+    def _read_header(self, wanted: Sequence[str]) -> _Header:
+        shown, longest = self._place.shown, self._settings.max_line_bytes
+        line, byte, text = self._first_line()
         if told := re.fullmatch(r"sep=(.)\r?", text):  # what Excel writes before the header
             delimiter, line, byte = told[1], line + 1, byte + len(text.encode()) + 1
         else:
-            delimiter = choose_delimiter(text, (self._settings.context, self._settings.question))
-        with self._opened(file) as stream:
+            delimiter = choose_delimiter(text, wanted)
+        with self._opened() as stream:
             stream.skip(byte)
             record = next(records(stream, delimiter, shown, longest, line, byte), None)
         if record is None or record.fault:
@@ -116,22 +116,46 @@ class CsvReader:
             raise InputError(f"{shown} has two columns named {twice!r}; rename one")
         return _Header(delimiter, names, record.line_after, record.byte_after)
 
-    def _rows(self, waiting: Sequence[Record], begin: Cursor, first_record: int) -> Rows:
-        shown, names = self._places[begin.file].shown, self._headers[begin.file].names
-        faults: dict[int, RowFault] = {}
+
+class CsvReader:
+    """All CSV and TSV inputs of a job, as one table: a column that a file does not have is null there."""
+
+    def __init__(
+        self, places: Sequence[Place], kinds: Sequence[FileFormat], settings: ReadingSettings
+    ) -> None:
+        texts = (settings.context, settings.question)
+        self._files = [
+            CsvFile(place, kind, settings, texts) for place, kind in zip(places, kinds, strict=True)
+        ]
+        names = dict.fromkeys(name for file in self._files for name in file.names)
+        given = parse_schema(settings.schema) if settings.schema is not None else {}
+        if strange := [name for name in given if name not in names]:
+            has = f"{places[0].shown} has no such column; it has: {listed(names)}"
+            raise SettingsError(f"--schema {strange[0]}: {has}")
+        self._types = {name: _of_text(given.get(name, STRING), name) for name in names}
+        for place, file in zip(places, self._files, strict=True):
+            for option, name in (("context", settings.context), ("question", settings.question)):
+                if name not in file.names:
+                    raise missing_column(option, name, file.names, place.shown)
+        schema = pa.schema([(name, json_type.type) for name, json_type in self._types.items()])
+        self._plan = ColumnPlan.of(schema, settings, places[0].shown)
+        self.schema = self._plan.schema
+        self.rows: list[int | None] = [None] * len(places)
+        self.notes: tuple[str, ...] = ()
+
+    def read(self, start: Cursor, first_record: int) -> Iterator[Rows]:
+        """The rows of one file from `start` to its end."""
+        file = self._files[start.file]
+        for begin, waiting in file.records(start):
+            yield self._rows(file, waiting, begin, first_record)
+            first_record += len(waiting)
+
+    def _rows(self, file: CsvFile, waiting: Sequence[Record], begin: Cursor, first_record: int) -> Rows:
+        texts, faults = file.texts(waiting)
 
         def locate(row: int) -> str:
-            return f"{shown}:{waiting[row].line + 1}"
+            return file.locate(waiting[row])
 
-        for row, record in enumerate(waiting):
-            if record.fault:
-                faults[row] = record.fault
-            elif len(record.fields) < len(names) or any(record.fields[len(names) :]):
-                detail = f"{locate(row)}: {len(record.fields)} fields, and the header has {len(names)}"
-                faults[row] = RowFault("type_field", detail)
-        nothing = [None] * len(names)
-        cells = zip(*((record.fields + nothing)[: len(names)] for record in waiting), strict=True)
-        texts = dict(zip(names, cells, strict=True))
         columns = {
             name: _typed(
                 pa.array(texts.get(name, [None] * len(waiting)), pa.string()), json_type, name, locate, faults
@@ -144,7 +168,7 @@ class CsvReader:
             first_record,
             begin,
             faults=faults,
-            cursor_after=lambda count: _behind(begin, waiting, count),
+            cursor_after=lambda count: behind(begin, waiting, count),
         )
 
 
@@ -159,7 +183,8 @@ def _named(names: list[str]) -> list[str]:
     return named
 
 
-def _behind(begin: Cursor, waiting: Sequence[Record], count: int) -> Cursor:
+def behind(begin: Cursor, waiting: Sequence[Record], count: int) -> Cursor:
+    """The place behind the first `count` of the records that follow `begin`."""
     if not count:
         return begin
     last = waiting[count - 1]

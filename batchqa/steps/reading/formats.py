@@ -21,6 +21,10 @@ _SQUAD = re.compile(rb'"data"\s*:\s*\[')
 _QAS = re.compile(rb'"qas"\s*:\s*\[')
 
 
+class JsonDocumentError(InputError):
+    """The file is one JSON value that holds no rows, as some programs write their predictions."""
+
+
 @dataclass(frozen=True, slots=True)
 class FileFormat:
     """What an input is."""
@@ -64,6 +68,12 @@ def named(place: Place, *suffixes: str) -> bool:
     return any(suffix.lower() in suffixes for suffix in PurePath(place.path).suffixes[-2:])
 
 
+def compression_of(place: Place) -> Compression:
+    """How an input is compressed, from its first bytes."""
+    with translated(place.shown), place.open() as raw:
+        return _compression(read_at(raw, 0, 8))
+
+
 def _compression(magic: bytes) -> Compression:
     if magic.startswith(b"\x1f\x8b"):
         return "gzip"
@@ -105,17 +115,26 @@ def _text_format(place: Place, head: bytes) -> Format:
     if any(isinstance(_json(line), (dict, list)) for line in whole_lines):
         return "jsonl"
     if head.lstrip().startswith(b"{") and (why := _document(head)):
-        raise InputError(f"{place.shown} is {why}")
+        raise JsonDocumentError(f"{place.shown} is {why}")
     begins_like_json = any(line.lstrip().startswith((b"{", b"[")) for line in lines)
     if begins_like_json and (not whole_lines or named(place, ".jsonl", ".ndjson") or place.tape is not None):
         return "jsonl"
     if begins_like_json and _json(head) is not None:
-        raise InputError(
+        raise JsonDocumentError(
             f"{place.shown} is one JSON document and no SQuAD file; write one record a line (jq -c '.[]')"
         )
     if looks_like_table(head, named=named(place, ".csv", ".tsv", ".tab")):
         return "csv"
-    raise InputError(f"{place.shown} is {unknown(head)}")
+    raise _refused(place, head)
+
+
+def _refused(place: Place, head: bytes) -> InputError:
+    """The error for text that is nothing known; `head` may be the beginning of one long JSON object."""
+    if head.lstrip().startswith(b"{"):
+        return JsonDocumentError(
+            f"{place.shown} is JSON with objects that are not on a line each; write one a line (jq -c .)"
+        )
+    return InputError(f"{place.shown} is {unknown(head)}")
 
 
 def _is_squad(record: dict[str, object]) -> bool:

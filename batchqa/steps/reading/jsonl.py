@@ -54,6 +54,8 @@ KEPT_LINE = "_record"
 
 EXTRA = "extra"
 
+_FIRST = Cursor()
+
 
 @dataclass(slots=True)
 class _Sample:
@@ -111,6 +113,24 @@ class _Columns:
         return pa.schema(fields)
 
 
+def read_records(
+    place: Place, kind: FileFormat, settings: ReadingSettings, start: Cursor = _FIRST
+) -> Iterator[Parsed]:
+    """The blocks of one file that have records, from `start` on; at most MAX_ROWS lines each."""
+    longest = settings.max_line_bytes
+    array = kind.format == "json"
+    where = f"{place.shown}, record " if array else f"{place.shown}:"
+    with TextStream(place, kind.compression, settings.max_zstd_window) as text:
+        stream = ArrayLines(text, place.shown) if array else text
+        if start.byte:
+            stream.skip(start.byte)
+        for large in blocks(stream, start.line, start.byte, longest):
+            for block in large.split(MAX_ROWS):
+                parsed = parse(block, where, longest)
+                if parsed.records:
+                    yield parsed
+
+
 class JsonlReader:
     """All inputs of a job that are JSONL or JSON arrays; they share one schema.
 
@@ -147,26 +167,14 @@ class JsonlReader:
     def read(self, start: Cursor, first_record: int) -> Iterator[Rows]:
         """The rows of one file from `start` to its end."""
         row = start.row
-        for parsed in self._parsed(start):
+        for parsed in self._records(start):
             yield self._rows(parsed, first_record, Cursor(start.file, row))
             row += len(parsed.records)
             first_record += len(parsed.records)
 
-    def _parsed(self, start: Cursor) -> Iterator[Parsed]:
-        """The blocks of one file from `start` on that have records."""
+    def _records(self, start: Cursor) -> Iterator[Parsed]:
         place, kind = self._places[start.file], self._kinds[start.file]
-        longest = self._settings.max_line_bytes
-        array = kind.format == "json"
-        where = f"{place.shown}, record " if array else f"{place.shown}:"
-        with TextStream(place, kind.compression, self._settings.max_zstd_window) as text:
-            stream = ArrayLines(text, place.shown) if array else text
-            if start.byte:
-                stream.skip(start.byte)
-            for large in blocks(stream, start.line, start.byte, longest):
-                for block in large.split(MAX_ROWS):
-                    parsed = parse(block, where, longest)
-                    if parsed.records:
-                        yield parsed
+        return read_records(place, kind, self._settings, start)
 
     # planning
 
@@ -175,7 +183,7 @@ class JsonlReader:
         size = 0
         for file in range(len(self._places)):
             sample.records.append(0)
-            for parsed in self._parsed(Cursor(file)):
+            for parsed in self._records(Cursor(file)):
                 sample.see(parsed)
                 size += parsed.block.end - parsed.block.byte
                 if sum(sample.records) > SAMPLE_RECORDS or size > SAMPLE_BYTES:

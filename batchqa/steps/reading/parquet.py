@@ -214,6 +214,18 @@ class ParquetReader:
         return int(max(1, min(MAX_ROWS, BATCH_BYTES // max(average, 1), _BOMB_BYTES // max(worst, 1))))
 
 
+@contextmanager
+def opened_columns(place: Place, repeated: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
+    """A file to read columns of by name; those of texts that are `repeated` come as dictionaries.
+
+    Raises InputError where it is no sound Parquet file.
+    """
+    with _opened(place) as opened:
+        _rows_of(opened.file.metadata, place.shown)
+        names = [name for name in repeated if name in opened.file.schema_arrow.names]
+        yield _parquet_file(opened.raw, "us", opened.file.metadata, names) if names else opened.file
+
+
 def _rows_of(metadata: pq.FileMetaData, shown: str) -> int:
     """The number of rows, on which the file and its row groups must agree."""
     rows = int(metadata.num_rows)
@@ -264,7 +276,12 @@ def _opened(place: Place, unit: Unit = "us") -> Iterator[_Opened]:
             yield _Opened(raw, file, refused)
 
 
-def _parquet_file(raw: pa.NativeFile, unit: Unit, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
+def _parquet_file(
+    raw: pa.NativeFile,
+    unit: Unit,
+    metadata: pq.FileMetaData | None = None,
+    read_dictionary: Sequence[str] = (),
+) -> pq.ParquetFile:
     # read through a buffer: neither mapped (a shrinking file would be a SIGBUS) nor read ahead whole
     file = pq.ParquetFile(
         raw,
@@ -274,6 +291,7 @@ def _parquet_file(raw: pa.NativeFile, unit: Unit, metadata: pq.FileMetaData | No
         buffer_size=MIB,
         coerce_int96_timestamp_unit=unit,
         page_checksum_verification=True,
+        read_dictionary=list(read_dictionary) or None,
     )
     file.schema_arrow.to_string()  # decodes the names of all columns
     return file

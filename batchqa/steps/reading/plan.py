@@ -103,17 +103,11 @@ def open_source(
     With `keep_raw`, JSONL passes through as one column `_record` with the original lines. Raises
     SettingsError and InputError for what cannot be read, StorageError for what is damaged.
     """
-    places, notes = find(inputs, stdin, keys=settings.partition_columns)
-    stamps = _of_each(places, _stamp)
-    kinds = _of_each(places, lambda place: format_of(place, settings.max_zstd_window))
-    places, stamps, kinds, empty = _without_empty(places, stamps, kinds)
+    found, notes = find(inputs, stdin, keys=settings.partition_columns)
+    stamp_of = dict(zip((place.uri for place in found), _of_each(found, _stamp), strict=True))
+    places, kinds, empty = known_formats(found, settings.max_zstd_window)
+    stamps = [stamp_of[place.uri] for place in places]
     notes += empty
-    for place, kind in zip(places, kinds, strict=True):
-        if _reader_of(kind.format) is not _reader_of(kinds[0].format):
-            raise InputError(
-                f"{places[0].shown} is {kinds[0].format} and {place.shown} is {kind.format}; "
-                "the inputs of a job have one format"
-            )
     partitions = Partitions(places, settings)
     reader = _reader(places, kinds, partitions.settings_of_files, keep_raw=keep_raw)
     names = reader.names if isinstance(reader, JsonlReader) else reader.schema.names
@@ -170,26 +164,32 @@ def _identity(place: Place, kind: Format, stamp: dict[str, Any]) -> dict[str, An
     return stamp if "etag" in stamp else stamp | place.digest(kind)
 
 
-def _without_empty(
-    places: list[Place], stamps: list[dict[str, Any]], kinds: list[FileFormat]
-) -> tuple[list[Place], list[dict[str, Any]], list[FileFormat], tuple[str, ...]]:
-    """The files that hold anything, and a note about those that do not (Spark and Hadoop write such parts).
+def known_formats(
+    places: list[Place], max_zstd_window: int
+) -> tuple[list[Place], list[FileFormat], tuple[str, ...]]:
+    """The files that hold anything, their formats, and a note about those that do not hold anything.
 
-    Where all are empty they are JSONL without a record. Raises InputError where the first may have been
-    meant to be anything else.
+    Spark and Hadoop write such parts. Where all are empty they are JSONL without a record. Raises InputError
+    where the first may have been meant to be anything else, and for files of different formats.
     """
+    kinds = _of_each(places, lambda place: format_of(place, max_zstd_window))
     full = [number for number, kind in enumerate(kinds) if kind.format != "empty"]
     if not full:
         refuse_empty(places[0])
-        return places, stamps, kinds, ()
-    if len(full) == len(kinds):
-        return places, stamps, kinds, ()
-    first = next(place for place, kind in zip(places, kinds, strict=True) if kind.format == "empty")
-    note = (
-        f"{len(kinds) - len(full)} of {len(kinds)} files hold nothing and are passed over, as {first.shown}"
-    )
-    chosen = [(places[number], stamps[number], kinds[number]) for number in full]
-    return [c[0] for c in chosen], [c[1] for c in chosen], [c[2] for c in chosen], (note,)
+        return places, kinds, ()
+    notes: tuple[str, ...] = ()
+    if len(full) < len(kinds):
+        first = next(place for place, kind in zip(places, kinds, strict=True) if kind.format == "empty")
+        count = f"{len(kinds) - len(full)} of {len(kinds)} files"
+        notes = (f"{count} hold nothing and are passed over, as {first.shown}",)
+    places, kinds = [places[number] for number in full], [kinds[number] for number in full]
+    for place, kind in zip(places, kinds, strict=True):
+        if _reader_of(kind.format) is not _reader_of(kinds[0].format):
+            raise InputError(
+                f"{places[0].shown} is {kinds[0].format} and {place.shown} is {kind.format}; "
+                "all inputs must have one format"
+            )
+    return places, kinds, notes
 
 
 def _reader_of(kind: Format) -> type[Reader]:

@@ -20,7 +20,7 @@ from batchqa.settings import ReadingSettings
 from .columns import BATCH_BYTES, MAX_ROWS, ColumnPlan
 from .files import MIB, Place
 from .formats import FileFormat
-from .streams import BOM, TextStream
+from .streams import read_whole
 
 MAX_BYTES = 1024 * MIB
 """A larger document is refused: it is held in memory as a whole, several times over."""
@@ -40,10 +40,11 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Document:
+class Document:
     """The questions of a document; question q is asked of paragraphs[paragraph[q]] (int32, (questions,)).
 
-    `titles` is parallel to `contexts`; all others to `paragraph`. `faults` has code and reason by question.
+    `titles` is parallel to `contexts`; all others to `paragraph`. `faults` has code and reason by question,
+    `unlabelled` why nobody knows a question's gold answers, which then look like those of one without.
     """
 
     titles: pa.Array
@@ -54,6 +55,20 @@ class _Document:
     answers: pa.Array
     is_impossible: pa.Array
     faults: Mapping[int, tuple[str, str]]
+    unlabelled: Mapping[int, str]
+
+    def table(self) -> pa.Table:
+        """All questions; titles and contexts, which repeat, are dictionaries: each is in memory once."""
+        paragraph = pa.array(self.paragraph)
+        columns = [
+            self.ids,
+            pa.DictionaryArray.from_arrays(paragraph, self.titles),
+            pa.DictionaryArray.from_arrays(paragraph, self.contexts),
+            self.questions,
+            self.answers,
+            self.is_impossible,
+        ]
+        return pa.table(columns, names=SCHEMA.names)
 
     def batch(self, begin: int, end: int) -> pa.RecordBatch:
         """The questions [begin, end) with their contexts written out."""
@@ -78,7 +93,7 @@ class SquadReader:
         self._places = places
         self._plan = ColumnPlan.of(SCHEMA, settings, places[0].shown)
         self._documents = [
-            _document(place, kind, settings.max_zstd_window)
+            read_document(place, kind, settings.max_zstd_window)
             for place, kind in zip(places, kinds, strict=True)
         ]
         self.rows: list[int | None] = [len(document.paragraph) for document in self._documents]
@@ -116,7 +131,7 @@ class SquadReader:
         return self._plan.rows(batch, locate, first_record, begin, faults=of_rows)
 
 
-def _cuts(document: _Document, begin: int) -> Iterator[int]:
+def _cuts(document: Document, begin: int) -> Iterator[int]:
     """Where the batches from question `begin` on end, bounded in bytes and rows."""
     lengths = np.asarray(pc.fill_null(pc.binary_length(document.contexts), 0))
     bytes_before = np.concatenate(([0], np.cumsum(lengths[document.paragraph], dtype=np.int64)))
@@ -127,30 +142,27 @@ def _cuts(document: _Document, begin: int) -> Iterator[int]:
         yield begin
 
 
-def _document(place: Place, kind: FileFormat, max_window: int) -> _Document:
+def read_document(place: Place, kind: FileFormat, max_window: int) -> Document:
+    """A SQuAD file, read as a whole. Raises InputError where it is none, or too large for that."""
     try:
-        document = load(_text(place, kind, max_window))
+        text = read_whole(place, kind.compression, max_window, MAX_BYTES)
+        if text is None:
+            raise InputError(
+                f"{place.shown} is a SQuAD document of more than {MAX_BYTES // MIB} MiB, "
+                "which is read as a whole; convert it to JSONL or Parquet"
+            )
+        document = load(text)
     except orjson.JSONDecodeError as error:
         raise InputError(
             f"{place.shown} is not a valid JSON document: {error.msg}, line {error.lineno}, "
             f"column {error.colno}"
         ) from None
-    return _Parser(place.shown).parse(document)
+    return parse_document(place.shown, document)
 
 
-def _text(place: Place, kind: FileFormat, max_window: int) -> bytes:
-    pieces: list[bytes] = []
-    size = 0
-    with TextStream(place, kind.compression, max_window) as stream:
-        while piece := stream.read(MIB):
-            pieces.append(piece)
-            size += len(piece)
-            if size > MAX_BYTES:
-                raise InputError(
-                    f"{place.shown} is a SQuAD document of more than {MAX_BYTES // MIB} MiB, "
-                    "which is read as a whole; convert it to JSONL or Parquet"
-                )
-    return b"".join(pieces).removeprefix(BOM)
+def parse_document(shown: str, document: Any) -> Document:
+    """The questions of a JSON value; `shown` names it in messages. Raises InputError with the path inside."""
+    return _Parser(shown).parse(document)
 
 
 class _MisfitError(Exception):
@@ -174,9 +186,10 @@ class _Parser:
         self._answers: list[dict[str, list[Any]]] = []
         self._is_impossible: list[bool | None] = []
         self._faults: dict[int, tuple[str, str]] = {}
+        self._unlabelled: dict[int, str] = {}
         self._without: InputError | None = None  # where the first list is missing
 
-    def parse(self, document: Any) -> _Document:
+    def parse(self, document: Any) -> Document:
         """The columns of a parsed document: SQuAD's, its articles, or simpletransformers' paragraphs."""
         at = ""
         if type(document) is not list:
@@ -189,7 +202,7 @@ class _Parser:
             self._add_paragraphs(document, None, "")
         if self._without and not self._questions:
             raise self._without
-        return _Document(
+        return Document(
             pa.array(self._titles, pa.string()),
             pa.array(self._contexts, pa.string()),
             np.array(self._paragraph, dtype=np.int32),
@@ -198,6 +211,7 @@ class _Parser:
             pa.array(self._answers, ANSWERS_TYPE),
             pa.array(self._is_impossible, pa.bool_()),
             self._faults,
+            self._unlabelled,
         )
 
     def _add_paragraphs(self, paragraphs: list[Any], title: Any, at: str) -> None:
@@ -225,13 +239,18 @@ class _Parser:
             entry, fault = {}, ("not_an_object", f"{at} is not an object")
         question, wrong = _text_of(entry, "question", f"{at}.question")
         fault = fault or wrong
-        name, answers, impossible = None, _NO_ANSWERS, None
+        name, answers, impossible = None, None, None
+        why = f"{at} has no list `answers` (empty where there is none)"
         try:
             name = _name(entry.get("id"), f"{at}.id")
-            answers = _answers(entry.get("answers"), f"{at}.answers")
+            answers, wrong_start = _answers(entry.get("answers"), f"{at}.answers")
+            fault = fault or wrong_start
             impossible = _flag(entry.get("is_impossible"), f"{at}.is_impossible")
         except _MisfitError as error:
-            fault = fault or ("type_field", str(error))
+            fault, why = fault or ("type_field", str(error)), str(error)
+        if answers is None and not impossible:
+            self._unlabelled[len(self._ids)] = why
+        answers = answers or _NO_ANSWERS
         self._ids.append(name)
         self._questions.append(question)
         self._answers.append(answers)
@@ -297,10 +316,13 @@ def _flag(value: Any, at: str) -> bool | None:
     raise _MisfitError(f"{at} is not true or false")
 
 
-def _answers(value: Any, at: str) -> dict[str, list[Any]]:
-    """Gold answers as columns: SQuAD's list of objects, one object, texts, or the columns of `datasets`."""
+def _answers(value: Any, at: str) -> tuple[dict[str, list[Any]] | None, tuple[str, str] | None]:
+    """Gold answers as columns: SQuAD's list of objects, one object, texts, or the columns of `datasets`.
+
+    Also what is wrong with where they start. Raises _MisfitError where it is not known what they are.
+    """
     if value is None:
-        return _NO_ANSWERS
+        return None, None
     if type(value) is dict and type(value.get("text")) is list:
         texts = value["text"]
         starts = value.get("answer_start") or [None] * len(texts)
@@ -318,13 +340,15 @@ def _answers(value: Any, at: str) -> dict[str, list[Any]]:
     texts = [_name(text, f"{at}: an answer's text") for text in texts]
     if None in texts:
         raise _MisfitError(f"{at} has an answer without a text")
-    return {"text": texts, "answer_start": [_start(start, at) for start in starts]}
+    whole = [_start(start) for start in starts]
+    columns = {"text": texts, "answer_start": whole}
+    if whole == starts:
+        return columns, None
+    return columns, ("type_field", f"{at} has an answer_start that is no 32-bit integer")
 
 
-def _start(value: Any, at: str) -> int | None:
+def _start(value: Any) -> int | None:
     """Where an answer starts; whole floats are what pandas makes of integers beside a null."""
-    if value is None:
-        return None
     if type(value) not in (int, float) or value != value // 1 or not -(2**31) <= value < 2**31:
-        raise _MisfitError(f"{at} has an answer_start that is no 32-bit integer")
+        return None
     return int(value)

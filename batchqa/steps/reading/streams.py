@@ -115,6 +115,19 @@ class TextStream:
         )
 
 
+def read_whole(place: Place, compression: Compression, max_window: int, most: int) -> bytes | None:
+    """All of an input's text without its byte order mark; None where it is more than `most` bytes."""
+    pieces: list[bytes] = []
+    size = 0
+    with TextStream(place, compression, max_window) as stream:
+        while piece := stream.read(MIB):
+            pieces.append(piece)
+            size += len(piece)
+            if size > most:
+                return None
+    return b"".join(pieces).removeprefix(BOM)
+
+
 class _Members:
     """The text of all members or frames of a stream; zeros between and behind them are passed over.
 
