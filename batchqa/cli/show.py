@@ -72,14 +72,14 @@ def show_as_page(
     _notes(output, on_note)
     rows = output.take(numbers[:limit])
     facts = {"": _rows(total)} | _maker(output.maker)
-    size = write_page(path, rows, title=str(output.source.path), facts=facts, total=total)
+    size = write_page(path, rows, title=output.source.path, facts=facts, total=total)
     left = f"; {len(numbers) - limit:,} more are left out: --limit" if len(numbers) > limit else ""
     return f"{path}: {_rows(len(rows))} of {total:,}, {size / 1e6:,.1f} MB{left}"
 
 
 def _notes(output: Output, on_note: Callable[[str], None]) -> None:
     if output.unfinished:
-        on_note(f"{output.source.path.shown} is not finished: these are the rows so far")
+        on_note(f"{output.source.path} is not finished: these are the rows so far")
     if "context" not in output.columns:
         on_note("the output has no column of contexts, so answers are shown alone; name it with --context")
 

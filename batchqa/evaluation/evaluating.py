@@ -173,7 +173,7 @@ def evaluate(
         raise SettingsError(f"{', '.join(sorted(unused))}: options of a run need a --model to annotate with")
 
     examples = _examples(source, truth, null_odds, options)
-    data = (source if truth is None else truth).name
+    data = (truth or opened.rows).name
     scored = _score(examples, language, rules)
     unit_name, unit = _articles(examples)
     units = len(examples) if unit is None else int(unit.max()) + 1

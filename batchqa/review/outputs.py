@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 
 from batchqa.errors import InputError, SettingsError
 from batchqa.evaluation.comparing import Maker, made_by
-from batchqa.evaluation.sources import Source, open_source
 from batchqa.gold import plain_array
 from batchqa.output import Target, earlier_job
 from batchqa.records import ANSWER_FIELDS, Int64
+from batchqa.steps.reading import Dataset, open_dataset
 from batchqa.store.locations import is_uri
 
 STAGING = ".batchqa"
@@ -77,7 +77,7 @@ class Row:
 class Output:
     """An opened output. `asked` are the names of a wide layout's questions, else empty."""
 
-    source: Source
+    source: Dataset
     prefix: str
     columns: dict[str, str]
     asked: tuple[str, ...]
@@ -91,7 +91,7 @@ class Output:
     @property
     def maker(self) -> Maker | None:
         """Which model and threshold the output's own record names."""
-        return None if self.unfinished else made_by(self.source.path)
+        return None if self.unfinished else made_by(self.source.given)
 
     def tables(self, names: Sequence[str]) -> Iterator[pa.Table]:
         """All rows, some thousand at a time, as columns `record` and those named (keys of a Row)."""
@@ -156,7 +156,7 @@ def open_output(
     Raises InputError where the file has no answers.
     """
     unfinished = not is_uri(given) and not Path(given).exists() and Path(given + STAGING).is_dir()
-    source = open_source(given + STAGING if unfinished else given)
+    source = open_dataset(given + STAGING if unfinished else given)
     names = source.names
     prefixes = [name.removesuffix("answer") for name in names if _is_prefix(name, names)]
     asked = () if prefixes else _wide(source, prefix or "qa_")
@@ -176,7 +176,7 @@ def _is_prefix(name: str, names: Sequence[str]) -> bool:
     return name.endswith("answer") and all(prefix + each in names for each in ("start", "end", "score"))
 
 
-def _wide(source: Source, prefix: str) -> tuple[str, ...]:
+def _wide(source: Dataset, prefix: str) -> tuple[str, ...]:
     """The names of the questions of a wide layout: its struct columns that hold answers."""
     structs = [name for name in source.names if name.startswith(prefix)]
     if not structs:
@@ -190,7 +190,7 @@ def _wide(source: Source, prefix: str) -> tuple[str, ...]:
     )
 
 
-def _texts(source: Source, prefix: str, context: str | None, question: str | None) -> dict[str, str]:
+def _texts(source: Dataset, prefix: str, context: str | None, question: str | None) -> dict[str, str]:
     """Which of the file's columns are id, context and question; a column that was asked for must be there."""
     columns = {}
     told = _told(source)
@@ -205,10 +205,10 @@ def _texts(source: Source, prefix: str, context: str | None, question: str | Non
     return columns
 
 
-def _told(source: Source) -> dict[str, str]:
+def _told(source: Dataset) -> dict[str, str]:
     """The columns' names that the run was given, from the output's record."""
     try:
-        job = earlier_job(Target.parse(source.path.given))
+        job = earlier_job(Target.parse(source.given))
     except SettingsError:  # a name that no output of a run has
         job = None
     reading = job.fields.get("options", {}).get("reading", {}) if job else {}
