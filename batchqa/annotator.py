@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -20,8 +20,9 @@ from batchqa.engines.selecting import Chosen, before_any_row, choose
 from batchqa.errors import DeviceError, ModelError, SettingsError
 from batchqa.languages import profile_of
 from batchqa.machine import cpu_quota
+from batchqa.one_question import as_asked, as_pairs
 from batchqa.pipeline import Road
-from batchqa.records import AnsweredChunk, Chunk, Cursor, Rows
+from batchqa.records import Cursor, Rows
 from batchqa.settings import DEFAULT_MAX_LENGTH, MachineSettings, RunSettings
 from batchqa.steps.chunking import chunks
 from batchqa.steps.decoding import DecodingRules
@@ -29,6 +30,7 @@ from batchqa.steps.reading import ColumnPlan, pieces
 from batchqa.steps.scoring import SpanScorer
 from batchqa.steps.windowing import Windower, open_tokenizer
 from batchqa.steps.writing import output_batch, output_schema
+from batchqa.table_kinds import annotated_as_given
 
 BUNDLED = Path(__file__).parent / "bundled"
 """The model that comes with the package: what `--model default` means."""
@@ -243,12 +245,6 @@ class Annotator:
             "answers may be poor; name a model for these texts with --model"
         )
 
-    def answer(
-        self, cut: Iterable[Chunk], on_scored: Callable[[Chunk, float], None] | None = None
-    ) -> Iterator[AnsweredChunk]:
-        """The road itself: chunks in, answered chunks out, in order. What jobs call."""
-        return self.road.answer(cut, on_scored)
-
     def stream(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Annotate record batches as they come, in order and in bounded memory.
 
@@ -262,13 +258,49 @@ class Annotator:
         plan = self._plan(first.schema)
         schema = self._output_schema(plan)
         rows = chunks(_rows(plan, chain([first], stream)), STREAM_PART_ROWS)
-        for answered in self.answer(rows):
+        for answered in self.road.answer(rows):
             yield output_batch(answered, schema)
 
-    def annotate(self, table: pa.Table) -> pa.Table:
-        """The table with the answer columns added; a row that cannot be judged has its code in `qa_error`."""
-        schema = self._output_schema(self._plan(table.schema))
-        return pa.Table.from_batches(self.stream(table.to_batches()), schema=schema)
+    def annotate(self, table: Any) -> Any:
+        """The table with the answer columns added; a row that cannot be judged has its code in `qa_error`.
+
+        Takes pyarrow, polars and pandas tables, lists of dicts, and anything with `__arrow_c_stream__`, and
+        returns the same kind (of the last, a pyarrow table).
+        """
+        return annotated_as_given(table, self.stream, self.schema)
+
+    def schema(self, input_schema: pa.Schema) -> pa.Schema:
+        """The schema of the output for tables of `input_schema`. Raises InputError where columns lack."""
+        return self._output_schema(self._plan(input_schema))
+
+    def ask(
+        self,
+        question: str | Sequence[str],
+        context: str | Sequence[str],
+        *,
+        top_k: int = 1,
+        handle_impossible_answer: bool | None = None,
+    ) -> Any:
+        """The answer to a question about a context: {"answer", "start", "end", "score", "no_answer"}.
+
+        Of lists, a list; a single text goes with each of it. With `top_k` above 1 each answer is a list,
+        best first. `handle_impossible_answer`: whether "no answer" may be said (None: as the annotator does);
+        answer, start and end are None then. Where a text cannot be judged, its code is in "error".
+        """
+        if top_k < 1:
+            raise ValueError(f"top_k must be at least 1, not {top_k}")
+        decoding = replace(self.settings.decoding, top_k=top_k if top_k > 1 else 0)
+        if handle_impossible_answer is not None:
+            decoding = replace(decoding, no_answer="on" if handle_impossible_answer else "off")
+        settings = RunSettings(windows=self.settings.windows, decoding=decoding)
+        rules = _rules(self.bundle, settings, self._windower.max_length)
+        pairs = as_pairs(question, context)
+        plan = ColumnPlan.of(pairs.schema, settings.reading, "ask")
+        schema = output_schema(plan.schema, settings.reading.output_prefix, decoding.top_k)
+        road = replace(self.road, rules=rules)
+        answered = road.answer(chunks(_rows(plan, pairs.to_batches()), STREAM_PART_ROWS))
+        rows = [row for each in answered for row in output_batch(each, schema).to_pylist()]
+        return as_asked(rows, top_k, single=isinstance(question, str) and isinstance(context, str))
 
     def _plan(self, schema: pa.Schema) -> ColumnPlan:
         return ColumnPlan.of(schema, self.settings.reading, "the table")

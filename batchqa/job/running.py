@@ -304,7 +304,7 @@ class _Job:
             rows = self._looked_at(missing, self._rows(missing))
             part_rows = self._settings.output.part_rows
             cut = chunks(rows, part_rows, missing.first_part)
-            answered = self._annotator.answer(cut, on_scored=self._follower.scored)
+            answered = self._annotator.road.answer(cut, on_scored=self._follower.scored)
             with closing(answered):  # type: ignore[type-var]
                 self._write_parts(answered)
         self._say_what_is_unlike(at_the_end=True)

@@ -1,0 +1,96 @@
+"""Tables as Python users hold them -> Arrow, and the annotated table as the same kind again.
+
+polars, pandas and pyarrow tables, lists of dicts, record batches and readers, and whatever else exports an
+Arrow stream (`__arrow_c_stream__`), which comes back as a pyarrow table. No library is imported that the
+caller has not imported already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from batchqa.errors import InputError
+
+Annotate = Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+"""Record batches in, annotated ones out, as they come."""
+
+
+def annotated_as_given(table: Any, annotate: Annotate, schema_of: Callable[[pa.Schema], pa.Schema]) -> Any:
+    """`table` annotated, as the kind that it is. `schema_of` is the output's schema for the input's.
+
+    Raises InputError for values that a table cannot hold, TypeError for what is no table.
+    """
+    if isinstance(table, pa.RecordBatchReader):  # a stream stays one: nothing is read before it is asked for
+        return pa.RecordBatchReader.from_batches(schema_of(table.schema), annotate(table))
+    arrow, back = _as_arrow(table)
+    return back(pa.Table.from_batches(annotate(arrow.to_batches()), schema=schema_of(arrow.schema)))
+
+
+def _as_arrow(table: Any) -> tuple[pa.Table, Callable[[pa.Table], Any]]:
+    """The Arrow table, and what makes the caller's kind of an annotated one."""
+    library = type(table).__module__.partition(".")[0]
+    if isinstance(table, pa.Table):
+        return table, lambda out: out
+    if isinstance(table, pa.RecordBatch):
+        return pa.Table.from_batches([table]), _one_batch
+    if library == "polars" and type(table).__name__ == "DataFrame":
+        import polars as pl
+
+        return table.to_arrow(), pl.from_arrow
+    if library == "pandas" and type(table).__name__ == "DataFrame":
+        return _from_pandas(table)
+    if isinstance(table, list) and all(isinstance(row, dict) for row in table):
+        return _from_dicts(table), pa.Table.to_pylist
+    if hasattr(table, "__arrow_c_stream__"):
+        return pa.table(table), lambda out: out
+    hint = "; collect it first" if hasattr(table, "collect") else ""
+    raise TypeError(
+        "a pyarrow, polars or pandas table, a list of dicts, or an object with __arrow_c_stream__ is wanted, "
+        f"not {type(table).__module__}.{type(table).__qualname__}{hint}"
+    )
+
+
+def _one_batch(table: pa.Table) -> pa.RecordBatch:
+    batches = table.combine_chunks().to_batches()
+    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
+
+
+def _from_dicts(rows: list[dict[str, Any]]) -> pa.Table:
+    """Columns of all keys in the order in which they first appear; a key that a row lacks is null."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {}
+    for name in names:
+        try:
+            columns[name] = pa.array([row.get(name) for row in rows])
+        except (pa.ArrowException, OverflowError) as error:
+            raise _unlike(name, error) from error
+    return pa.table(columns)
+
+
+def _from_pandas(frame: Any) -> tuple[pa.Table, Callable[[pa.Table], Any]]:
+    """A data frame with its index; added whole numbers and flags are of pandas' nullable types."""
+    import pandas as pd
+
+    try:
+        arrow = pa.Table.from_pandas(frame)
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        raise _unlike("of the data frame", error) from error
+    nullable = {pa.int32(): pd.Int32Dtype(), pa.bool_(): pd.BooleanDtype()}
+
+    def back(out: pa.Table) -> Any:
+        given = [name for name in out.column_names if name in arrow.column_names]
+        result = out.select(given).to_pandas()
+        added = out.drop_columns(given).to_pandas(types_mapper=nullable.get)
+        for name in added.columns:
+            result[name] = added[name].array
+        return result
+
+    return arrow, back
+
+
+def _unlike(name: str, error: Exception) -> InputError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return InputError(f"column {name!r} cannot be a table's column: {reason}; make its values one type")
