@@ -51,6 +51,9 @@ from batchqa.settings import DecodingSettings, MachineSettings, RunSettings, Win
 from batchqa.train.settings import TrainSettings
 from batchqa.version import VERSION
 
+FORMS = ("label-studio", "argilla", "spacy", "squad", "wide", "long", "gold")
+"""What `convert --to` takes."""
+
 _OF_RUN = {"context", "question", "max_errors"} | {
     field.name for step in (WindowSettings, DecodingSettings, MachineSettings) for field in fields(step)
 }
@@ -487,6 +490,40 @@ def show_command(
             text = show_as_page(opened, output, choice, html, limit=limit, on_note=reporter.note)
         reporter.close()
         _say(text, sys.stdout)
+
+
+@commands.command("convert", short_help="Give answers to other tools.", epilog=EPILOG)
+@click.argument("output", metavar="OUTPUT")
+@click.option(
+    "-o",
+    "--output-file",
+    "path",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="File to write; spacy: .spacy (DocBin) or .jsonl; wide and long: .parquet or .jsonl.",
+)
+@click.option(
+    "--to",
+    "form",
+    required=True,
+    type=click.Choice(FORMS),
+    help="Form of FILE; gold: OUTPUT is what Label Studio exported, FILE has gold answers.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace FILE.")
+@columns_option
+@speaking_options
+@config_option
+def convert_command(
+    output: str, path: Path, form: str, overwrite: bool, log_format: str, quiet: bool, **columns: str | None
+) -> None:
+    """Write the answers of OUTPUT as Label Studio predictions, Argilla records, spaCy documents, SQuAD
+    predictions ({id: text}, null odds beside them), or in the other layout (wide, long).
+    """  # noqa: D205  (click makes one paragraph of it)
+    with _reporting(log_format, quiet), _stoppable():
+        from batchqa.convert import convert
+
+        _say(convert(output, path, form, overwrite=overwrite, **columns), sys.stdout)
 
 
 @commands.command("info", short_help="Describe a bundle or an output.", epilog=EPILOG)
