@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -13,17 +13,14 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from batchqa.bundle import Bundle, Variant, open_bundle
-from batchqa.cache import cache_note
-from batchqa.engines import Arithmetic, ChildScorer, Crew, cuda_devices, has_cuda_device
-from batchqa.engines.selecting import Chosen, before_any_row, choose
-from batchqa.errors import DeviceError, ModelError, SettingsError
+from batchqa.bundle import Bundle, open_bundle
+from batchqa.engines import Engine, Resolved, before_any_row, select
+from batchqa.errors import ModelError, SettingsError
 from batchqa.languages import profile_of
-from batchqa.machine import cpu_quota
 from batchqa.one_question import as_asked, as_pairs
 from batchqa.pipeline import Road
 from batchqa.records import Cursor, Rows
-from batchqa.settings import DEFAULT_MAX_LENGTH, MachineSettings, RunSettings
+from batchqa.settings import DEFAULT_MAX_LENGTH, RunSettings
 from batchqa.steps.chunking import chunks
 from batchqa.steps.decoding import DecodingRules
 from batchqa.steps.reading import ColumnPlan, pieces
@@ -37,52 +34,16 @@ BUNDLED = Path(__file__).parent / "bundled"
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
-    """What the machine decided: settled once per job, written to job.json and used again on a resume."""
-
-    device: str
-    engine: str
-    variant: str
-    threads: int
-    batch_tokens: int
-    arithmetic: Arithmetic | None = None
-    workers: int = 1
-
-    def to_dict(self) -> dict[str, Any]:
-        """As it stands in job.json."""
-        return asdict(self)
-
-    def pin(self, machine: MachineSettings) -> MachineSettings:
-        """`machine` with what can change an answer as it was resolved before, where nothing is asked for now.
-
-        Threads and workers change none: they are those of the machine at hand.
-        """
-        engine = self.engine if machine.engine == "auto" else machine.engine
-        arithmetic = machine.arithmetic
-        if engine == self.engine and arithmetic == "auto":
-            arithmetic = self.arithmetic or "auto"
-        return replace(
-            machine,
-            engine=engine,  # type: ignore[arg-type]  # it was one of these when it was written
-            variant=machine.variant or self.variant,
-            batch_tokens=machine.batch_tokens or self.batch_tokens,
-            arithmetic=arithmetic,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Engine:
+class _Loaded:
     """The model as one process has loaded it."""
 
     process: int
-    chosen: Chosen
-    fallback: str | None
-    resolved: Resolved
+    engine: Engine
     road: Road
 
 
-_LEFT: list[_Engine] = []
-"""Engines inherited by a fork. Their threads are not in this process, and to destroy them could hang."""
+_LEFT: list[_Loaded] = []
+"""What a fork inherited. Their threads are not in this process, and to destroy them could hang."""
 
 STREAM_PART_ROWS = 100_000
 """Rows of a stream after which what was remembered of them is dropped: as many as a job's part has."""
@@ -92,7 +53,7 @@ class Annotator:
     """A bundle's model, loaded on a device, ready to answer tables and streams.
 
     Options are those of the command line (`top_k=3`, `no_answer="off"`, `batch_tokens=768`). One annotator
-    serves one stream at a time. The model runs in child processes (see `engines/worker_process.py`), which
+    serves one stream at a time. The model runs in worker processes (see `engines/worker_process.py`), which
     end with the annotator: by `close`, at the end of a `with` block, or when it is no longer used.
 
     After a fork each process has an engine of its own, loaded when it is first used there. Pickled, an
@@ -117,11 +78,13 @@ class Annotator:
         self.settings = settings
         self._model = model
         self._digest: str | None = None
-        self._engine: _Engine | None = None
+        self._loaded: _Loaded | None = None
         self._here()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        machine = self._engine.resolved.pin(self.settings.machine) if self._engine else self.settings.machine
+        machine = self.settings.machine
+        if self._loaded:
+            machine = self._loaded.engine.resolved.pin(machine)
         model = self._model if self._model == "default" else self.bundle.path.absolute()
         return _unpickled, (model, self.bundle.digest, replace(self.settings, machine=machine))
 
@@ -139,82 +102,43 @@ class Annotator:
     def _windower(self) -> Windower:
         return _windower(self.bundle, self.settings)
 
-    def _here(self) -> _Engine:
+    def _here(self) -> _Loaded:
         """This process's engine; it is loaded where there is none yet, or only that of another process."""
-        before = self._engine
+        before = self._loaded
         if before is not None and before.process == os.getpid():
             return before
         machine = self.settings.machine
         if before is not None:
             _LEFT.append(before)
-            machine = before.resolved.pin(machine)
+            machine = before.engine.resolved.pin(machine)
         windower = self._windower
-        threads = machine.threads or cpu_quota()
-        chosen, fallback = _load(self.bundle, machine, threads)
-        with before_any_row(chosen.scorer.device):
-            _check_vocabulary(windower.encoder.highest_id, chosen.scorer, self.bundle)
-        resolved = Resolved(
-            chosen.scorer.device,
-            chosen.scorer.engine,
-            chosen.candidate.variant.precision,
-            threads,
-            chosen.batch_tokens,
-            chosen.candidate.arithmetic,
-            chosen.workers,
-        )
-        rules = _rules(self.bundle, self.settings, windower.max_length)
-        road = Road(windower, chosen.scorer, rules, chosen.batch_tokens)
-        self._engine = _Engine(os.getpid(), chosen, fallback, resolved, road)
-        return self._engine
+        engine = select(self.bundle, machine)
+        with before_any_row(engine.scorer.device):
+            _check_vocabulary(windower.encoder.highest_id, engine.scorer, self.bundle)
+        road = Road(windower, engine.scorer, _rules(self.bundle, self.settings, windower.max_length))
+        self._loaded = _Loaded(os.getpid(), engine, road)
+        return self._loaded
+
+    @property
+    def engine(self) -> Engine:
+        """What runs the model in this process, what was resolved, and why."""
+        return self._here().engine
 
     @property
     def resolved(self) -> Resolved:
         """What the machine decided."""
-        return self._here().resolved
+        return self.engine.resolved
 
     @property
     def road(self) -> Road:
         """The road with this model."""
         return self._here().road
 
-    @property
-    def scorer(self) -> SpanScorer:
-        """The model on its device."""
-        return self._here().chosen.scorer
-
-    @property
-    def variant(self) -> Variant:
-        """The bundle's variant that was taken."""
-        return self._here().chosen.candidate.variant
-
-    @property
-    def speeds(self) -> Mapping[str, float]:
-        """Tokens per second of all engines that were compared, by name."""
-        return self._here().chosen.speeds
-
-    @property
-    def measuring_seconds(self) -> float:
-        """Time that went into what the next start will remember."""
-        return self._here().chosen.measuring_seconds
-
-    @property
-    def fallback(self) -> str | None:
-        """Why the CPU was taken, where there is a GPU or one was asked for."""
-        return self._here().fallback
-
-    @property
-    def notes(self) -> list[str]:
-        """What a user should know of how the model was loaded; where the cache is, is said once."""
-        fallback = f"the CPU is used, not a GPU: {self.fallback}" if self.fallback else None
-        return [text for text in (fallback, cache_note() if self._here().chosen.uses_cache else None) if text]
-
     def close(self) -> None:
-        """End this process's child processes, if there are any; what is asked afterwards starts others."""
-        engine = self._engine
-        if engine is None or engine.process != os.getpid():
-            return
-        if isinstance(engine.chosen.scorer, (ChildScorer, Crew)):
-            engine.chosen.scorer.close()
+        """End this process's workers, if there are any; what is asked afterwards starts others."""
+        loaded = self._loaded
+        if loaded is not None and loaded.process == os.getpid():
+            loaded.engine.close()
 
     def __enter__(self) -> Self:
         return self
@@ -313,7 +237,7 @@ def _unpickled(model: str | Path, digest: str, settings: RunSettings) -> Annotat
     """An annotator that loads nothing before it is used."""
     annotator = Annotator.__new__(Annotator)
     annotator.settings = settings
-    annotator._model, annotator._digest, annotator._engine = model, digest, None  # noqa: SLF001
+    annotator._model, annotator._digest, annotator._loaded = model, digest, None  # noqa: SLF001
     return annotator
 
 
@@ -342,30 +266,6 @@ def open_model(model: str | Path) -> Bundle:
             f"there is no model at {path}; name a bundle's folder, or make one with `batchqa export`"
         )
     return open_bundle(path)
-
-
-def _load(bundle: Bundle, machine: MachineSettings, threads: int) -> tuple[Chosen, str | None]:
-    """The model on the device asked for; `auto` and --allow-cpu-fallback may take the CPU instead.
-
-    The text says why they did, where there is a GPU or one was asked for.
-    """
-    devices = _devices(machine)
-    if devices == ["cpu"] or not (machine.allow_cpu_fallback or machine.device == "auto"):
-        return choose(bundle, machine, devices, threads), None
-    try:
-        return choose(bundle, machine, devices, threads), None
-    except DeviceError as error:
-        return choose(bundle, machine, ["cpu"], threads), str(error)
-
-
-def _devices(machine: MachineSettings) -> list[str]:
-    """The devices that `--device` means, one by one; a GPU that is there counts, whether it works or not."""
-    kind, _, numbers = machine.device.partition(":")
-    if kind == "auto":
-        return ["cuda:0"] if machine.engine != "openvino" and has_cuda_device() else ["cpu"]
-    if kind == "all":
-        return cuda_devices()
-    return ["cpu"] if kind == "cpu" else [f"cuda:{number}" for number in (numbers or "0").split(",")]
 
 
 def _check_vocabulary(highest: int, scorer: SpanScorer, bundle: Bundle) -> None:

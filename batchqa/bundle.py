@@ -8,7 +8,6 @@ not used. Nothing in it is code.
 from __future__ import annotations
 
 import hashlib
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -18,7 +17,6 @@ import orjson
 
 from batchqa.errors import DeviceError, ModelError
 from batchqa.languages import TextProfile
-from batchqa.machine import cpu_flags
 from batchqa.probability import Calibration
 from batchqa.records import Layout
 
@@ -31,9 +29,6 @@ TOKENIZER = "tokenizer.json"
 CARD = "README.md"
 ALLOWED_SUFFIXES = (".json", ".onnx", ".onnx_data", ".md", ".txt")
 """A bundle with any other file is refused: no code, no pickles, no archives, no engine's own format."""
-
-EXACT_INT8 = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
-"""Features of x86 processors, as the kernel names them, that add products of bytes in 32 bits (VNNI, AMX)."""
 
 PREFERRED = {"cpu": ("int8", "fp32"), "cuda": ("fp16", "fp32")}
 """Precisions for a kind of device, the fastest first."""
@@ -86,16 +81,6 @@ class Variant:
     engines: tuple[str, ...]
     verification: Mapping[str, Any] = field(default_factory=dict)
     weight_bits: int | None = None
-
-    def warning(self, flags: frozenset[str] | None = None) -> str | None:
-        """What to know before this variant runs on a CPU with these features (None: this machine's)."""
-        flags = cpu_flags() if flags is None else flags
-        if self.precision != "int8" or self.weight_bits in (0, 7) or not products_overflow(flags):
-            return None
-        return (
-            "this CPU has neither VNNI nor AMX: products of the int8 variant can overflow on it and change "
-            "answers; take --variant fp32 if the bundle has it, or export again with --target avx2"
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,14 +183,6 @@ class Bundle:
             f"{device} with {engine}; it has: {have}{why}. Export one with `batchqa export --precision "
             f"{advice}`"
         )
-
-
-def products_overflow(flags: frozenset[str]) -> bool:
-    """Whether a CPU with these features adds neighbouring products of bytes in 16 bits, which saturates.
-
-    x86 without VNNI and AMX does (`vpmaddubsw`), Arm does not. Where the features are not known: as without.
-    """
-    return platform.machine().lower() in ("x86_64", "amd64") and not flags & EXACT_INT8
 
 
 def open_bundle(path: Path) -> Bundle:

@@ -42,12 +42,11 @@ STOP_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Road:
-    """A model and everything that decides about a row; the engine takes `budget` tokens at once."""
+    """A model and everything that decides about a row."""
 
     windower: Windower
     scorer: SpanScorer
     rules: DecodingRules
-    budget: int
 
     def answer(
         self, chunks: Iterable[Chunk], on_scored: Callable[[Chunk, float], None] | None = None
@@ -70,7 +69,7 @@ class Road:
         )
         batches = in_background(self._batches(windows), BATCHES_AHEAD, "batchqa-batching", stop)
         scored = side_by_side(
-            lambda batch: score_batch(self.scorer, batch, self.budget),
+            lambda batch: score_batch(self.scorer, batch),
             batches,
             width=self.scorer.at_once,
             ahead=BATCHES_AHEAD + self.scorer.at_once,
@@ -98,7 +97,7 @@ class Road:
 
     def _batches(self, windows: Iterable[Windows]) -> Iterator[PaddedBatch]:
         for chunk in windows:
-            yield from padded_batches(chunk, self.budget)
+            yield from padded_batches(chunk, self.scorer.budget, self.scorer.length_bucket)
 
 
 class _Handover:

@@ -23,8 +23,8 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
 
-ALIKE = 16
-"""Windows are of one kind if their lengths, rounded up to a multiple of it, are the same.
+LENGTH_BUCKET = 16
+"""Tokens. Windows are in one length bucket if their lengths, rounded up to a multiple of it, are the same.
 
 An engine may take only such together; and each shape that is new to an engine costs it a few milliseconds.
 """

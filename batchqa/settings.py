@@ -28,6 +28,12 @@ from batchqa.errors import SettingsError
 DEFAULT_MAX_LENGTH = 384
 """Tokens of a window where neither the user nor the model says otherwise (run_qa's default)."""
 
+EngineName = Literal["auto", "onnxruntime", "openvino"]
+"""The engines, the preferred one first: each is a file of that name in `engines/`."""
+
+ComputeDtype = Literal["f32", "bf16"]
+"""What the matrix products' factors are: float32, or bfloat16 with sums in float32."""
+
 Cores = Annotated[int, Between(1, 1024)]
 """Threads or processes that one machine runs side by side; more is a slip of the hand."""
 
@@ -91,12 +97,12 @@ class MachineSettings:
 
     The engine has a process of its own, so that a row with which it crashes costs that row alone; with
     `in_process` it runs in the caller's. `workers` are copies of the model that work side by side on the CPU
-    and share `threads` out; several GPUs have one each. `arithmetic` is what openvino computes in;
+    and share `threads` out; several GPUs have one each. `arithmetic` is the compute dtype of openvino;
     onnxruntime computes in what the variant says.
     """
 
     device: str = "auto"
-    engine: Literal["auto", "onnxruntime", "openvino"] = "auto"
+    engine: EngineName = "auto"
     variant: str | None = None
     threads: Cores | None = None
     workers: Cores | None = None

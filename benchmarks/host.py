@@ -58,6 +58,8 @@ class ReadyScorer:
     engine = "none"
     at_once = 1
     device = "cpu"
+    budget = BUDGET
+    length_bucket = 16
 
     def __init__(self) -> None:
         self._logits = np.random.default_rng(0).normal(size=(1024, 512)).astype(np.float32)
@@ -67,6 +69,9 @@ class ReadyScorer:
         windows, tokens = input_ids.shape
         piece = self._logits[:windows, :tokens]
         return piece, piece
+
+    def close(self) -> None:
+        """There is nothing to end."""
 
 
 class Clock:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from batchqa.annotator import BUNDLED
-from batchqa.engines import best_arithmetic
+from batchqa.engines.openvino import best_compute_dtype
 from benchmarks.models import Models, base_sized, cuda_bundle, haystack_python, prepare
 
 ORT_TOKENS, OPENVINO_TOKENS, CUDA_TOKENS = 512, 1536, 32_768
@@ -77,7 +77,7 @@ def on_gpu(checkpoint: Path, work: Path) -> list[Contender]:
 
 
 def _openvino(models: Models) -> list[Contender]:
-    arithmetic = {"bf16": "bf16", "f32": "fp32"}[best_arithmetic()]
+    arithmetic = {"bf16": "bf16", "f32": "fp32"}[best_compute_dtype()]
     contenders = []
     for precision, bundle in (("int8", BUNDLED), (arithmetic, models.fp32_bundle)):
         contenders += [

@@ -33,7 +33,8 @@ ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))  # run from a checkout that need not be installed
 
 from batchqa.bundle import Bundle, open_bundle  # noqa: E402
-from batchqa.engines import OnnxScorer  # noqa: E402
+from batchqa.engines import ModelSpec  # noqa: E402
+from batchqa.engines.onnxruntime import OnnxScorer  # noqa: E402
 from batchqa.export import (  # noqa: E402
     exporting,
     extras,
@@ -275,7 +276,7 @@ def _made(name: str, materials: Materials) -> Path:
 
 def _scorer(materials: Materials, file: Path, threads: int) -> OnnxScorer:
     manifest = materials.bundle.manifest
-    return OnnxScorer(file, manifest.inputs, manifest.outputs, "cpu", threads)
+    return OnnxScorer(ModelSpec("onnxruntime", str(file), manifest.inputs, manifest.outputs, "cpu", threads))
 
 
 def _questions(squad: Path, count: int) -> pa.Table:

@@ -1,4 +1,4 @@
-"""A child program whose engine dies of a segmentation fault at one token, as a row that crashes it would.
+"""A worker process whose engine dies of a segmentation fault at one token, as a row that crashes it would.
 
 The token's id is in BATCHQA_TEST_CRASH_AT; the process is ended by the signal itself, so all that the job
 sees of it is what it would see of a fault in the engine.
@@ -10,8 +10,8 @@ import os
 import signal
 from typing import Any
 
-from batchqa.engines import OnnxScorer
-from batchqa.engines import worker_process as child
+from batchqa.engines import worker_process
+from batchqa.engines.onnxruntime import OnnxScorer
 
 
 def main() -> None:
@@ -25,4 +25,4 @@ def main() -> None:
         return score(self, input_ids, *others)
 
     OnnxScorer.score = dying  # type: ignore[method-assign]
-    child.main()
+    worker_process.main()

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from batchqa import Annotator, DeviceError, InputError, ModelError, SettingsError
-from batchqa.engines import OnnxScorer
+from batchqa.engines.onnxruntime import OnnxScorer
 from tests.models import SENTENCES
 
 TABLE = pa.table(
@@ -107,10 +107,10 @@ def test_an_option_that_does_not_exist_is_a_mistake_of_the_caller(tiny_bundle: P
         Annotator(tiny_bundle, device="cpu", top_n=3)
 
 
-def _portions(annotator: Annotator, rows: list[dict[str, str]]) -> list[np.ndarray]:
+def _micro_batches(annotator: Annotator, rows: list[dict[str, str]]) -> list[np.ndarray]:
     """The masks of what the engine computes at once for these rows."""
     masks = []
-    scorer = annotator.scorer
+    scorer = annotator.engine.scorer
     assert isinstance(scorer, OnnxScorer)
     run = scorer._run
 
@@ -129,7 +129,7 @@ ROWS = [{"context": " ".join(SENTENCES[:3]) + " So." * n, "question": "Who?"} fo
 def test_the_model_in_the_package_never_sees_padding_because_its_answers_would_depend_on_it() -> None:
     options: dict[str, Any] = {"device": "cpu", "engine": "onnxruntime", "in_process": True, "workers": 1}
     with Annotator(batch_tokens=1000, **options) as annotator:
-        masks = _portions(annotator, ROWS * 2)
+        masks = _micro_batches(annotator, ROWS * 2)
 
     assert sum(map(len, masks)) == 12  # a pair that comes again is not asked again
     assert all(mask.all() for mask in masks)
@@ -140,7 +140,7 @@ def test_the_engine_takes_no_more_tokens_at_once_than_the_budget(tiny_bundle: Pa
         with Annotator(
             tiny_bundle, device="cpu", in_process=True, workers=1, batch_tokens=budget
         ) as annotator:
-            masks = _portions(annotator, ROWS)
+            masks = _micro_batches(annotator, ROWS)
         assert sum(map(len, masks)) == 12
         assert all(mask.size <= budget or len(mask) == 1 for mask in masks)
         assert max(map(len, masks)) > 1

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from batchqa import doctor
+from batchqa.cli import doctor
+from batchqa.engines import cuda_is_available, devices
 
 
 class Installed:
@@ -62,10 +63,10 @@ def test_a_cpu_without_vnni_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_cuda_newer_than_the_driver_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
 
-    monkeypatch.setattr(doctor, "_cuda_driver", lambda: ((12, 4), ["A card"]))
+    monkeypatch.setattr(devices, "_driver", lambda: ((12, 4), ["A card"]))
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "cuda_version", "13.0", raising=False)
-    monkeypatch.setattr(doctor, "_missing_cuda_libraries", lambda _major: iter(["libcudnn.so.9"]))
+    monkeypatch.setattr(devices, "_missing_libraries", lambda _major: ["libcudnn.so.9"])
     findings = list(doctor._cuda())
     assert found(findings, "CUDA").level == "warn"
     assert "built for CUDA 13.0, which is newer" in found(findings, "CUDA").found
@@ -73,11 +74,9 @@ def test_a_cuda_newer_than_the_driver_is_explained(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_cuda_provider_that_does_not_load_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from batchqa.engines import cuda_is_available
-
     if cuda_is_available():
         pytest.skip("there is a CUDA device: its provider loads")
-    monkeypatch.setattr(doctor, "_cuda_driver", lambda: ((13, 0), ["A card"]))
+    monkeypatch.setattr(devices, "_driver", lambda: ((13, 0), ["A card"]))
     finding = found(list(doctor._cuda()), "CUDA provider")
     assert finding.level == "warn"
     assert "cuda:0" in finding.found
@@ -93,17 +92,15 @@ def test_the_findings_hold_facts_for_programs(tiny_bundle: Path) -> None:
 def test_a_variant_that_can_overflow_on_this_cpu_is_warned_about(
     bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from batchqa import bundle
-
-    monkeypatch.setattr(bundle, "cpu_flags", lambda: frozenset({"avx2"}))
-    monkeypatch.setattr(bundle.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(devices, "cpu_flags", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr(devices.platform, "machine", lambda: "x86_64")
     finding = found(doctor.examine(str(bundles(precision="int8")), "cpu"), "int8")
     assert finding.level == "warn"
     assert "--target avx2" in finding.found
 
 
 def test_a_machine_without_a_driver_runs_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_cuda_driver", lambda: None)
+    monkeypatch.setattr(devices, "_driver", lambda: None)
     (finding,) = doctor._cuda()
     assert finding.level == "ok"
     assert "no NVIDIA driver" in finding.found

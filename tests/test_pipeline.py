@@ -107,7 +107,7 @@ def test_an_error_of_the_model_reaches_the_caller(
     def fail(*_: np.ndarray) -> None:
         raise ModelError("the model failed on cpu")
 
-    monkeypatch.setattr(annotator.scorer, "score", fail)
+    monkeypatch.setattr(annotator.engine.scorer, "score", fail)
     with pytest.raises(ModelError, match="failed on cpu"):
         list(annotator.road.answer(_endless()))
 
@@ -116,7 +116,7 @@ def test_the_next_chunk_and_no_more_is_windowed_while_the_model_works_on_this_on
     annotator: Annotator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     windowed: list[int] = []
-    make, score = Windower.windows, annotator.scorer.score
+    make, score = Windower.windows, annotator.engine.scorer.score
 
     def windows(self: Windower, pairs: Pairs) -> Windows:
         made = make(self, pairs)
@@ -131,7 +131,7 @@ def test_the_next_chunk_and_no_more_is_windowed_while_the_model_works_on_this_on
         return score(*batch)
 
     monkeypatch.setattr(Windower, "windows", windows)
-    monkeypatch.setattr(annotator.scorer, "score", score_late)
+    monkeypatch.setattr(annotator.engine.scorer, "score", score_late)
     at_first_batch: list[int] = []
     many = [(f"The bridge number {i} is old.", "What is old?") for i in range(3000)]
     parts = (Chunk(rows_of(many, first_record=3000 * i), i, last_of_part=True) for i in range(4))

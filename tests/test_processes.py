@@ -20,8 +20,8 @@ import pyarrow as pa
 import pytest
 
 from batchqa import Annotator, ModelError
-from batchqa.engines import ChildScorer
 from batchqa.engines import worker_process as engine
+from batchqa.engines.worker_process import WorkerProcess
 from tests.models import SENTENCES, write_tiny_bundle
 
 FORK = multiprocessing.get_context("fork")
@@ -34,7 +34,7 @@ def rows(number: int, count: int = 300) -> pa.Table:
     return pa.table({"context": contexts, "question": [f"Which house is {n}?" for n in range(count)]})
 
 
-@pytest.fixture(params=[False, True], ids=["child", "in_process"])
+@pytest.fixture(params=[False, True], ids=["worker_process", "in_process"])
 def annotator(request: pytest.FixtureRequest, tiny_bundle: Path) -> Iterator[Annotator]:
     """One whose engine has a process of its own, and one whose engine is in this process."""
     with Annotator(tiny_bundle, in_process=request.param, **ALONE) as loaded:
@@ -67,9 +67,9 @@ def in_forks(work: Callable[[int], Any], count: int) -> list[Any]:
 
 def test_processes_that_share_an_annotator_by_a_fork_get_their_own_answers(annotator: Annotator) -> None:
     expected = [annotator.annotate(rows(number)) for number in range(3)]
-    mine = annotator.scorer
+    mine = annotator.engine.scorer
     assert in_forks(lambda number: annotator.annotate(rows(number)), 3) == expected
-    assert annotator.scorer is mine
+    assert annotator.engine.scorer is mine
     assert annotator.annotate(rows(1)) == expected[1]
 
 
@@ -83,7 +83,7 @@ from batchqa import Annotator
 annotator = Annotator(sys.argv[1], device="cpu", threads=1, batch_tokens=256, in_process=sys.argv[2] == "1")
 ask = lambda: annotator.annotate(pa.table({"context": ["Ada wrote it."], "question": ["Who?"]}))
 ask()
-before = annotator.scorer
+before = annotator.engine.scorer
 process = os.fork()
 if process == 0:
     if len(sys.argv) > 3:
@@ -94,7 +94,7 @@ if process == 0:
     sys.exit(7)
 assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 7
 ask()
-assert annotator.scorer is before and not getattr(before, "crashes", 0)
+assert annotator.engine.scorer is before and not getattr(before, "crashes", 0)
 """
     for options in (["0"], ["1", "used"]):
         done = subprocess.run(
@@ -132,7 +132,7 @@ def test_a_pickled_annotator_is_its_recipe_and_gives_the_same_answers_in_another
     assert len(pickled) < 5000
     assert pickle.dumps(annotator) == pickled  # `datasets` takes it for the fingerprint of a map
     with pickle.loads(pickled) as copy:
-        assert copy._engine is None
+        assert copy._loaded is None
         assert copy.resolved.batch_tokens == annotator.resolved.batch_tokens
         assert copy.annotate(rows(0)) == expected
     context = multiprocessing.get_context("spawn")
@@ -155,21 +155,21 @@ ONES = np.ones_like(IDS)
 
 def test_an_answer_to_another_batch_is_an_error_and_never_an_answer(tiny_bundle: Path) -> None:
     with Annotator(tiny_bundle, **ALONE) as loaded:
-        scorer = loaded.scorer
-        assert isinstance(scorer, ChildScorer)
-        child = scorer._child
-        assert child is not None
+        scorer = loaded.engine.scorer
+        assert isinstance(scorer, WorkerProcess)
+        worker = scorer._worker
+        assert worker is not None
         # as another process would that has a copy of the connection: its batch comes first
-        child.send(engine._NUMBER.pack(1, 99) + engine._packed(IDS, ONES, ONES * 0, None))
+        worker.send(engine._NUMBER.pack(1, 99) + engine._packed(512, IDS, ONES, ONES * 0))
         with pytest.raises(RuntimeError, match=r"answered batch .*99.* when asked"):
             scorer.score(IDS, ONES, ONES * 0)
-        start, _ = scorer.score(IDS, ONES, ONES * 0)  # by a child of its own
+        start, _ = scorer.score(IDS, ONES, ONES * 0)  # by a worker of its own
         assert start.shape == IDS.shape
 
 
 def test_an_engine_of_another_process_refuses_to_serve(tiny_bundle: Path) -> None:
     with Annotator(tiny_bundle, **ALONE) as loaded:
-        scorer = loaded.scorer
+        scorer = loaded.engine.scorer
 
         def score(_: int) -> str:
             with pytest.raises(RuntimeError, match="serves the process alone that started it"):
@@ -187,7 +187,7 @@ annotator = Annotator(sys.argv[1], device="cpu", threads=1, batch_tokens=256)
 process = os.fork()
 if process == 0:
     time.sleep(60)
-print(annotator.scorer._child.process.pid, process, flush=True)
+print(annotator.engine.scorer._worker.process.pid, process, flush=True)
 os.kill(os.getpid(), 9)
 """
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}

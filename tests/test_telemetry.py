@@ -14,13 +14,15 @@ import pytest
 
 from batchqa import telemetry
 from batchqa.cli.doctor import examine
-from batchqa.engines import openvino_is_installed
+from batchqa.engines import library
 from tests.models import SENTENCES
 from tests.tracing import clean_environment, sockets, traced, why_not, written
 
 REASON = why_not()
 can_trace = pytest.mark.skipif(REASON is not None, reason=str(REASON))
-needs_openvino = pytest.mark.skipif(not openvino_is_installed(), reason="needs the extra `openvino`")
+needs_openvino = pytest.mark.skipif(
+    not library("openvino").is_installed(), reason="needs the extra `openvino`"
+)
 ENGINES = ["onnxruntime", pytest.param("openvino", marks=needs_openvino)]
 LONG = 22  # seconds; onnxruntime's first upload comes after some ten
 
@@ -92,7 +94,7 @@ def test_a_run_opens_no_socket_and_writes_nothing_but_output_cache_and_temporary
 @pytest.mark.slow
 def test_a_run_of_some_time_calls_nobody_whatever_the_home_folder_is(both: Path, tmp_path: Path) -> None:
     running = {}
-    for engine in ("onnxruntime", "openvino") if openvino_is_installed() else ("onnxruntime",):
+    for engine in ("onnxruntime", "openvino") if library("openvino").is_installed() else ("onnxruntime",):
         for home in ("writable", "unwritable", "none"):
             place = Place(tmp_path / f"{engine}-{home}", home)
             running[place] = place.start(
@@ -172,7 +174,7 @@ def test_telemetry_is_switched_off_whatever_the_environment_says(tmp_path: Path)
 import os
 os.environ["ORT_DISABLE_TELEMETRY"] = "0"
 import batchqa, onnxruntime
-from batchqa.engines import worker_process as child
+from batchqa.engines import worker_process
 print(os.environ["ORT_DISABLE_TELEMETRY"])
 """
     assert in_a_program(code, tmp_path) == "1\n"
@@ -188,7 +190,7 @@ def test_doctor_says_that_telemetry_is_off_unless_the_program_had_loaded_an_engi
     assert found.found.startswith("off: onnxruntime, OpenVINO")
     code = """
 import onnxruntime, batchqa
-from batchqa import doctor
+from batchqa.cli import doctor
 print(doctor._telemetry())
 """
     assert "onnxruntime may call home" in in_a_program(code, tmp_path)

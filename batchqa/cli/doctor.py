@@ -6,20 +6,17 @@ what makes it slower or other than expected.
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
-import importlib.util
 import os
 import platform
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from batchqa.bundle import EXACT_INT8, products_overflow
 from batchqa.cache import cache_folders, cache_note
+from batchqa.engines import ModelSpec, cuda_is_available, load
+from batchqa.engines.devices import EXACT_INT8, look_for_cuda, products_overflow
 from batchqa.errors import BatchqaError
 from batchqa.machine import cpu_flags, cpu_model, cpu_quota, memory_limit
 from batchqa.telemetry import SWITCHES, import_onnxruntime, loaded_before
@@ -188,71 +185,46 @@ def _onnxruntime() -> Iterator[Finding]:
 
 
 def _cuda() -> Iterator[Finding]:
-    driver = _cuda_driver()
-    if driver is None:
-        yield Finding("CUDA", "ok", "no NVIDIA driver was found: models run on the CPU")
-        return
-    version, devices = driver
     try:
-        onnxruntime = import_onnxruntime()
-
-        built = str(getattr(onnxruntime, "cuda_version", "") or "")
-        has_provider = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+        cuda = look_for_cuda()
     except ImportError:
         return
-    release = _driver_release() or "unknown"
+    if cuda.serves is None:
+        yield Finding("CUDA", "ok", "no NVIDIA driver was found: models run on the CPU")
+        return
     found = (
-        f"driver {release} for CUDA {version[0]}.{version[1]}, {len(devices)} device(s): "
-        f"{', '.join(devices) or '-'}"
+        f"driver {cuda.driver} for CUDA {cuda.serves[0]}.{cuda.serves[1]}, {len(cuda.devices)} device(s): "
+        f"{', '.join(cuda.devices) or '-'}"
     )
-    facts = {"driver": release, "driver_cuda": list(version), "built_for": built, "devices": devices}
-    if not has_provider:
-        advice = "install onnxruntime-gpu"
-        yield Finding("CUDA", "warn", f"{found}; this onnxruntime has no CUDA", advice, facts)
-    elif built and int(built.partition(".")[0]) > version[0]:
-        yield Finding(
-            "CUDA",
-            "warn",
-            f"{found}; this onnxruntime is built for CUDA {built}, which is newer than the driver",
-            "update the driver, or pip install 'onnxruntime-gpu<1.27' (built for CUDA 12)",
-            facts,
-        )
-    else:
-        text = f"{found}; onnxruntime is built for CUDA {built or 'unknown'}"
-        yield Finding("CUDA", "ok", text, facts=facts)
-    yield from _cuda_libraries(built.partition(".")[0])
-    if has_provider:
-        yield _cuda_provider()
-
-
-def _cuda_libraries(cuda_major: str) -> Iterator[Finding]:
-    """NVIDIA's libraries from pip with their versions, and those that onnxruntime needs and nobody has."""
-    versions = {
-        name: distribution.version
-        for distribution in importlib.metadata.distributions()
-        if re.match(
-            r"nvidia-(cuda-runtime|cublas|cudnn|cufft|curand)", name := distribution.metadata["Name"] or ""
-        )
+    facts: dict[str, Any] = {
+        "driver": cuda.driver,
+        "driver_cuda": list(cuda.serves),
+        "built_for": cuda.built_for,
+        "devices": list(cuda.devices),
     }
-    found = ", ".join(f"{name} {version}" for name, version in sorted(versions.items())) or "none from pip"
-    missing = list(_missing_cuda_libraries(cuda_major)) if cuda_major else []
-    facts = {"versions": versions, "missing": missing}
-    if missing:
-        text = f"not found: {', '.join(missing)} (there are: {found})"
-        yield Finding("CUDA libraries", "warn", text, "pip install 'batchqa[cuda]' brings them", facts)
+    if obstacle := cuda.driver_obstacle():
+        yield Finding("CUDA", "warn", f"{found}; {obstacle[0]}", obstacle[1], facts)
     else:
-        yield Finding("CUDA libraries", "ok", found, facts=facts)
+        text = f"{found}; onnxruntime is built for CUDA {cuda.built_for or 'unknown'}"
+        yield Finding("CUDA", "ok", text, facts=facts)
+    names = ", ".join(f"{name} {version}" for name, version in sorted(cuda.libraries.items()))
+    facts = {"versions": dict(cuda.libraries), "missing": list(cuda.missing)}
+    if obstacle := cuda.library_obstacle():
+        text = f"{obstacle[0]} (there are: {names or 'none from pip'})"
+        yield Finding("CUDA libraries", "warn", text, obstacle[1], facts)
+    else:
+        yield Finding("CUDA libraries", "ok", names or "none from pip", facts=facts)
+    if cuda.has_provider:
+        yield _cuda_provider()
 
 
 def _cuda_provider() -> Finding:
     """Whether onnxruntime's CUDA provider really loads: it would only warn and run on the CPU."""
     from batchqa.annotator import open_model
-    from batchqa.engines import OnnxScorer
 
     try:
         bundle = open_model("default")
-        manifest = bundle.manifest
-        OnnxScorer(bundle.model(manifest.variants[0]), manifest.inputs, manifest.outputs, "cuda:0", 1)
+        load(ModelSpec.of(bundle, bundle.manifest.variants[0], "onnxruntime", "cuda:0", threads=1))
     except BatchqaError as error:
         return Finding("CUDA provider", "warn", str(error), "fix the CUDA problem reported above first")
     return Finding(
@@ -260,66 +232,12 @@ def _cuda_provider() -> Finding:
     )
 
 
-def _driver_release() -> str | None:
-    """The NVIDIA driver's own version (not CUDA's), as its kernel module tells it."""
-    try:
-        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", text)
-    return found[0] if found else None
-
-
 def _precisions() -> Finding:
     """Which variants of a bundle are worth having here."""
-    from batchqa.engines import cuda_is_available
-
     on_cpu = ["int8", "fp32"] if not products_overflow(cpu_flags()) else ["int8 (--target avx2)", "fp32"]
     on_cuda = ["fp16", "fp32"] if cuda_is_available() else []
     found = f"CPU: {', '.join(on_cpu)}; CUDA: {', '.join(on_cuda) or 'none'}"
     return Finding("precisions", "ok", f"{found} (the fastest first)", facts={"cpu": on_cpu, "cuda": on_cuda})
-
-
-def _cuda_driver() -> tuple[tuple[int, int], list[str]] | None:
-    """The newest CUDA (major, minor) that the NVIDIA driver serves, and its devices; None without one."""
-    try:
-        library = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
-    if library.cuInit(0) != 0:
-        return None
-    number, count = ctypes.c_int(), ctypes.c_int()
-    library.cuDriverGetVersion(ctypes.byref(number))
-    library.cuDeviceGetCount(ctypes.byref(count))
-    devices = []
-    for index in range(count.value):
-        name = ctypes.create_string_buffer(256)
-        device = ctypes.c_int()
-        library.cuDeviceGet(ctypes.byref(device), index)
-        library.cuDeviceGetName(name, len(name), device)
-        devices.append(name.value.decode(errors="replace"))
-    return (number.value // 1000, number.value % 1000 // 10), devices
-
-
-def _missing_cuda_libraries(cuda_major: str) -> Iterator[str]:
-    """Libraries of onnxruntime's CUDA provider that neither pip nor the system's linker has."""
-    for library in (f"libcudart.so.{cuda_major}", f"libcublas.so.{cuda_major}", "libcudnn.so.9"):
-        if not _in_pip_packages(library) and not _loads(library):
-            yield library
-
-
-def _in_pip_packages(library: str) -> bool:
-    spec = importlib.util.find_spec("nvidia")
-    places = spec.submodule_search_locations if spec else None
-    return any(next(Path(place).rglob(library), None) for place in places or ())
-
-
-def _loads(library: str) -> bool:
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return False
-    return True
 
 
 def _openvino() -> Finding:
@@ -354,14 +272,14 @@ def _smoke_test(model: str, device: str) -> Iterator[Finding]:
         f"{manifest.name} (has {variants}): {resolved.variant} on {resolved.device}, {resolved.engine}, "
         f"{resolved.threads} threads, {resolved.workers} workers, batches of {resolved.batch_tokens} tokens",
     )
-    if annotator.fallback:
-        yield Finding("device", "warn", f"the CPU is taken, not a GPU: {annotator.fallback}")
-    if len(annotator.speeds) > 1:
-        speeds = ", ".join(f"{name} {speed:,} tokens/s" for name, speed in annotator.speeds.items())
+    if annotator.engine.cpu_because:
+        yield Finding("device", "warn", f"the CPU is taken, not a GPU: {annotator.engine.cpu_because}")
+    if len(annotator.engine.speeds) > 1:
+        speeds = ", ".join(f"{name} {speed:,} tokens/s" for name, speed in annotator.engine.speeds.items())
         yield Finding(
             "engines", "ok", f"{speeds}: {resolved.engine} is taken (remembered in the cache folder)"
         )
-    if resolved.device == "cpu" and (warning := annotator.variant.warning()):
+    if warning := annotator.engine.warning:
         yield Finding("int8", "warn", warning)
     given = answer["qa_answer"]
     if given == GOLDEN_ANSWER:

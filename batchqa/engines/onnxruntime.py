@@ -1,8 +1,7 @@
-"""The SpanScorer on onnxruntime, on the CPU or on a CUDA device."""
+"""onnxruntime: the SpanScorer on the CPU or on a CUDA device."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from batchqa.bundle import Bundle, Variant
 from batchqa.errors import DeviceError, ModelError, TryAgainError
-from batchqa.records import Float32, Int64
-from batchqa.steps.scoring import OutOfMemoryError, score_in_portions
+from batchqa.records import LENGTH_BUCKET, Float32, Int64
+from batchqa.settings import MachineSettings
+from batchqa.steps.scoring import UNLIMITED, OutOfMemoryError, score_in_micro_batches
 from batchqa.telemetry import import_onnxruntime
 
-CUDA = "CUDAExecutionProvider"
-"""onnxruntime's name for CUDA."""
+from .devices import CUDA, has_cuda_provider, why_not_cuda
+from .loading import Library, ModelSpec, Way
 
 SPIN_MICROSECONDS = "20"
 """How long a thread spins between two operators before it sleeps (docs/decisions/0002-openvino.md)."""
@@ -38,38 +39,34 @@ class OnnxScorer:
 
     engine = "onnxruntime"
     at_once = 1
+    budget = UNLIMITED
+    length_bucket = LENGTH_BUCKET
 
-    def __init__(
-        self,
-        model: Path,
-        inputs: Sequence[str],
-        outputs: Sequence[str],
-        device: str,
-        threads: int,
-        *,
-        unpadded: bool = False,
-    ) -> None:
-        """Load `model` on `device` ("cpu", "cuda:0") with `threads` threads for operators on the CPU.
+    def __init__(self, spec: ModelSpec) -> None:
+        """Load the model. One can be `unpadded` by its spec, or because the file asks for it.
 
-        `unpadded`: windows of one length only go together, also where the file does not ask for it.
-
-        Raises ModelError where the file is no model or takes other inputs than `inputs`, DeviceError where
-        the device cannot be had (onnxruntime itself would only warn and run on the CPU).
+        Raises ModelError where the file is no model or takes other inputs, DeviceError where the device
+        cannot be had (onnxruntime itself would only warn and run on the CPU).
         """
-        self.device = device
-        self._outputs = list(outputs)
-        self._session = _open_session(model, device, threads)
-        self._inputs = _check_signature(self._session, model, inputs, outputs)
-        is_unpadded = unpadded or self._session.get_modelmeta().custom_metadata_map.get(UNPADDED) == "true"
-        self.alike = 1 if is_unpadded else None
+        model = Path(spec.model)
+        self.device = spec.device
+        self._outputs = list(spec.outputs)
+        self._session = _open_session(model, spec.device, spec.threads)
+        self._inputs = _check_signature(self._session, model, spec.inputs, spec.outputs)
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.unpadded = spec.unpadded or metadata.get(UNPADDED) == "true"
 
     def score(
-        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64, budget: int | None = None
+        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64
     ) -> tuple[Float32, Float32]:
         """See SpanScorer.score."""
-        return score_in_portions(
-            self._run, input_ids, attention_mask, token_type_ids, budget, alike=self.alike
+        bucket = 1 if self.unpadded else None
+        return score_in_micro_batches(
+            self._run, input_ids, attention_mask, token_type_ids, self.budget, length_bucket=bucket
         )
+
+    def close(self) -> None:
+        """There is nothing to end."""
 
     def _run(self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64) -> tuple[Float32, Float32]:
         given = {
@@ -98,24 +95,6 @@ class OnnxScorer:
         return copied
 
 
-def cuda_devices() -> list[str]:
-    """The CUDA devices of this machine, by the names that `--device` takes; at least the first one."""
-    count = len([path for path in Path("/dev").glob("nvidia*") if path.name[6:].isdigit()])
-    return [f"cuda:{number}" for number in range(max(count, 1))]
-
-
-def has_cuda_device() -> bool:
-    """Whether this machine has a CUDA device that is not hidden from this process, usable or not."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
-        return False
-    return Path("/dev/nvidiactl").exists() or Path("/dev/nvidia0").exists()
-
-
-def cuda_is_available() -> bool:
-    """Whether there is a CUDA device and this onnxruntime was built for it."""
-    return has_cuda_device() and CUDA in import_onnxruntime().get_available_providers()
-
-
 def _open_session(model: Path, device: str, threads: int) -> Any:
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
@@ -129,7 +108,7 @@ def _open_session(model: Path, device: str, threads: int) -> Any:
     options.enable_mem_pattern = False
     providers: list[Any] = ["CPUExecutionProvider"]
     if device != "cpu":
-        if CUDA not in onnxruntime.get_available_providers():
+        if not has_cuda_provider():
             raise DeviceError(
                 f"onnxruntime cannot use {device}: this build of it has no CUDA; install onnxruntime-gpu "
                 "in its place, or take --device cpu"
@@ -144,14 +123,16 @@ def _open_session(model: Path, device: str, threads: int) -> Any:
         reason = str(error).splitlines()[0][:300]
         if device != "cpu" and _OF_CUDA.search(reason):
             raise DeviceError(
-                f"onnxruntime cannot use {device}: {reason}; run `batchqa doctor`, or take --device cpu"
+                f"onnxruntime cannot use {device}: {reason}{why_not_cuda()}; run `batchqa doctor`, or take "
+                "--device cpu"
             ) from error
         raise ModelError(
             f"{model} cannot be loaded by onnxruntime: {reason}; export the bundle again"
         ) from error
     if device != "cpu" and session.get_providers()[0] != CUDA:
         raise DeviceError(
-            f"onnxruntime cannot use {device}: its CUDA provider does not load on this machine; "
+            f"onnxruntime cannot use {device}: its CUDA provider does not load on this machine"
+            f"{why_not_cuda()}; "
             "run `batchqa doctor`, install `batchqa[cuda]`, or take --device cpu"
         )
     return session
@@ -188,3 +169,17 @@ def _translated(error: Exception, device: str) -> Exception:
     if device != "cpu" and _DEVICE_LOST.search(text):
         return TryAgainError(f"{device} was lost ({reason}); run the same command again")
     return ModelError(f"the model failed on {device}: {reason}; export the bundle again or take another")
+
+
+def _ways(bundle: Bundle, variants: Sequence[Variant], machine: MachineSettings) -> list[Way]:  # noqa: ARG001
+    """The best variant; it computes in what the file says."""
+    return [(variant, None) for variant in variants[:1]]
+
+
+LIBRARY = Library(
+    module="onnxruntime",
+    packages=("onnxruntime", "onnxruntime-gpu"),  # both hold the module
+    devices=("cpu", "cuda"),
+    ways=_ways,
+    load=OnnxScorer,
+)

@@ -1,35 +1,35 @@
-"""The SpanScorer on OpenVINO (extra `openvino`), on the CPU.
+"""OpenVINO (extra `openvino`): the SpanScorer on the CPU.
 
 Two things are not OpenVINO's defaults, and both are there so that a row's answer does not depend on its
 neighbours (measured with OpenVINO 2026.4 on AVX-512; `docs/decisions/0002-openvino.md`):
 
-- A window is padded to the next multiple of ALIKE tokens, and only windows for which that is the same go
-  together. So what a window's logits are computed from is decided by its own length: the last bits of a
-  soft-max depend on how many tokens it goes over, and in bfloat16 such a bit grows to 0.1 in a logit.
-- What the model computes in (`arithmetic`) is asked for by name, and checked.
+- A window is padded to the next multiple of LENGTH_BUCKET tokens, and only windows for which that is the
+  same go together. So what a window's logits are computed from is decided by its own length: the last bits
+  of a soft-max depend on how many tokens it goes over, and in bfloat16 such a bit grows to 0.1 in a logit.
+- What the model computes in (`compute_dtype`) is asked for by name, and checked.
 
 A model is tried out when it is loaded: one whose logits depend on the batch all the same is not used.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from batchqa.bundle import Bundle, Variant
 from batchqa.errors import DeviceError, ModelError
 from batchqa.machine import cpu_flags
-from batchqa.records import ALIKE, Float32, Int64
-from batchqa.steps.scoring import OutOfMemoryError, score_in_portions
+from batchqa.records import LENGTH_BUCKET, Float32, Int64
+from batchqa.settings import ComputeDtype, MachineSettings
+from batchqa.steps.scoring import UNLIMITED, OutOfMemoryError, score_in_micro_batches
 from batchqa.telemetry import import_openvino
 
-Arithmetic = Literal["f32", "bf16"]
-"""What the matrix products' factors are: float32, or bfloat16 with sums in float32."""
+from .loading import Library, ModelSpec, Way
 
 TOLERANCE = 1e-4
 """By how much a logit may depend on the batch (docs/contract.md, Equality)."""
@@ -40,12 +40,7 @@ PROBED_LENGTHS = (7, 41, 44, 47, 90, 110, 111, 131)
 _OUT_OF_MEMORY = re.compile(r"allocate|out of memory|bad_alloc", re.IGNORECASE)
 
 
-def openvino_is_installed() -> bool:
-    """Whether the extra `openvino` is there; imports nothing."""
-    return importlib.util.find_spec("openvino") is not None
-
-
-def best_arithmetic() -> Arithmetic:
+def best_compute_dtype() -> ComputeDtype:
     """bfloat16 where the processor multiplies it (AMX, AVX-512 BF16), else float32."""
     return "bf16" if cpu_flags() & {"amx_bf16", "avx512_bf16"} else "f32"
 
@@ -56,47 +51,47 @@ class OpenVinoScorer:
     engine = "openvino"
     device = "cpu"
     at_once = 1
+    budget = UNLIMITED
+    length_bucket = LENGTH_BUCKET
 
-    def __init__(
-        self,
-        model: Path,
-        inputs: Sequence[str],
-        outputs: Sequence[str],
-        threads: int,
-        arithmetic: Arithmetic,
-        longest: int | None = None,
-        *,
-        unpadded: bool = False,
-    ) -> None:
-        """Load `model`, to be run with `threads` threads; it takes at most `longest` tokens.
+    def __init__(self, spec: ModelSpec) -> None:
+        """Load the model.
 
-        `unpadded`: its logits change with padding, so that only windows of one length go together.
-
-        Raises DeviceError where OpenVINO is not installed or the processor does not have `arithmetic`,
-        ModelError where the file is no model for it or its logits depend on the batch.
+        Raises DeviceError where OpenVINO is not installed, the device is not the CPU or the processor does
+        not have the compute dtype; ModelError where the file is no model for it or its logits depend on the
+        batch.
         """
-        self.arithmetic = arithmetic
-        self._longest = longest
-        self._alike = 1 if unpadded else ALIKE
-        self._inputs = list(inputs)
-        graph, compiled = _compiled(model, inputs, outputs, threads, arithmetic)
+        if spec.device != "cpu":
+            raise DeviceError(
+                "openvino runs models on the CPU only; take --device cpu, or --engine onnxruntime for "
+                f"{spec.device}"
+            )
+        model, compute_dtype = Path(spec.model), spec.compute_dtype or "f32"
+        self.compute_dtype = compute_dtype
+        self._longest = spec.longest
+        self._bucket = 1 if spec.unpadded else self.length_bucket
+        self._inputs = list(spec.inputs)
+        graph, compiled = _compiled(model, spec.inputs, spec.outputs, spec.threads, compute_dtype)
         self._vocabulary = _vocabulary(graph)
         self._request = compiled.create_infer_request()
-        self._outputs = [compiled.output(name) for name in outputs]
+        self._outputs = [compiled.output(name) for name in spec.outputs]
         worst = self._dependence()
         if worst > TOLERANCE:
             raise ModelError(
-                f"{model} in {arithmetic} on openvino gives logits that differ by {worst:.2g} with the batch "
-                "that a row is in; take --engine onnxruntime"
+                f"{model} in {compute_dtype} on openvino gives logits that differ by {worst:.2g} with the "
+                "batch that a row is in; take --engine onnxruntime"
             )
 
     def score(
-        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64, budget: int | None = None
+        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64
     ) -> tuple[Float32, Float32]:
         """See SpanScorer.score."""
-        return score_in_portions(
-            self._run, input_ids, attention_mask, token_type_ids, budget, alike=self._alike
+        return score_in_micro_batches(
+            self._run, input_ids, attention_mask, token_type_ids, self.budget, length_bucket=self._bucket
         )
+
+    def close(self) -> None:
+        """There is nothing to end."""
 
     def _run(self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64) -> tuple[Float32, Float32]:
         # an id that the table does not have is read as zeros, without a word
@@ -123,7 +118,7 @@ class OpenVinoScorer:
     def _padded(self, array: Int64) -> Int64:
         """The array with columns of zeros (masked) up to the next multiple, or to the model's limit."""
         tokens = array.shape[1]
-        wanted = -(-tokens // self._alike) * self._alike
+        wanted = -(-tokens // self._bucket) * self._bucket
         if self._longest is not None:
             wanted = max(min(wanted, self._longest), tokens)
         return np.pad(array, ((0, 0), (0, wanted - tokens)))
@@ -148,7 +143,7 @@ class OpenVinoScorer:
 
 
 def _compiled(
-    model: Path, inputs: Sequence[str], outputs: Sequence[str], threads: int, arithmetic: Arithmetic
+    model: Path, inputs: Sequence[str], outputs: Sequence[str], threads: int, compute_dtype: ComputeDtype
 ) -> tuple[Any, Any]:
     """The graph as read, and compiled for the CPU."""
     try:
@@ -159,7 +154,7 @@ def _compiled(
             "--engine onnxruntime"
         ) from error
     core = openvino.Core()
-    if arithmetic == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if compute_dtype == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise DeviceError(
             "this CPU has no bfloat16 arithmetic, which the job was started with; resume it where it was "
             "started, or start over with --restart"
@@ -171,7 +166,7 @@ def _compiled(
             graph,
             "CPU",
             {
-                "INFERENCE_PRECISION_HINT": arithmetic,
+                "INFERENCE_PRECISION_HINT": compute_dtype,
                 "INFERENCE_NUM_THREADS": threads,
                 "NUM_STREAMS": 1,
                 # threads that are tied to cores would stand in the way of other processes' work
@@ -268,3 +263,41 @@ def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = [after for before, after in pairwise(lines) if before.startswith("Exception from")]
     return (said or lines or [type(error).__name__])[-1][:300]
+
+
+def _ways(bundle: Bundle, variants: Sequence[Variant], machine: MachineSettings) -> list[Way]:
+    """The best variant; two unless one was named: which of int8 and bfloat16 is faster depends on the CPU.
+
+    Who names a compute dtype wants no int8.
+    """
+    chosen = list(variants[:2])
+    if machine.variant is not None:
+        chosen = chosen[:1]
+    elif machine.arithmetic != "auto":
+        chosen = ([variant for variant in variants if not variant.weight_bits] or chosen)[:1]
+    return [(variant, _compute_dtype(bundle, variant, machine)) for variant in chosen]
+
+
+def _compute_dtype(bundle: Bundle, variant: Variant, machine: MachineSettings) -> ComputeDtype:
+    """bf16 where the processor has it and the export found it good, but never behind the user's back.
+
+    Who names a variant of floats means its precision; and `auto` does not compute in less than it would
+    without OpenVINO: where that would be float32, so is this.
+    """
+    if machine.arithmetic != "auto":
+        return machine.arithmetic
+    verified = variant.verification.get("openvino", variant.verification)
+    if verified.get("arithmetic") != "bf16":
+        return "f32"
+    if machine.variant is not None and not variant.weight_bits:
+        return "f32"
+    if machine.engine == "auto":
+        beside = bundle.choices("cpu", "onnxruntime", None)
+        if beside and beside[0].precision == "fp32":
+            return "f32"
+    return best_compute_dtype()
+
+
+LIBRARY = Library(
+    module="openvino", packages=("openvino",), devices=("cpu",), ways=_ways, load=OpenVinoScorer
+)

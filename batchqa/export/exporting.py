@@ -13,9 +13,10 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Literal, get_args
 
-from batchqa.bundle import NO_INT8_ON_CUDA, Manifest, Source, open_bundle, products_overflow
+from batchqa.bundle import NO_INT8_ON_CUDA, Manifest, Source, open_bundle
 from batchqa.cache import cache_folders, cache_note
 from batchqa.domains import AnyNumber, Percent, Share, checked
+from batchqa.engines.devices import products_overflow
 from batchqa.errors import (
     BatchqaError,
     ModelError,

@@ -161,7 +161,7 @@ class Ground:
     def _run_unpadded(self, why: str) -> None:
         self.say(f"{self.checkpoint.name}: {why}; windows of one length only are run together")
         self.manifest = replace(self.manifest, unpadded=True)
-        self.scorer.alike = 1
+        self.scorer.unpadded = True
         self.__dict__.pop("feeds", None)
 
     @cached_property

@@ -16,7 +16,7 @@ from batchqa.bundle import (
     open_bundle,
     write_manifest,
 )
-from batchqa.engines import openvino_is_installed
+from batchqa.engines import library
 from batchqa.errors import ModelError
 from batchqa.languages import profile_of
 from batchqa.machine import cpu_flags
@@ -113,7 +113,7 @@ class Making(Ground):
 
     def _add_int8_of_openvino(self, beside: Variant) -> None:
         """int8 for OpenVINO, where it is installed: as fast as it can be, else as exact, else not at all."""
-        if not openvino_is_installed():
+        if not library("openvino").is_installed():
             return
         tried: list[str] = []
         for fast in (True, False):
@@ -198,7 +198,7 @@ class Making(Ground):
 
     def _also_with_openvino(self, variant: Variant, here: Comparison) -> _Made:
         """The variant, verified for OpenVINO too where that is installed and keeps the limits."""
-        if not openvino_is_installed():
+        if not library("openvino").is_installed():
             return variant, here
 
         def measured() -> dict[str, Any]:

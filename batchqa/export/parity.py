@@ -26,7 +26,7 @@ from batchqa.steps.batching import padded_batches
 from batchqa.steps.chunking import chunks
 from batchqa.steps.pairing import AnswerCache, pairs_of
 from batchqa.steps.reading import ColumnPlan, pieces
-from batchqa.steps.scoring import portions
+from batchqa.steps.scoring import micro_batches
 from batchqa.steps.windowing import Windower, open_tokenizer
 
 from . import graphs
@@ -154,7 +154,7 @@ def batches_of(bundle: Bundle, table: pa.Table, max_length: int = DEFAULT_MAX_LE
     longest = min(max_length, manifest.max_length)
     windower = Windower(open_tokenizer(bundle.tokenizer), manifest.layout, WindowSettings(), longest)
     cache = AnswerCache()
-    alike = 1 if manifest.runs_unpadded else None
+    bucket = 1 if manifest.runs_unpadded else None
 
     def batches(chunk: Chunk) -> Iterator[Feed]:
         for batch in padded_batches(windower.windows(pairs_of(chunk, cache)), BUDGET):
@@ -163,7 +163,7 @@ def batches_of(bundle: Bundle, table: pa.Table, max_length: int = DEFAULT_MAX_LE
                 "attention_mask": batch.attention_mask,
                 "token_type_ids": batch.token_type_ids,
             }
-            for part in portions(batch.attention_mask, batch.input_ids.size, alike=alike):
+            for part in micro_batches(batch.attention_mask, batch.input_ids.size, length_bucket=bucket):
                 yield {name: given[name][part] for name in manifest.inputs}
 
     return [feed for chunk in chunks(rows, part_rows=2**62) for feed in batches(chunk)]

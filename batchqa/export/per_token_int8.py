@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from batchqa.engines import UNPADDED
+from batchqa.engines.onnxruntime import UNPADDED
 
 from .editing import ATTENTION, GELU_FLOOR, GELUS, Editor, Product, is_masked_attention, products
 from .extras import load

@@ -18,18 +18,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchqa.bundle import Bundle, Variant
-from batchqa.engines import OnnxScorer, OpenVinoScorer, best_arithmetic, cuda_is_available
+from batchqa.engines import ModelSpec, cuda_is_available
+from batchqa.engines import load as load_model
+from batchqa.engines.openvino import best_compute_dtype
 from batchqa.errors import DeviceError, InputError
 from batchqa.gold import gold_column, plain_array, read_gold
 from batchqa.machine import cpu_quota
 from batchqa.pipeline import Road
-from batchqa.records import Cursor, Float32, Int64
+from batchqa.records import LENGTH_BUCKET, Cursor, Float32, Int64
 from batchqa.settings import DEFAULT_MAX_LENGTH, DecodingSettings, ReadingSettings, WindowSettings
 from batchqa.squad import RowScores, score_rows
 from batchqa.steps.chunking import chunks
 from batchqa.steps.decoding import DecodingRules
 from batchqa.steps.reading import ColumnPlan, open_source, pieces
-from batchqa.steps.scoring import SpanScorer, score_in_portions
+from batchqa.steps.scoring import UNLIMITED, SpanScorer, score_in_micro_batches
 from batchqa.steps.windowing import Windower, open_tokenizer
 
 from .extras import load
@@ -52,20 +54,26 @@ class TorchScorer:
     engine = "torch"
     device = "cpu"
     at_once = 1
+    budget = UNLIMITED
+    length_bucket = LENGTH_BUCKET
 
     def __init__(self, model: Any, inputs: Sequence[str], *, unpadded: bool = False) -> None:
         self._torch = load("torch")
         self._model = model
         self._inputs = tuple(inputs)
-        self.alike = 1 if unpadded else None
+        self.unpadded = unpadded
 
     def score(
-        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64, budget: int | None = None
+        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64
     ) -> tuple[Float32, Float32]:
         """See SpanScorer.score."""
-        return score_in_portions(
-            self._run, input_ids, attention_mask, token_type_ids, budget, alike=self.alike
+        bucket = 1 if self.unpadded else None
+        return score_in_micro_batches(
+            self._run, input_ids, attention_mask, token_type_ids, self.budget, length_bucket=bucket
         )
+
+    def close(self) -> None:
+        """There is nothing to end."""
 
     def _run(self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64) -> tuple[Float32, Float32]:
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
@@ -129,23 +137,33 @@ class Comparison:
 
 
 class _Timed:
-    """A scorer that adds up the time it takes."""
+    """A scorer that adds up the time it takes, at a token budget of its own."""
 
-    def __init__(self, scorer: SpanScorer) -> None:
+    at_once = 1
+
+    def __init__(self, scorer: SpanScorer, budget: int) -> None:
         self._scorer = scorer
-        self.engine, self.device, self.at_once = scorer.engine, scorer.device, 1
+        self.engine, self.device, self.length_bucket = scorer.engine, scorer.device, scorer.length_bucket
+        self.budget = budget
         self.seconds = 0.0
         self.windows = 0
 
     def score(
-        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64, budget: int | None = None
+        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64
     ) -> tuple[Float32, Float32]:
         """See SpanScorer.score."""
+        before, self._scorer.budget = self._scorer.budget, self.budget
         began = time.perf_counter()
-        logits = self._scorer.score(input_ids, attention_mask, token_type_ids, budget)
-        self.seconds += time.perf_counter() - began
-        self.windows += len(input_ids)
-        return logits
+        try:
+            return self._scorer.score(input_ids, attention_mask, token_type_ids)
+        finally:
+            self.seconds += time.perf_counter() - began
+            self.windows += len(input_ids)
+            self._scorer.budget = before
+
+    def close(self) -> None:
+        """End what the scorer has running."""
+        self._scorer.close()
 
 
 def read_examples(path: str | Path, limit: int | None = None) -> pa.Table:
@@ -194,8 +212,8 @@ def answer(
     )
     longest = min(max_length, manifest.max_length)
     windower = Windower(open_tokenizer(bundle.tokenizer), manifest.layout, WindowSettings(), longest)
-    timed = _Timed(scorer)
-    road = Road(windower, timed, rules, budget)
+    timed = _Timed(scorer, budget)
+    road = Road(windower, timed, rules)
     plan = ColumnPlan.of(table.schema, ReadingSettings(keep=()), "the table")
     first, rows = 0, []
     for batch in table.to_batches():
@@ -206,19 +224,19 @@ def answer(
     return Answers(pa.Table.from_batches(batches), timed.windows, timed.seconds)
 
 
-def onnx_scorer(bundle: Bundle, precision: str, threads: int | None = None) -> OnnxScorer:
+def onnx_scorer(bundle: Bundle, precision: str, threads: int | None = None) -> SpanScorer:
     """A variant of the bundle in onnxruntime, on the CPU; one for CUDA alone there, if it can be had.
 
     A float16 graph runs on the CPU too: in float32, rounded to float16 between operators.
     """
-    manifest = bundle.manifest
-    variant = next(v for v in manifest.variants if v.precision == precision and "onnxruntime" in v.engines)
-    model, threads = bundle.model(variant), threads or cpu_quota()
-    names, unpadded = (manifest.inputs, manifest.outputs), manifest.runs_unpadded
+    variant = next(
+        v for v in bundle.manifest.variants if v.precision == precision and "onnxruntime" in v.engines
+    )
+    spec = ModelSpec.of(bundle, variant, "onnxruntime", "cpu", threads or cpu_quota())
     if "cpu" not in variant.devices and cuda_is_available():
         with suppress(DeviceError):
-            return OnnxScorer(model, *names, "cuda:0", threads, unpadded=unpadded)
-    return OnnxScorer(model, *names, "cpu", threads, unpadded=unpadded)
+            return load_model(replace(spec, device="cuda:0"))
+    return load_model(spec)
 
 
 def compare(
@@ -238,25 +256,15 @@ def compare(
 def compare_openvino(
     bundle: Bundle, variant: Variant, table: pa.Table, original: Original, verified_on: VerifiedOn
 ) -> Comparison:
-    """The same with OpenVINO, in the arithmetic that it takes by itself on this processor.
+    """The same with OpenVINO, in the compute dtype that it takes by itself on this processor.
 
     Raises ModelError where it cannot run the file.
     """
-    threads, manifest, arithmetic = cpu_quota(), bundle.manifest, best_arithmetic()
-    scorers = [
-        OpenVinoScorer(
-            bundle.model(variant),
-            manifest.inputs,
-            manifest.outputs,
-            count,
-            arithmetic,
-            manifest.max_length,
-            unpadded=manifest.runs_unpadded,
-        )
-        for count in (threads, max(1, threads - 1))
-    ]
+    threads = cpu_quota()
+    spec = ModelSpec.of(bundle, variant, "openvino", "cpu", threads, best_compute_dtype())
+    scorers = [load_model(replace(spec, threads=count)) for count in (threads, max(1, threads - 1))]
     found = _compared(bundle, scorers, variant.precision, table, original, verified_on, None)
-    return replace(found, figures={**found.figures, "arithmetic": arithmetic})
+    return replace(found, figures={**found.figures, "arithmetic": spec.compute_dtype})
 
 
 def _compared(

@@ -39,7 +39,7 @@ from batchqa.steps.batching import padded_batches
 from batchqa.steps.chunking import chunks
 from batchqa.steps.decoding import Decoder
 from batchqa.steps.pairing import AnswerCache, answered_rows, most_bytes, pairs_of
-from batchqa.steps.scoring import portions, score_batch
+from batchqa.steps.scoring import micro_batches, score_batch
 from batchqa.steps.windowing import CACHED_BYTES, Windower
 
 T = TypeVar("T")
@@ -329,7 +329,7 @@ def _annotate(annotator: Annotator, slices: Sequence[Rows]) -> _Sample:
         began = _now()
         windows = windower.windows(pairs_of(chunk, cache))
         tokenized = _now()
-        batches = list(padded_batches(windows, road.budget))
+        batches = list(padded_batches(windows, road.scorer.budget, road.scorer.length_bucket))
         for batch in batches:
             start, end = rng.standard_normal((2, *batch.input_ids.shape), dtype=np.float32)
             answers = decoder.add(BatchLogits(batch, start, end, {}))
@@ -341,7 +341,7 @@ def _annotate(annotator: Annotator, slices: Sequence[Rows]) -> _Sample:
         sample.tokenizing_contexts += tokenized - began - again
         sample.tokenizing_the_rest += again
         sample.batching_and_decoding += decoded - tokenized
-        _count_tokens(sample, windows, batches, road.budget)
+        _count_tokens(sample, windows, batches, road.scorer.budget)
     return sample
 
 
@@ -352,14 +352,14 @@ def _count_tokens(sample: _Sample, windows: Windows, batches: Sequence[PaddedBat
     sample.context_tokens += sum(len(context.ids) for context in windows.contexts)
     sample.encoded_bytes += sum(context.nbytes for context in windows.contexts)
     sample.windows += len(windows)
-    cut = [portion for batch in batches for portion in _portions(batch, budget)]
-    sample.tokens += sum(portion.input_ids.size for portion in cut)
+    cut = [each for batch in batches for each in _micro_batches(batch, budget)]
+    sample.tokens += sum(each.input_ids.size for each in cut)
     sample.batches += cut
 
 
-def _portions(batch: PaddedBatch, budget: int) -> Iterator[PaddedBatch]:
+def _micro_batches(batch: PaddedBatch, budget: int) -> Iterator[PaddedBatch]:
     """What the engine takes at once: of whole batches, large models could be timed on too few."""
-    for rows, tokens in portions(batch.attention_mask, budget):
+    for rows, tokens in micro_batches(batch.attention_mask, budget):
         yield replace(
             batch,
             index=batch.index[rows],
@@ -427,7 +427,7 @@ def _tokens_per_second(annotator: Annotator, batches: Sequence[PaddedBatch]) -> 
 
     def timed(batch: PaddedBatch) -> tuple[int, float]:
         began = time.monotonic()
-        score_batch(annotator.scorer, batch, annotator.road.budget)
+        score_batch(annotator.engine.scorer, batch)
         return batch.input_ids.size, time.monotonic() - began
 
     drawn = (batches[at] for number, at in enumerate(order) if number < workers or time.monotonic() < until)

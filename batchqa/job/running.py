@@ -16,10 +16,10 @@ from typing import Any, BinaryIO
 import orjson
 import pyarrow as pa
 
-from batchqa.annotator import Annotator, Resolved, open_model
+from batchqa.annotator import Annotator, open_model
 from batchqa.beside import check_beside
 from batchqa.bundle import Bundle
-from batchqa.engines.selecting import engine_versions
+from batchqa.engines import Resolved, engine_versions
 from batchqa.errors import LimitError, NoInputError, SettingsError, StorageError
 from batchqa.job.estimate import Estimate, estimate
 from batchqa.job.following import Clock, Follower, Progress, Tally
@@ -147,17 +147,13 @@ def run(
         def load() -> Annotator:
             status(f"loading {bundle.manifest.name}")
             loaded = stack.enter_context(Annotator(bundle, settings=replace(settings, machine=machine)))
-            for text in loaded.notes:
+            for text in loaded.engine.notes:
                 note(text)
             return loaded
 
         # what a job resolved when it began is used again: no model is needed to see that it is done
         annotator = None if earlier else load()
         resolved = earlier or _loaded(annotator).resolved
-        if resolved.device == "cpu":
-            variant = bundle.choose("cpu", resolved.engine, resolved.variant)
-            if warning := variant.warning():
-                note(warning)
         commit = open_output(
             target,
             fields=_fields(source, bundle, resolved, settings),
@@ -222,9 +218,9 @@ def dry_run(
     first = FirstTexts()
     rows = first.passing(_up_to(source.read(), settings.output.limit))
     with Annotator(open_model(model), settings=settings) as annotator:
-        for text in annotator.notes:
+        for text in annotator.engine.notes:
             note(text)
-        startup = clock.seconds() - annotator.measuring_seconds  # the run will not measure again
+        startup = clock.seconds() - annotator.engine.measuring_seconds  # the run will not measure again
         found = estimate(annotator, chunks(rows, settings.output.part_rows), startup)
         if unlike := annotator.unlike_verified(first.texts):
             note(unlike)
@@ -477,7 +473,7 @@ def _earlier(target: LocalTarget | ObjectTarget) -> Resolved | None:
     """What an earlier run of this job, unfinished or finished, found out about the machine."""
     job = earlier_job(target)
     try:
-        return Resolved(**job.resolved) if job else None
+        return Resolved.from_dict(job.resolved) if job else None
     except TypeError:  # a job of another version: the fingerprint will tell the user
         return None
 
@@ -501,7 +497,7 @@ def _fields(source: Source, bundle: Bundle, resolved: Resolved, settings: RunSet
         "options": settings.of_the_output(),
     }
     if engine == "openvino":
-        fields["arithmetic"] = resolved.arithmetic if asked.arithmetic == "auto" else asked.arithmetic
+        fields["arithmetic"] = resolved.compute_dtype if asked.arithmetic == "auto" else asked.arithmetic
     return fields
 
 
@@ -552,7 +548,7 @@ def _summary(
         variant=resolved.variant,
         engine=resolved.engine,
         device=annotator.resolved.device if annotator else resolved.device,
-        cpu_because=annotator.fallback if annotator else None,
+        cpu_because=annotator.engine.cpu_because if annotator else None,
         output=str(target),
         fingerprint=commit.fingerprint,
         already_done=already_done,

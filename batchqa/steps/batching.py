@@ -1,8 +1,8 @@
 """Windows -> padded batches: like lengths together, long ones first.
 
 So the engine's buffers are allocated once at their largest. A batch is what the host handles at once; where
-that is more than the engine's budget, the engine takes it in portions. Batches end where portions do: so none
-is cut in two, and a worker meets fewer shapes, of which each costs it some milliseconds when it is new.
+that is more than the engine's budget, the engine takes it in micro-batches. Batches end where these do: so
+none is cut in two, and a worker meets fewer shapes, of which each costs it some milliseconds when it is new.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from batchqa.records import ALIKE, Int32, Int64, Layout, PaddedBatch, Ragged, Windows
+from batchqa.records import LENGTH_BUCKET, Int32, Int64, Layout, PaddedBatch, Ragged, Windows
 
 HOST_TOKENS = 4096
 """Tokens of a batch, unless the engine takes more: a dozen windows or more share what it costs the host."""
@@ -25,15 +25,18 @@ and Kuck 1987).
 """
 
 
-def padded_batches(windows: Windows, budget: int) -> Iterator[PaddedBatch]:
+def padded_batches(
+    windows: Windows, budget: int, length_bucket: int = LENGTH_BUCKET
+) -> Iterator[PaddedBatch]:
     """The windows of a chunk, sorted by length, in batches of `budget` to HOST_TOKENS tokens (with padding).
 
-    A window longer than the budget is a batch by itself. The last batch is marked; a chunk without windows
+    `budget` and `length_bucket` are the engine's (see SpanScorer). A window longer than the budget is a batch
+    by itself. The last batch is marked; a chunk without windows
     gives one empty batch, so that its rows still travel the whole road.
     """
     contexts = Ragged.joined([context.ids for context in windows.contexts])
     order = np.argsort(-windows.length, kind="stable").astype(np.int32)
-    ends = _portion_ends(windows.length[order], budget)
+    ends = _micro_batch_ends(windows.length[order], budget, length_bucket)
     place, left = 0, int(windows.length.sum())
     while True:
         longest = int(windows.length[order[place]]) if len(order) else 1
@@ -47,19 +50,19 @@ def padded_batches(windows: Windows, budget: int) -> Iterator[PaddedBatch]:
             return
 
 
-def _portion_ends(lengths: Int32, budget: int) -> Int64:
-    """Where a portion of windows of one kind ends that fits into `budget` tokens; of sorted lengths.
+def _micro_batch_ends(lengths: Int32, budget: int, length_bucket: int) -> Int64:
+    """Where a micro-batch of windows of one bucket ends that fits into `budget` tokens; of sorted lengths.
 
-    Zero comes first, for a chunk without windows. A batch that is a portion by itself may end anywhere.
+    Zero comes first, for a chunk without windows. A batch that is one micro-batch may end anywhere.
     """
     if budget >= HOST_TOKENS:
         return np.arange(len(lengths) + 1)
-    padded = -(-lengths // ALIKE) * ALIKE
-    kinds = np.concatenate([np.flatnonzero(np.diff(padded, prepend=-1)), [len(lengths)]])
+    padded = -(-lengths // length_bucket) * length_bucket
+    buckets = np.concatenate([np.flatnonzero(np.diff(padded, prepend=-1)), [len(lengths)]])
     within = [
-        np.arange(first, end, max(budget // int(padded[first]), 1))[1:] for first, end in pairwise(kinds)
+        np.arange(first, end, max(budget // int(padded[first]), 1))[1:] for first, end in pairwise(buckets)
     ]
-    return np.unique(np.concatenate([[0], kinds, *within])).astype(np.int64)
+    return np.unique(np.concatenate([[0], buckets, *within])).astype(np.int64)
 
 
 def blank_batch(layout: Layout, rows: int, tokens: int) -> tuple[Int64, Int64, Int64]:

@@ -23,59 +23,70 @@ class CrashedError(Exception):
     """The engine's process died with this batch; it will be started again for the next one."""
 
 
+UNLIMITED = 2**31 - 1
+"""The token budget of a scorer that takes each batch as a whole."""
+
+
 class SpanScorer(Protocol):
     """A model on a device: what the road needs of it.
 
     `at_once`: by how many threads it wants to be called at the same time, so that it never waits for a batch.
+    `budget`: how many tokens, padding included, it computes at once; larger batches are cut up.
+    `length_bucket`: batches end where windows' lengths, rounded up to a multiple of it, change.
     """
 
     engine: str
     device: str
     at_once: int
+    budget: int
+    length_bucket: int
 
     def score(
-        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64, budget: int | None = None
+        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64
     ) -> tuple[Float32, Float32]:
         """Start and end logits, float32, (windows, tokens), of int64 inputs of that shape, padded at the end.
 
-        The engine takes at most `budget` tokens at a time (one window at least), or all at once.
         Raises OutOfMemoryError where a smaller batch may fit, CrashedError where the engine died with it,
         TryAgainError where the device is lost.
         """
         ...
 
+    def close(self) -> None:
+        """End what it has running beside this process; a batch that comes afterwards starts it again."""
+        ...
 
-def score_in_portions(
+
+def score_in_micro_batches(
     run: Callable[[Int64, Int64, Int64], tuple[Float32, Float32]],
     input_ids: Int64,
     attention_mask: Int64,
     token_type_ids: Int64,
-    budget: int | None,
+    budget: int,
     *,
-    alike: int | None = None,
+    length_bucket: int | None = None,
 ) -> tuple[Float32, Float32]:
-    """What SpanScorer.score does, with `run` for each portion; see `portions`."""
+    """What SpanScorer.score does, with `run` for each micro-batch; see `micro_batches`."""
     start, end = np.zeros((2, *input_ids.shape), dtype=np.float32)
-    for part in portions(attention_mask, budget or input_ids.size, alike=alike):
+    for part in micro_batches(attention_mask, budget, length_bucket=length_bucket):
         start[part], end[part] = run(input_ids[part], attention_mask[part], token_type_ids[part])
     return start, end
 
 
-def portions(
-    attention_mask: Int64, budget: int, *, alike: int | None = None
+def micro_batches(
+    attention_mask: Int64, budget: int, *, length_bucket: int | None = None
 ) -> Iterator[tuple[slice, slice]]:
     """Neighbouring windows, and as many tokens as their longest has, within `budget` tokens.
 
-    `alike` puts only windows together whose lengths are equal, rounded up to a multiple of it; they count as
-    if they had that length, so that there are equally many in all portions of a kind but the last. A window
-    longer than the budget is a portion by itself.
+    `length_bucket` puts only windows together whose lengths are equal, rounded up to a multiple of it; they
+    count as if they had that length, so that there are equally many in all micro-batches of a bucket but the
+    last. A window longer than the budget is a micro-batch by itself.
     """
     lengths = np.maximum(attention_mask.sum(axis=1), 1)
-    counted = lengths if alike is None else -(-lengths // alike) * alike
+    counted = lengths if length_bucket is None else -(-lengths // length_bucket) * length_bucket
     first, widest = 0, 0
     for row, width in enumerate(counted.tolist()):
         too_many = max(widest, width) * (row + 1 - first) > budget
-        if row > first and (too_many or (alike is not None and width != widest)):
+        if row > first and (too_many or (length_bucket is not None and width != widest)):
             yield slice(first, row), slice(0, int(lengths[first:row].max()))
             first, widest = row, 0
         widest = max(widest, width)
@@ -83,7 +94,7 @@ def portions(
         yield slice(first, len(lengths)), slice(0, int(lengths[first:].max()))
 
 
-def score_batch(scorer: SpanScorer, batch: PaddedBatch, budget: int | None = None) -> BatchLogits:
+def score_batch(scorer: SpanScorer, batch: PaddedBatch) -> BatchLogits:
     """Score a batch; the windows that cannot be scored are `oom`, `crashed` or `non_finite`, each by itself.
 
     A batch that is too large is halved until it fits. One with which the engine dies is tried once more (the
@@ -99,7 +110,7 @@ def score_batch(scorer: SpanScorer, batch: PaddedBatch, budget: int | None = Non
         piece = left.pop()
         try:
             start[piece], end[piece] = scorer.score(
-                batch.input_ids[piece], batch.attention_mask[piece], batch.token_type_ids[piece], budget
+                batch.input_ids[piece], batch.attention_mask[piece], batch.token_type_ids[piece]
             )
             continue
         except OutOfMemoryError:

@@ -18,12 +18,12 @@ from contender import arguments, measure, read_rows
 
 from batchqa.annotator import Annotator
 from batchqa.bundle import open_bundle
-from batchqa.engines import Crew, best_arithmetic
-from batchqa.records import ALIKE, Chunk, Cursor, Rows
+from batchqa.engines.openvino import best_compute_dtype
+from batchqa.records import LENGTH_BUCKET, Chunk, Cursor, Rows
 from batchqa.settings import RunSettings
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.pairing import AnswerCache, pairs_of
-from batchqa.steps.scoring import portions
+from batchqa.steps.scoring import micro_batches
 from batchqa.telemetry import import_openvino
 
 options = arguments()
@@ -56,11 +56,12 @@ def load() -> tuple[Callable[[list[Batch]], object], list[Batch]]:
     windows = annotator.road.windower.windows(pairs)
     (whole,) = padded_batches(windows, budget=10**9)
     arrays = (whole.input_ids, whole.attention_mask, whole.token_type_ids)
-    (engine, *_) = annotator.scorer.members if isinstance(annotator.scorer, Crew) else (annotator.scorer,)
-    alike = engine.alike if options.engine == "onnxruntime" else ALIKE
+    scorer: Any = annotator.engine.scorer
+    (first, *_) = getattr(scorer, "members", (scorer,))
+    bucket = LENGTH_BUCKET if options.engine == "openvino" else 1 if first.unpadded else None
     batches = [
         tuple(np.ascontiguousarray(array[part]) for array in arrays)
-        for part in portions(whole.attention_mask, options.batch, alike=alike)
+        for part in micro_batches(whole.attention_mask, options.batch, length_bucket=bucket)
     ]
     score_all = _openvino(options.model) if options.engine == "openvino" else _onnxruntime(annotator)
     score_all(batches[: 2 * options.threads])  # the first run of a session allocates what later ones reuse
@@ -69,7 +70,7 @@ def load() -> tuple[Callable[[list[Batch]], object], list[Batch]]:
 
 def _onnxruntime(annotator: Annotator) -> Callable[[list[Batch]], object]:
     workers = ThreadPoolExecutor(annotator.resolved.workers)
-    return lambda batches: list(workers.map(lambda batch: annotator.scorer.score(*batch), batches))
+    return lambda batches: list(workers.map(lambda batch: annotator.engine.scorer.score(*batch), batches))
 
 
 def _openvino(folder: Path) -> Callable[[list[Batch]], object]:
@@ -77,7 +78,7 @@ def _openvino(folder: Path) -> Callable[[list[Batch]], object]:
     ov = import_openvino()
     bundle = open_bundle(folder)
     variant = bundle.choose("cpu", "openvino", "int8" if options.precision == "int8" else "fp32")
-    arithmetic = {"fp32": "f32", "bf16": "bf16", "int8": best_arithmetic()}[options.precision]
+    arithmetic = {"fp32": "f32", "bf16": "bf16", "int8": best_compute_dtype()}[options.precision]
     compiled = ov.Core().compile_model(
         str(bundle.model(variant)),
         "CPU",

@@ -11,9 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchqa import Annotator, annotator, job
-from batchqa.annotator import Resolved
-from batchqa.engines import cuda_is_available
+from batchqa import Annotator, job
+from batchqa.engines import Resolved, cuda_is_available, devices
 from batchqa.engines import onnxruntime as onnx_scorer
 from batchqa.errors import DeviceError
 from batchqa.job import Progress
@@ -37,7 +36,7 @@ def rows(tmp_path: Path) -> Path:
 def test_a_gpu_that_cannot_be_used_is_said_in_a_note_and_in_the_summary(
     options: dict[str, Any], tiny_bundle: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(annotator, "has_cuda_device", lambda: True)  # a driver without what else it takes
+    monkeypatch.setattr(devices, "has_cuda_device", lambda: True)  # a driver without what else it takes
     notes: list[str] = []
     out = tmp_path / "out.parquet"
     summary = job.run(rows, out, model=tiny_bundle, on_note=notes.append, **options)
@@ -56,7 +55,7 @@ def test_the_cpu_that_was_asked_for_needs_no_reason(tiny_bundle: Path, rows: Pat
     assert summary.cpu_because is None
     assert not [note for note in notes if "GPU" in note]
     with Annotator(tiny_bundle, device="auto") as loaded:
-        assert loaded.notes == []
+        assert loaded.engine.notes == []
 
 
 @pytest.mark.parametrize(
@@ -64,7 +63,7 @@ def test_the_cpu_that_was_asked_for_needs_no_reason(tiny_bundle: Path, rows: Pat
     [
         (["CPUExecutionProvider"], None, "cuda:0: this build of it has no CUDA; install onnxruntime-gpu"),
         (
-            [onnx_scorer.CUDA],
+            [devices.CUDA],
             "CUDA failure 35: driver is too old",
             "cuda:0: CUDA failure 35: driver is too old",
         ),
@@ -91,10 +90,10 @@ def test_what_keeps_onnxruntime_from_a_gpu_is_the_reason_that_is_given(
 @pytest.mark.parametrize("hidden", ["", "-1"])
 def test_a_gpu_that_the_user_hides_is_not_there(hidden: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
-    assert not onnx_scorer.has_cuda_device()
+    assert not devices.has_cuda_device()
 
 
-BEFORE = Resolved("cpu", "openvino", "fp32", threads=8, batch_tokens=768, arithmetic="bf16", workers=8)
+BEFORE = Resolved("cpu", "openvino", "fp32", threads=8, batch_tokens=768, compute_dtype="bf16", workers=8)
 
 
 def test_a_resume_pins_what_can_change_an_answer_and_nothing_else() -> None:

@@ -14,18 +14,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from batchqa.annotator import Annotator
 from batchqa.bundle import open_bundle
-from batchqa.engines import (
-    Arithmetic,
-    OnnxScorer,
-    OpenVinoScorer,
-    Recipe,
-    best_arithmetic,
-    load,
-)
-from batchqa.engines import (
-    openvino as openvino_scorer,
-)
+from batchqa.engines import ModelSpec, load
+from batchqa.engines import openvino as openvino_scorer
+from batchqa.engines.onnxruntime import OnnxScorer
+from batchqa.engines.openvino import OpenVinoScorer, best_compute_dtype
 from batchqa.errors import DeviceError, ModelError
+from batchqa.settings import ComputeDtype
 from batchqa.steps.scoring import OutOfMemoryError
 from tests.models import FAMILIES, MARKER, SENTENCES
 
@@ -35,14 +29,18 @@ NAMES = ("input_ids", "attention_mask", "token_type_ids")
 LOGITS = ("start_logits", "end_logits")
 BOTH = ("onnxruntime", "openvino")
 
-ARITHMETICS: tuple[Arithmetic, ...] = ("f32", "bf16") if best_arithmetic() == "bf16" else ("f32",)
+COMPUTE_DTYPES: tuple[ComputeDtype, ...] = ("f32", "bf16") if best_compute_dtype() == "bf16" else ("f32",)
 
 
-def scorer_of(path: Path, arithmetic: Arithmetic = "f32", threads: int = 1) -> OpenVinoScorer:
+def scorer_of(path: Path, compute_dtype: ComputeDtype = "f32", threads: int = 1) -> OpenVinoScorer:
     bundle = open_bundle(path)
-    manifest = bundle.manifest
-    model = bundle.model(manifest.variants[0])
-    return OpenVinoScorer(model, manifest.inputs, manifest.outputs, threads, arithmetic, manifest.max_length)
+    variant = bundle.manifest.variants[0]
+    return OpenVinoScorer(ModelSpec.of(bundle, variant, "openvino", "cpu", threads, compute_dtype))
+
+
+def spec_of(model: Path, longest: int | None = None) -> ModelSpec:
+    """A model with two inputs."""
+    return ModelSpec("openvino", str(model), NAMES[:2], LOGITS, "cpu", 1, longest)
 
 
 def table_of(contexts: tuple[str, ...] = SENTENCES, times: int = 1) -> pa.Table:
@@ -71,15 +69,15 @@ def test_every_family_is_answered_as_onnxruntime_answers_it(
         np.testing.assert_allclose(given[name].to_numpy(), expected[name].to_numpy(), atol=1e-4)
 
 
-@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@pytest.mark.parametrize("compute_dtype", COMPUTE_DTYPES)
 def test_a_window_has_the_same_logits_alone_in_any_batch_and_with_any_threads(
-    bundles: Callable[..., Path], arithmetic: Arithmetic
+    bundles: Callable[..., Path], compute_dtype: ComputeDtype
 ) -> None:
     path = bundles(engines=BOTH)
     lengths = [5, 16, 17, 33, 47, 64, 90, 111]
     ids, mask, types = windows(lengths)
-    together = scorer_of(path, arithmetic, threads=2).score(ids, mask, types)
-    single = scorer_of(path, arithmetic)
+    together = scorer_of(path, compute_dtype, threads=2).score(ids, mask, types)
+    single = scorer_of(path, compute_dtype)
     for row, length in enumerate(lengths):
         at = np.s_[row : row + 1, :length]
         alone = single.score(ids[at], mask[at], types[at])
@@ -91,12 +89,12 @@ def test_a_window_has_the_same_logits_alone_in_any_batch_and_with_any_threads(
 def test_a_model_whose_limit_is_no_multiple_takes_its_longest_window(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(_with_positions(50), path)
-    scorer = OpenVinoScorer(path, NAMES[:2], LOGITS, 1, "f32", longest=50)
+    scorer = OpenVinoScorer(spec_of(path, longest=50))
     ids, mask, types = windows([50, 49, 20], vocabulary=40)
     start, _ = scorer.score(ids, mask, types)
     alone, _ = scorer.score(ids[2:, :20], mask[2:, :20], types[2:, :20])
     np.testing.assert_allclose(alone[0], start[2, :20], atol=1e-4)
-    expected, _ = OnnxScorer(path, NAMES[:2], LOGITS, "cpu", 1).score(ids, mask, types)
+    expected, _ = OnnxScorer(spec_of(path)).score(ids, mask, types)
     np.testing.assert_allclose(start[mask > 0], expected[mask > 0], atol=1e-4)
 
 
@@ -124,19 +122,19 @@ def test_a_token_that_the_model_does_not_have_is_an_error_and_not_zeros(
         scorer.score(ids, np.ones_like(ids), np.zeros_like(ids))
 
 
-def test_it_runs_in_a_child_process_too(bundles: Callable[..., Path]) -> None:
+def test_it_runs_in_a_worker_process_too(bundles: Callable[..., Path]) -> None:
     with Annotator(bundles(engines=BOTH), device="cpu", engine="openvino", batch_tokens=512) as annotator:
         assert annotator.annotate(table_of())["qa_error"].null_count == 3 * len(SENTENCES)
         assert annotator.resolved.engine == "openvino"
-        assert annotator.resolved.arithmetic == best_arithmetic()
+        assert annotator.resolved.compute_dtype == best_compute_dtype()
 
 
 def test_an_int8_graph_with_a_scale_per_token_is_refused_with_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(_scaled_per_token(), path)
-    OnnxScorer(path, NAMES[:2], LOGITS, "cpu", 1)  # what it is made for
+    OnnxScorer(spec_of(path))  # what it is made for
     with pytest.raises(ModelError, match="only onnxruntime computes; take --engine onnxruntime, or export"):
-        OpenVinoScorer(path, NAMES[:2], LOGITS, 1, "f32")
+        OpenVinoScorer(spec_of(path))
 
 
 def test_a_bundle_without_a_variant_for_openvino_says_what_it_has(tiny_bundle: Path) -> None:
@@ -148,7 +146,7 @@ def test_a_file_that_is_no_model_is_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"this is no model at all")
     with pytest.raises(ModelError) as caught:
-        OpenVinoScorer(path, NAMES, LOGITS, 1, "f32")
+        OpenVinoScorer(spec_of(path))
     assert str(caught.value).startswith(f"{path} cannot be loaded by openvino: ")
     assert "\n" not in str(caught.value)
 
@@ -156,19 +154,19 @@ def test_a_file_that_is_no_model_is_refused_in_one_line(tmp_path: Path) -> None:
 def test_a_model_with_other_inputs_is_refused(tiny_bundle: Path) -> None:
     bundle = open_bundle(tiny_bundle)
     with pytest.raises(ModelError, match="is not an extractive QA model that batchqa can run"):
-        OpenVinoScorer(bundle.model(bundle.manifest.variants[0]), NAMES[:2], LOGITS, 1, "f32")
+        OpenVinoScorer(spec_of(bundle.model(bundle.manifest.variants[0])))
 
 
 def test_a_cuda_device_is_refused_with_what_to_do() -> None:
     with pytest.raises(DeviceError, match="CPU only; take --device cpu"):
-        load(Recipe("openvino", "model.onnx", NAMES, LOGITS, "cuda:0", 1))
+        load(ModelSpec("openvino", "model.onnx", NAMES, LOGITS, "cuda:0", 1))
 
 
 def test_a_model_whose_logits_depend_on_the_batch_is_not_used(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(_mean_over_the_batch(), path)
     with pytest.raises(ModelError, match=r"differ by .* with the batch that a row is in"):
-        OpenVinoScorer(path, NAMES[:2], LOGITS, 1, "f32")
+        OpenVinoScorer(spec_of(path))
 
 
 def test_an_allocation_that_fails_asks_for_a_smaller_batch() -> None:
@@ -179,7 +177,7 @@ def test_an_allocation_that_fails_asks_for_a_smaller_batch() -> None:
     assert "shapes do not fit" in str(other)
 
 
-@pytest.mark.skipif("bf16" not in ARITHMETICS, reason="this CPU does not multiply bfloat16")
+@pytest.mark.skipif("bf16" not in COMPUTE_DTYPES, reason="this CPU does not multiply bfloat16")
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_bfloat16_on_a_real_model_keeps_the_spans_and_does_not_depend_on_the_batch(
@@ -199,15 +197,15 @@ def test_bfloat16_on_a_real_model_keeps_the_spans_and_does_not_depend_on_the_bat
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@pytest.mark.parametrize("compute_dtype", COMPUTE_DTYPES)
 def test_int8_of_the_package_is_near_float_and_does_not_depend_on_the_batch(
-    fp32_bundle: Path, squad_dev: list[dict[str, Any]], arithmetic: Arithmetic
+    fp32_bundle: Path, squad_dev: list[dict[str, Any]], compute_dtype: ComputeDtype
 ) -> None:
     rows = squad_dev[::40]
     table = pa.table({name: [row[name] for row in rows] for name in ("context", "question")})
     order = np.random.default_rng(3).permutation(len(table))
     options: dict[str, Any] = {"device": "cpu", "engine": "openvino", "in_process": True}
-    int8 = {**options, "variant": "int8", "arithmetic": arithmetic}
+    int8 = {**options, "variant": "int8", "arithmetic": compute_dtype}
     exact = Annotator(fp32_bundle, arithmetic="f32", batch_tokens=1024, **options).annotate(table)
     here = Annotator(batch_tokens=768, **int8).annotate(table).take(order)
     again = Annotator(batch_tokens=3000, threads=1, **int8).annotate(table.take(order))

@@ -13,14 +13,22 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from batchqa.bundle import open_bundle
-from batchqa.engines import OnnxScorer, measure_budget
+from batchqa.engines import ModelSpec
 from batchqa.engines import onnxruntime as onnx_scorer
+from batchqa.engines.measuring import measure_budget
+from batchqa.engines.onnxruntime import OnnxScorer
 from batchqa.errors import DeviceError, ModelError, TryAgainError
 from batchqa.records import Chunk, PaddedBatch
 from batchqa.settings import WindowSettings
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.pairing import AnswerCache, pairs_of
-from batchqa.steps.scoring import OutOfMemoryError, portions, score_batch, score_in_portions
+from batchqa.steps.scoring import (
+    UNLIMITED,
+    OutOfMemoryError,
+    micro_batches,
+    score_batch,
+    score_in_micro_batches,
+)
 from batchqa.steps.windowing import Windower, learn_layout, open_tokenizer
 from tests.models import MARKER, tiny_tokenizer
 from tests.steps.rows import rows_of
@@ -35,18 +43,21 @@ class SmallScorer:
     engine = "none"
     at_once = 1
     device = "cpu"
+    budget = UNLIMITED
+    length_bucket = 16
 
     def __init__(self, most_windows: int, most_tokens: int = 10**9) -> None:
         self.most_windows, self.most_tokens = most_windows, most_tokens
         self.asked: list[int] = []
 
-    def score(
-        self, ids: np.ndarray, mask: np.ndarray, types: np.ndarray, budget: int | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def score(self, ids: np.ndarray, mask: np.ndarray, types: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         self.asked.append(len(ids))
         if len(ids) > self.most_windows or mask.sum(axis=1).max() > self.most_tokens:
             raise OutOfMemoryError("Failed to allocate memory")
         return ids.astype(np.float32), -ids.astype(np.float32)
+
+    def close(self) -> None:
+        """There is nothing to end."""
 
 
 def _batch(lengths: list[int]) -> PaddedBatch:
@@ -83,28 +94,28 @@ def test_a_window_that_never_fits_is_oom_and_its_neighbours_are_scored() -> None
     st.integers(1, 200),
     st.sampled_from([None, 1, 16]),
 )
-def test_portions_hold_every_token_once_and_stay_within_the_budget(
-    lengths: list[int], budget: int, alike: int | None
+def test_micro_batches_hold_every_token_once_and_stay_within_the_budget(
+    lengths: list[int], budget: int, bucket: int | None
 ) -> None:
     mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
     seen = np.zeros_like(mask)
-    for part in portions(mask, budget, alike=alike):
+    for part in micro_batches(mask, budget, length_bucket=bucket):
         assert mask[part].size <= budget or len(mask[part]) == 1
         assert mask[part].any(axis=0).all()  # no column of padding only
         of_one = mask[part].sum(axis=1)
-        assert alike is None or len(set(-(-of_one // alike))) == 1
+        assert bucket is None or len(set(-(-of_one // bucket))) == 1
         seen[part] += mask[part]
     np.testing.assert_array_equal(seen, mask)
 
 
-def test_all_portions_of_a_kind_but_the_last_are_of_one_shape_once_padded() -> None:
+def test_all_micro_batches_of_a_bucket_but_the_last_are_of_one_shape_once_padded() -> None:
     """An engine that pads to a multiple of 16 would else meet a new shape where windows become shorter."""
     lengths = np.arange(160, 144, -1)  # 9 of 160 tokens fit into 1,500, but 10 of 150
     mask = (np.arange(160) < np.concatenate([lengths, lengths[-1:].repeat(20)])[:, None]).astype(np.int64)
-    assert [len(mask[part]) for part in portions(mask, 1500, alike=16)] == [9, 9, 9, 9]
+    assert [len(mask[part]) for part in micro_batches(mask, 1500, length_bucket=16)] == [9, 9, 9, 9]
 
 
-def test_the_engine_gets_a_batch_in_portions_and_the_logits_are_those_of_the_whole() -> None:
+def test_the_engine_gets_a_batch_in_micro_batches_and_the_logits_are_those_of_the_whole() -> None:
     ids, taken = np.arange(1, 61).reshape(6, 10), []
 
     def run(ids: np.ndarray, mask: np.ndarray, types: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -112,19 +123,19 @@ def test_the_engine_gets_a_batch_in_portions_and_the_logits_are_those_of_the_who
         return ids.astype(np.float32), mask.astype(np.float32)
 
     mask = (np.arange(10) < np.array([10, 10, 7, 7, 7, 4])[:, None]).astype(np.int64)
-    start, end = score_in_portions(run, ids, mask, ids * 0, 21)
+    start, end = score_in_micro_batches(run, ids, mask, ids * 0, 21)
     assert taken == [(2, 10), (3, 7), (1, 4)]
     np.testing.assert_array_equal(start, ids * mask)
     np.testing.assert_array_equal(end, mask)
     taken.clear()
-    score_in_portions(run, ids, mask, ids * 0, None)
+    score_in_micro_batches(run, ids, mask, ids * 0, UNLIMITED)
     assert taken == [(6, 10)]
 
 
 def test_logits_that_are_not_finite_fail_their_window_only(bundles: Callable[..., Path]) -> None:
     bundle = open_bundle(bundles(poisoned=True))
     variant = bundle.manifest.variants[0]
-    scorer = OnnxScorer(bundle.model(variant), bundle.manifest.inputs, bundle.manifest.outputs, "cpu", 1)
+    scorer = OnnxScorer(ModelSpec.of(bundle, variant, "onnxruntime", "cpu", 1))
     windower = Windower(open_tokenizer(bundle.tokenizer), bundle.manifest.layout, WindowSettings(), 384)
     pairs = [("a bridge", "who?"), (f"a {MARKER} bridge", "who?"), ("the river", "who?")]
     windows = windower.windows(pairs_of(Chunk(rows_of(pairs), 0, last_of_part=True), AnswerCache()))
@@ -143,7 +154,7 @@ def test_a_file_that_is_no_model_is_refused_with_its_name(tmp_path: Path) -> Non
     path = tmp_path / "model.fp32.onnx"
     path.write_bytes(b"not a model")
     with pytest.raises(ModelError, match=r"model\.fp32\.onnx cannot be loaded"):
-        OnnxScorer(path, NAMES, LOGITS, "cpu", 1)
+        OnnxScorer(ModelSpec("onnxruntime", str(path), NAMES, LOGITS, "cpu", 1))
 
 
 @pytest.mark.parametrize(
@@ -168,7 +179,7 @@ def test_a_model_with_another_signature_is_refused_and_its_signature_shown(
     path = tmp_path / "model.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
     with pytest.raises(ModelError, match="input_ids tensor"):
-        OnnxScorer(path, NAMES, LOGITS, "cpu", 1)
+        OnnxScorer(ModelSpec("onnxruntime", str(path), NAMES, LOGITS, "cpu", 1))
 
 
 def test_a_cuda_device_that_cannot_be_had_is_an_error_and_not_the_cpu(tiny_bundle: Path) -> None:
@@ -178,13 +189,7 @@ def test_a_cuda_device_that_cannot_be_had_is_an_error_and_not_the_cpu(tiny_bundl
         pytest.skip("this machine has a CUDA device")
     bundle = open_bundle(tiny_bundle)
     with pytest.raises(DeviceError, match="--device cpu"):
-        OnnxScorer(
-            bundle.model(bundle.manifest.variants[0]),
-            bundle.manifest.inputs,
-            bundle.manifest.outputs,
-            "cuda:0",
-            1,
-        )
+        OnnxScorer(ModelSpec.of(bundle, bundle.manifest.variants[0], "onnxruntime", "cuda:0", 1))
 
 
 def test_the_budget_is_one_of_the_candidates_and_fits_into_memory() -> None:

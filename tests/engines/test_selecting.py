@@ -13,16 +13,20 @@ import pyarrow as pa
 import pytest
 
 import batchqa
-from batchqa.annotator import Annotator, Resolved
+from batchqa.annotator import Annotator
 from batchqa.bundle import open_bundle, write_manifest
-from batchqa.engines import best_arithmetic, fastest, openvino_is_installed
-from batchqa.engines import selecting as choosing
+from batchqa.engines import Resolved, library, selecting
+from batchqa.engines.loading import Library
+from batchqa.engines.measuring import fastest
+from batchqa.engines.openvino import best_compute_dtype
 from batchqa.engines.selecting import candidates
 from batchqa.errors import DeviceError, PreconditionError, SettingsError
 from batchqa.settings import MachineSettings
 from tests.models import SENTENCES, write_tiny_bundle
 
-needs_openvino = pytest.mark.skipif(not openvino_is_installed(), reason="needs the extra `openvino`")
+needs_openvino = pytest.mark.skipif(
+    not library("openvino").is_installed(), reason="needs the extra `openvino`"
+)
 BOTH = ("onnxruntime", "openvino")
 
 
@@ -103,8 +107,8 @@ def test_what_was_measured_is_remembered_and_used_without_measuring(
     def never(*_: Any) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(choosing, "fastest", never)
-    monkeypatch.setattr(choosing, "measure_budget", never)
+    monkeypatch.setattr(selecting, "fastest", never)
+    monkeypatch.setattr(selecting, "measure_budget", never)
     assert resolved(both) == first
     for name, engine in (
         ("openvino fp32 f32", "openvino"),
@@ -149,8 +153,8 @@ def test_a_cache_that_cannot_be_written_costs_time_only(
 def test_without_openvino_auto_is_onnxruntime_and_asking_for_openvino_says_what_to_install(
     both: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choosing, "openvino_is_installed", lambda: False)
-    names = [found.name for found in choosing.candidates(open_bundle(both), MachineSettings(), "cpu")]
+    monkeypatch.setattr(Library, "is_installed", lambda self: self.module != "openvino")
+    names = [found.name for found in selecting.candidates(open_bundle(both), MachineSettings(), "cpu")]
     assert names == ["onnxruntime fp32"]
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
     with pytest.raises(DeviceError, match=r"pip install 'batchqa\[openvino\]', or take --engine onnx"):
@@ -161,13 +165,13 @@ def test_without_openvino_auto_is_onnxruntime_and_asking_for_openvino_says_what_
 def test_auto_takes_onnxruntime_where_openvino_cannot_load_the_model(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, both: Path
 ) -> None:
-    def refuse(recipe: Any) -> Any:
-        if recipe.engine == "openvino":
+    def refuse(spec: Any) -> Any:
+        if spec.engine == "openvino":
             raise DeviceError("not here")
-        return load(recipe)
+        return load(spec)
 
-    load = choosing.load
-    monkeypatch.setattr(choosing, "load", refuse)
+    load = selecting.load
+    monkeypatch.setattr(selecting, "load", refuse)
     assert resolved(both).engine == "onnxruntime"
 
 
@@ -175,11 +179,11 @@ def test_auto_takes_onnxruntime_where_openvino_cannot_load_the_model(
 def test_a_job_goes_on_with_the_engine_that_it_began_with_whatever_is_remembered_since(
     both: Path, rows: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load, loaded = choosing.load, []
+    load, loaded = selecting.load, []
 
-    def noted(recipe: Any) -> Any:
-        loaded.append(recipe.engine)
-        return load(recipe)
+    def noted(spec: Any) -> Any:
+        loaded.append(spec.engine)
+        return load(spec)
 
     def stop(at: Any) -> None:
         if at.part:  # the part before it is committed
@@ -193,7 +197,7 @@ def test_a_job_goes_on_with_the_engine_that_it_began_with_whatever_is_remembered
     began = orjson.loads(only(cache).read_bytes())["answer"]["name"].partition(" ")[0]
     (other,) = set(names) - {began}
     change_answer(only(cache), name=names[other])
-    monkeypatch.setattr(choosing, "load", noted)
+    monkeypatch.setattr(selecting, "load", noted)
     resumed = batchqa.run(rows, output, **options)
     assert (resumed.engine, set(loaded)) == (began, {began})
     assert 0 < resumed.resumed_rows < resumed.rows
@@ -233,9 +237,9 @@ def test_what_was_resolved_is_pinned_unless_another_engine_is_asked_for() -> Non
 def test_auto_computes_in_no_less_than_it_would_without_openvino(tmp_path: Path) -> None:
     def arithmetic(bundle: Path, **machine: Any) -> dict[str, str | None]:
         found = candidates(open_bundle(bundle), MachineSettings(device="cpu", **machine), "cpu")
-        return {candidate.engine: candidate.arithmetic for candidate in found}
+        return {candidate.engine: candidate.compute_dtype for candidate in found}
 
-    best = best_arithmetic()
+    best = best_compute_dtype()
     float_only = write_tiny_bundle(tmp_path / "float", engines=BOTH)
     assert arithmetic(float_only) == {"onnxruntime": None, "openvino": "f32"}
     assert arithmetic(float_only, engine="openvino") == {"openvino": best}
@@ -255,7 +259,7 @@ def test_openvino_is_tried_in_int8_and_in_float_unless_one_of_them_is_asked_for(
         settings = MachineSettings(device="cpu", **machine)
         return [found.name for found in candidates(open_bundle(path), settings, "cpu")]
 
-    best = best_arithmetic()
+    best = best_compute_dtype()
     path = write_tiny_bundle(tmp_path / "b", engines=BOTH)
     manifest = open_bundle(path).manifest
     here = replace(manifest.variants[0], precision="int8", file="model.int8.onnx", engines=("onnxruntime",))

@@ -12,10 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from batchqa.annotator import Annotator, Resolved, _devices
+from batchqa.annotator import Annotator
 from batchqa.bundle import open_bundle
-from batchqa.engines import ChildScorer, Crew
-from batchqa.engines import selecting as choosing
+from batchqa.engines import Resolved, selecting
+from batchqa.engines.devices import devices_of
+from batchqa.engines.worker_pool import WorkerPool
+from batchqa.engines.worker_process import WorkerProcess
 from batchqa.settings import MachineSettings
 from batchqa.steps.scoring import OutOfMemoryError
 from tests.models import SENTENCES
@@ -33,6 +35,7 @@ class Member:
 
     engine = "none"
     at_once = 1
+    budget = length_bucket = 16
 
     def __init__(self, number: int, together: threading.Barrier, device: str = "cpu") -> None:
         self.number, self.together, self.device = number, together, device
@@ -46,14 +49,14 @@ class Member:
 
 def test_members_work_at_the_same_time_and_one_that_failed_is_free_again() -> None:
     together = threading.Barrier(2, timeout=10)
-    crew = Crew([Member(0, together), Member(1, together)])
+    pool = WorkerPool([Member(0, together), Member(1, together)])
     for first in (0, 1, 0):
         seen: list[object] = []
 
         def call(value: int = first, seen: list[object] = seen) -> None:
             ids = np.full((1, 1), value)
             try:
-                seen.append(int(crew.score(ids, ids, ids)[0][0]))
+                seen.append(int(pool.score(ids, ids, ids)[0][0]))
             except OutOfMemoryError as error:
                 seen.append(str(error))
 
@@ -75,25 +78,25 @@ def test_a_batch_goes_to_the_member_with_the_least_to_do() -> None:
                 go_on.wait(10)
             return ids, ids
 
-    crew = Crew([Slow(i, threading.Barrier(1)) for i in range(2)])
+    pool = WorkerPool([Slow(i, threading.Barrier(1)) for i in range(2)])
     long = np.ones((1, 1), dtype=np.int64)
-    busy = threading.Thread(target=crew.score, args=(long, long, long))
+    busy = threading.Thread(target=pool.score, args=(long, long, long))
     busy.start()
     while not asked:
         time.sleep(0.001)
     for _ in range(3):
-        crew.score(long * 0, long, long)
+        pool.score(long * 0, long, long)
     go_on.set()
     busy.join()
     assert asked == [0, 1, 1, 1]
-    crew.score(long * 0, long, long)
+    pool.score(long * 0, long, long)
     assert asked[-1] == 0
 
 
-def test_a_crew_names_its_devices_as_the_option_does() -> None:
+def test_a_worker_pool_names_its_devices_as_the_option_does() -> None:
     together = threading.Barrier(1)
-    assert Crew([Member(i, together) for i in range(3)]).device == "cpu"
-    assert Crew([Member(i, together, f"cuda:{i}") for i in (0, 2)]).device == "cuda:0,2"
+    assert WorkerPool([Member(i, together) for i in range(3)]).device == "cpu"
+    assert WorkerPool([Member(i, together, f"cuda:{i}") for i in (0, 2)]).device == "cuda:0,2"
 
 
 @pytest.mark.parametrize("in_process", [False, True])
@@ -113,12 +116,12 @@ def test_a_worker_that_dies_is_replaced_and_no_row_is_lost(tiny_bundle: Path) ->
     options = {"threads": 2, "batch_tokens": 256}
     with Annotator(tiny_bundle, device="cpu", **options) as annotator:
         before = annotator.annotate(TABLE)
-        assert isinstance(annotator.scorer, Crew)
+        assert isinstance(annotator.engine.scorer, WorkerPool)
         processes = []
-        for member in annotator.scorer.members:
-            assert isinstance(member, ChildScorer)
-            assert member._child is not None
-            processes.append(member._child.process)
+        for member in annotator.engine.scorer.members:
+            assert isinstance(member, WorkerProcess)
+            assert member._worker is not None
+            processes.append(member._worker.process)
             os.kill(processes[-1].pid, signal.SIGKILL)
         assert annotator.annotate(TABLE).equals(before)
     assert all(process.poll() is not None for process in processes)
@@ -128,28 +131,29 @@ def test_threads_are_shared_out_among_the_workers_and_memory_limits_them(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = open_bundle(tiny_bundle)
-    found = choosing.candidates(bundle, MachineSettings(device="cpu"), "cpu")
-    monkeypatch.setattr(choosing, "memory_limit", lambda: 64 * 2**30)
-    assert choosing.workers_for(bundle, found, 16) == 16
-    monkeypatch.setattr(choosing, "memory_limit", lambda: 2 * 2**30)
-    assert choosing.workers_for(bundle, found, 16) == 5
-    monkeypatch.setattr(choosing, "memory_limit", lambda: 2**20)
-    assert choosing.workers_for(bundle, found, 16) == 1
-    recipes = []
-    monkeypatch.setattr(choosing, "load", lambda recipe: recipes.append(recipe) or Member(0, None))  # type: ignore[func-returns-value, arg-type]
-    machine = MachineSettings(device="cpu", workers=3, batch_tokens=512, in_process=True)
-    choosing.choose(bundle, machine, ["cpu"], 8)
-    assert [recipe.threads for recipe in recipes] == [2, 2, 2]
+    found = selecting.candidates(bundle, MachineSettings(device="cpu"), "cpu")
+    monkeypatch.setattr(selecting, "memory_limit", lambda: 64 * 2**30)
+    assert selecting.workers_for(bundle, found, 16) == 16
+    monkeypatch.setattr(selecting, "memory_limit", lambda: 2 * 2**30)
+    assert selecting.workers_for(bundle, found, 16) == 5
+    monkeypatch.setattr(selecting, "memory_limit", lambda: 2**20)
+    assert selecting.workers_for(bundle, found, 16) == 1
+    specs = []
+    monkeypatch.setattr(selecting, "load", lambda spec: specs.append(spec) or Member(0, None))  # type: ignore[func-returns-value, arg-type]
+    selecting.select(
+        bundle, MachineSettings(device="cpu", threads=8, workers=3, batch_tokens=512, in_process=True)
+    )
+    assert [spec.threads for spec in specs] == [2, 2, 2]
 
 
 def test_several_gpus_have_a_worker_each(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _devices(MachineSettings(device="cuda:0,3")) == ["cuda:0", "cuda:3"]
-    assert _devices(MachineSettings(device="cuda")) == ["cuda:0"]
-    assert _devices(MachineSettings(device="cpu")) == ["cpu"]
+    assert devices_of(MachineSettings(device="cuda:0,3")) == ["cuda:0", "cuda:3"]
+    assert devices_of(MachineSettings(device="cuda")) == ["cuda:0"]
+    assert devices_of(MachineSettings(device="cpu")) == ["cpu"]
 
 
 def test_a_resumed_job_takes_the_workers_of_the_machine_at_hand() -> None:
     before = Resolved("cpu", "onnxruntime", "int8", 4, 768, None, 2)
     assert before.pin(MachineSettings()).workers is None
     assert before.pin(MachineSettings(workers=3)).workers == 3
-    assert Resolved(**before.to_dict()) == before
+    assert Resolved.from_dict(before.to_dict()) == before

@@ -21,8 +21,8 @@ import pytest
 from batchqa import job
 from batchqa.annotator import Annotator
 from batchqa.bundle import open_bundle
-from batchqa.engines import ChildScorer, Recipe, load
-from batchqa.engines import worker_process as child
+from batchqa.engines import ModelSpec, load, worker_process
+from batchqa.engines.worker_process import WorkerProcess
 from batchqa.errors import BatchqaError, DeviceError, LimitError, ModelError, StorageError, TryAgainError
 from batchqa.steps.scoring import OutOfMemoryError
 from tests.models import MARKER, SENTENCES, tiny_tokenizer
@@ -31,16 +31,16 @@ IDS = np.arange(5, 37, dtype=np.int64).reshape(4, 8)
 ONES = np.ones_like(IDS)
 
 
-def recipe_of(folder: Path) -> Recipe:
+def spec_of(folder: Path) -> ModelSpec:
     bundle = open_bundle(folder)
     manifest = bundle.manifest
     model = bundle.model(manifest.variants[0])
-    return Recipe("onnxruntime", str(model), manifest.inputs, manifest.outputs, "cpu", 1)
+    return ModelSpec("onnxruntime", str(model), manifest.inputs, manifest.outputs, "cpu", 1)
 
 
 @pytest.fixture
-def scorer(tiny_bundle: Path) -> Iterator[ChildScorer]:
-    made = ChildScorer(recipe_of(tiny_bundle))
+def scorer(tiny_bundle: Path) -> Iterator[WorkerProcess]:
+    made = WorkerProcess(spec_of(tiny_bundle))
     yield made
     made.close()
 
@@ -48,13 +48,13 @@ def scorer(tiny_bundle: Path) -> Iterator[ChildScorer]:
 @pytest.fixture
 def crashing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine dies at MARKER."""
-    monkeypatch.setattr(child, "PROGRAM", "from tests.crashing import main; main()")
+    monkeypatch.setattr(worker_process, "PROGRAM", "from tests.crashing import main; main()")
     monkeypatch.setenv("BATCHQA_TEST_CRASH_AT", str(tiny_tokenizer("bert-uncased").token_to_id(MARKER)))
 
 
-def _process(scorer: ChildScorer) -> int:
-    assert scorer._child is not None
-    return scorer._child.process.pid
+def _process(scorer: WorkerProcess) -> int:
+    assert scorer._worker is not None
+    return scorer._worker.process.pid
 
 
 def _input(path: Path, bad_rows: set[int], rows: int = 40) -> Path:
@@ -67,18 +67,18 @@ def _input(path: Path, bad_rows: set[int], rows: int = 40) -> Path:
     return path
 
 
-def test_the_logits_from_the_child_are_those_of_the_same_model_in_this_process_to_the_bit(
-    scorer: ChildScorer, tiny_bundle: Path
+def test_the_logits_from_the_worker_are_those_of_the_same_model_in_this_process_to_the_bit(
+    scorer: WorkerProcess, tiny_bundle: Path
 ) -> None:
-    here = load(recipe_of(tiny_bundle)).score(IDS, ONES, ONES * 0)
+    here = load(spec_of(tiny_bundle)).score(IDS, ONES, ONES * 0)
     there = scorer.score(IDS, ONES, ONES * 0)
     for ours, theirs in zip(here, there, strict=True):
         np.testing.assert_array_equal(ours, theirs)
         assert theirs.dtype == np.float32
 
 
-def test_two_threads_at_once_get_each_their_own_logits(scorer: ChildScorer, tiny_bundle: Path) -> None:
-    here = load(recipe_of(tiny_bundle))
+def test_two_threads_at_once_get_each_their_own_logits(scorer: WorkerProcess, tiny_bundle: Path) -> None:
+    here = load(spec_of(tiny_bundle))
     shapes = [(1 + i % 5, 3 + i % 7) for i in range(60)]
     batches = [np.full(shape, 5 + i, dtype=np.int64) for i, shape in enumerate(shapes)]
     with ThreadPoolExecutor(2 * scorer.at_once) as threads:
@@ -88,27 +88,29 @@ def test_two_threads_at_once_get_each_their_own_logits(scorer: ChildScorer, tiny
 
 
 SAYS_ITS_BUDGET = """
-from batchqa.engines import OnnxScorer, worker_process as child
-OnnxScorer.score = lambda self, ids, mask, types, budget=None: ((ids * 0 + (budget or -1)).astype('f4'),) * 2
-child.main()
+from batchqa.engines import worker_process
+from batchqa.engines.onnxruntime import OnnxScorer
+OnnxScorer.score = lambda self, ids, mask, types: ((ids * 0 + self.budget).astype('f4'),) * 2
+worker_process.main()
 """
 
 
-def test_the_child_is_told_how_much_the_engine_may_take_at_once(
+def test_the_worker_is_told_how_much_the_engine_may_take_at_once(
     monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path
 ) -> None:
-    monkeypatch.setattr(child, "PROGRAM", SAYS_ITS_BUDGET)
-    scorer = ChildScorer(recipe_of(tiny_bundle))
-    for budget in (700, 3, None):
-        told, _ = scorer.score(IDS, ONES, ONES * 0, budget)
-        assert (told == (budget or -1)).all()
+    monkeypatch.setattr(worker_process, "PROGRAM", SAYS_ITS_BUDGET)
+    scorer = WorkerProcess(spec_of(tiny_bundle))
+    for budget in (700, 3):
+        scorer.budget = budget
+        told, _ = scorer.score(IDS, ONES, ONES * 0)
+        assert (told == budget).all()
     scorer.close()
 
 
 def test_a_batch_that_waits_for_its_turn_is_not_blamed_for_the_one_that_kills_the_engine(
     crashing: None, tiny_bundle: Path
 ) -> None:
-    scorer = ChildScorer(recipe_of(tiny_bundle))
+    scorer = WorkerProcess(spec_of(tiny_bundle))
     killing = IDS.copy()
     killing[1, 1] = tiny_tokenizer("bert-uncased").token_to_id(MARKER)
     blamed = []
@@ -116,7 +118,7 @@ def test_a_batch_that_waits_for_its_turn_is_not_blamed_for_the_one_that_kills_th
     def score(ids: np.ndarray) -> None:
         try:
             scorer.score(ids, ONES, ONES * 0)
-        except child.CrashedError:
+        except worker_process.CrashedError:
             blamed.append(ids is killing)
 
     with ThreadPoolExecutor(scorer.at_once) as threads:
@@ -149,25 +151,25 @@ def test_a_row_that_crashes_the_engine_counts_as_an_error(
         job.run(_input(tmp_path / "in.parquet", {3}), tmp_path / "o.parquet", model=tiny_bundle, device="cpu")
 
 
-def test_a_child_that_is_killed_from_outside_costs_no_row(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_worker_that_is_killed_from_outside_costs_no_row(tiny_bundle: Path, tmp_path: Path) -> None:
     table = pq.read_table(_input(tmp_path / "in.parquet", set()))
     with Annotator(tiny_bundle, device="cpu", threads=1, batch_tokens=512) as annotator:
         before = annotator.annotate(table)
-        assert isinstance(annotator.scorer, ChildScorer)
-        first = _process(annotator.scorer)
+        assert isinstance(annotator.engine.scorer, WorkerProcess)
+        first = _process(annotator.engine.scorer)
         os.kill(first, signal.SIGKILL)
         assert annotator.annotate(table).equals(before)
-        assert _process(annotator.scorer) != first
-        assert annotator.scorer.crashes == 1
+        assert _process(annotator.engine.scorer) != first
+        assert annotator.engine.scorer.crashes == 1
 
 
 def test_an_engine_that_crashes_again_and_again_ends_the_job_with_try_again(
-    scorer: ChildScorer, monkeypatch: pytest.MonkeyPatch
+    scorer: WorkerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child, "MOST_CRASHES", 2)
+    monkeypatch.setattr(worker_process, "MOST_CRASHES", 2)
     for _ in range(2):
         os.kill(_process(scorer), signal.SIGKILL)
-        with pytest.raises(child.CrashedError, match="SIGKILL"):
+        with pytest.raises(worker_process.CrashedError, match="SIGKILL"):
             scorer.score(IDS, ONES, ONES)
         scorer.score(IDS, ONES, ONES)
     os.kill(_process(scorer), signal.SIGKILL)
@@ -187,50 +189,50 @@ def test_an_engine_that_crashes_before_any_row_is_a_device_that_cannot_be_had(
 def test_a_model_that_cannot_be_loaded_is_the_same_error_as_in_this_process(tmp_path: Path) -> None:
     path = tmp_path / "model.fp32.onnx"
     path.write_bytes(b"not a model")
-    recipe = Recipe("onnxruntime", str(path), ("input_ids",), ("start", "end"), "cpu", 1)
+    spec = ModelSpec("onnxruntime", str(path), ("input_ids",), ("start", "end"), "cpu", 1)
     with pytest.raises(ModelError) as there:
-        ChildScorer(recipe)
+        WorkerProcess(spec)
     with pytest.raises(ModelError) as here:
-        load(recipe)
+        load(spec)
     assert str(there.value) == str(here.value)
 
 
 @pytest.mark.parametrize("kind", [OutOfMemoryError, ModelError, DeviceError, TryAgainError, StorageError])
-def test_every_error_crosses_from_the_child_as_itself(kind: type[Exception]) -> None:
+def test_every_error_crosses_from_the_worker_as_itself(kind: type[Exception]) -> None:
     error = kind("why")
     with pytest.raises(type(error)) as crossed:
-        child._raise_reported(child._report(error))
+        worker_process._raise_reported(worker_process._report(error))
     assert type(crossed.value) is type(error)
     assert str(crossed.value) == str(error)
 
 
-def test_a_bug_in_the_child_is_a_bug_here_with_its_traceback() -> None:
+def test_a_bug_in_the_worker_is_a_bug_here_with_its_traceback() -> None:
     try:
         raise ZeroDivisionError("by nothing")
     except ZeroDivisionError as bug:
-        report = child._report(bug)
+        report = worker_process._report(bug)
     with pytest.raises(RuntimeError, match="ZeroDivisionError: by nothing") as crossed:
-        child._raise_reported(report)
+        worker_process._raise_reported(report)
     assert not isinstance(crossed.value, BatchqaError)
 
 
-def test_closing_the_annotator_ends_the_child(tiny_bundle: Path) -> None:
+def test_closing_the_annotator_ends_the_worker(tiny_bundle: Path) -> None:
     with Annotator(tiny_bundle, device="cpu", threads=1, batch_tokens=512) as annotator:
-        assert isinstance(annotator.scorer, ChildScorer)
-        process = _process(annotator.scorer)
+        assert isinstance(annotator.engine.scorer, WorkerProcess)
+        process = _process(annotator.engine.scorer)
         assert _alive(process)
     assert not _alive(process)
 
 
-def test_an_annotator_that_is_no_longer_used_ends_its_child(tiny_bundle: Path) -> None:
+def test_an_annotator_that_is_no_longer_used_ends_its_worker(tiny_bundle: Path) -> None:
     annotator = Annotator(tiny_bundle, device="cpu", threads=1, batch_tokens=512)
-    assert isinstance(annotator.scorer, ChildScorer)
-    process = _process(annotator.scorer)
+    assert isinstance(annotator.engine.scorer, WorkerProcess)
+    process = _process(annotator.engine.scorer)
     del annotator
     assert not _alive(process)
 
 
-def test_signals_that_a_scheduler_sends_to_every_process_do_not_end_the_child(scorer: ChildScorer) -> None:
+def test_signals_that_a_scheduler_sends_to_every_process_do_not_end_the_worker(scorer: WorkerProcess) -> None:
     os.kill(_process(scorer), signal.SIGTERM)
     os.kill(_process(scorer), signal.SIGINT)
     scorer.score(IDS, ONES, ONES)
@@ -264,7 +266,7 @@ def running(tiny_bundle: Path, tmp_path: Path) -> Iterator[Callable[[], subproce
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs Linux's /proc")
-def test_the_child_ends_when_the_job_is_killed_and_the_lock_is_free(
+def test_the_worker_ends_when_the_job_is_killed_and_the_lock_is_free(
     running: Callable[[], subprocess.Popen[bytes]],
 ) -> None:
     for _ in range(2):  # the second start would meet the first one's lock
@@ -273,23 +275,23 @@ def test_the_child_ends_when_the_job_is_killed_and_the_lock_is_free(
         assert not [name for name in _open_files(engine) if "out.parquet" in name or "in.jsonl" in name]
         process.send_signal(signal.SIGKILL)
         process.wait()
-        _wait(lambda engine=engine: not _alive(engine), "the child's end")  # type: ignore[misc]
+        _wait(lambda engine=engine: not _alive(engine), "the worker's end")  # type: ignore[misc]
 
 
 LONG_BATCH = """
 import sys, numpy as np
-from batchqa.engines import ChildScorer
-from tests.engines.test_worker_process import recipe_of
+from batchqa.engines.worker_process import WorkerProcess
+from tests.engines.test_worker_process import spec_of
 from pathlib import Path
-scorer = ChildScorer(recipe_of(Path(sys.argv[1])))
-print(scorer._child.process.pid, flush=True)
+scorer = WorkerProcess(spec_of(Path(sys.argv[1])))
+print(scorer._worker.process.pid, flush=True)
 ones = np.ones((20_000, 512), dtype=np.int64)
 scorer.score(ones, ones, ones)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs Linux's /proc")
-def test_the_child_ends_with_the_job_also_in_the_middle_of_a_batch(tiny_bundle: Path) -> None:
+def test_the_worker_ends_with_the_job_also_in_the_middle_of_a_batch(tiny_bundle: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", LONG_BATCH, tiny_bundle], stdout=subprocess.PIPE)
     assert process.stdout is not None
     with process.stdout:
@@ -297,7 +299,7 @@ def test_the_child_ends_with_the_job_also_in_the_middle_of_a_batch(tiny_bundle: 
     _wait(lambda: _cpu_seconds(engine) > 1.5, "a batch in work")
     process.kill()
     process.wait()
-    _wait(lambda: not _alive(engine), "the child's end", seconds=2)
+    _wait(lambda: not _alive(engine), "the worker's end", seconds=2)
 
 
 def _cpu_seconds(process: int) -> float:

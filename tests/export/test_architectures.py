@@ -18,7 +18,7 @@ import pytest
 from batchqa.annotator import Annotator
 from batchqa.bundle import Manifest, open_bundle
 from batchqa.cli.entry import export_command
-from batchqa.engines import openvino_is_installed
+from batchqa.engines import library
 from batchqa.export.exporting import export
 from batchqa.export.verify import Answers, agreement, answer, onnx_scorer
 from tests.reference import reference_answers
@@ -101,7 +101,7 @@ def test_an_architecture_answers_real_text_as_pytorch_with_transformers_does(
             assert variant.verification["largest_logit_difference"] < architecture.half_differs
         else:
             assert variant.verification["changed_by_batching"] == 0
-    if openvino_is_installed():
+    if library("openvino").is_installed():
         per_token = [v.engines for v in manifest.variants if v.precision == "int8" and v.weight_bits]
         alone = architecture.model_type == "deberta-v2"  # OpenVINO cannot load its graph
         assert per_token in ([], [("onnxruntime",)] if alone else [("onnxruntime",), ("openvino",)])

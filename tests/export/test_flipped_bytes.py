@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from batchqa.bundle import MANIFEST, open_bundle, sealed
-from batchqa.engines import openvino_is_installed
+from batchqa.engines import library
 from batchqa.errors import ModelError
 from batchqa.export.exporting import export
 
@@ -22,7 +22,7 @@ FILES = (
     "model.fp16.onnx",
     "model.fp32.onnx",
     "model.int8.onnx",
-    *(["model.int8.openvino.onnx"] if openvino_is_installed() else []),
+    *(["model.int8.openvino.onnx"] if library("openvino").is_installed() else []),
     "tokenizer.json",
 )
 PLACES = 40

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pytest
 
 from batchqa.bundle import Bundle, open_bundle
-from batchqa.engines import OnnxScorer, cuda_is_available
+from batchqa.engines import ModelSpec, cuda_is_available
+from batchqa.engines.onnxruntime import OnnxScorer
 from batchqa.export.builtin_passages import everything
 from batchqa.export.exporting import export
 from batchqa.export.parity import batches_of
@@ -41,11 +42,14 @@ def _compared(bundle: Bundle, table: pa.Table) -> tuple[float, float]:
     """Share of equal spans, and the largest difference of a logit."""
     single, half = (
         OnnxScorer(
-            bundle.path / f"model.{precision}.onnx",
-            bundle.manifest.inputs,
-            bundle.manifest.outputs,
-            "cpu",
-            2,
+            ModelSpec(
+                "onnxruntime",
+                str(bundle.path / f"model.{precision}.onnx"),
+                bundle.manifest.inputs,
+                bundle.manifest.outputs,
+                "cpu",
+                threads=2,
+            )
         )
         for precision in ("fp32", "fp16")
     )

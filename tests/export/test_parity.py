@@ -12,7 +12,7 @@ import pytest
 
 from batchqa.annotator import Annotator
 from batchqa.bundle import Manifest, open_bundle, write_manifest
-from batchqa.engines import openvino_is_installed
+from batchqa.engines import library
 from batchqa.errors import ModelError
 from batchqa.export.builtin_passages import everything, long_rows
 from tests import reference
@@ -147,7 +147,7 @@ def test_a_model_whose_answers_change_with_padding_runs_windows_of_one_length_to
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not openvino_is_installed(), reason="needs the extra `openvino`")
+@pytest.mark.skipif(not library("openvino").is_installed(), reason="needs the extra `openvino`")
 def test_openvino_runs_such_a_model_unpadded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(making, "openvino_is_installed", lambda: True)
     checkpoint = write_odd(tmp_path / "checkpoint", "mobilebert", pad_row=1.0)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from batchqa import bundle as bundles_
-from batchqa.bundle import Variant, open_bundle, products_overflow
+from batchqa.bundle import Variant, open_bundle
 from batchqa.cli.describe import describe
 from batchqa.cli.rendering import render_facts
+from batchqa.engines import devices
+from batchqa.engines.devices import int8_warning, products_overflow
 from batchqa.errors import DeviceError, SettingsError
 from batchqa.export import exporting, making
 from batchqa.export.exporting import export
@@ -41,7 +42,7 @@ def test_weights_have_seven_bits_where_the_target_lacks_vnni_and_the_bundle_says
 ) -> None:
     monkeypatch.setattr(exporting, "cpu_flags", lambda: flags)
     monkeypatch.setattr(making, "cpu_flags", lambda: flags)
-    monkeypatch.setattr(bundles_.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(devices.platform, "machine", lambda: "x86_64")
 
     export(str(checkpoints("bert-uncased")), tmp_path / "b", min_agreement=0.0, target=target)
 
@@ -51,8 +52,8 @@ def test_weights_have_seven_bits_where_the_target_lacks_vnni_and_the_bundle_says
         assert f"weights of {bits} bits" in each.verification["scheme"]
     assert f"Weights of {bits} bits" in (tmp_path / "b" / "README.md").read_text(encoding="utf-8")
     assert f"weights of {bits} bits" in render_facts(describe(str(tmp_path / "b")))
-    assert (variant.warning(PLAIN_AVX2) is not None) == (bits == 8)
-    assert variant.warning(WITH_VNNI) is None
+    assert (int8_warning(variant, PLAIN_AVX2) is not None) == (bits == 8)
+    assert int8_warning(variant, WITH_VNNI) is None
 
 
 def test_only_x86_without_vnni_and_amx_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,12 +64,12 @@ def test_only_x86_without_vnni_and_amx_is_warned_about(monkeypatch: pytest.Monke
         ("x86_64", frozenset({"amx_int8"}), False),
         ("aarch64", frozenset({"asimd"}), False),
     ]:
-        monkeypatch.setattr(bundles_.platform, "machine", lambda machine=machine: machine)
+        monkeypatch.setattr(devices.platform, "machine", lambda machine=machine: machine)
         assert products_overflow(flags) == overflows
-        assert (old.warning(flags) is not None) == overflows
-    monkeypatch.setattr(bundles_.platform, "machine", lambda: "x86_64")
-    assert Variant("fp32", "m.onnx", ("cpu",), ("onnxruntime",)).warning(PLAIN_AVX2) is None
-    assert Variant("int8", "m.onnx", ("cpu",), ("onnxruntime",), {}, 0).warning(PLAIN_AVX2) is None
+        assert (int8_warning(old, flags) is not None) == overflows
+    monkeypatch.setattr(devices.platform, "machine", lambda: "x86_64")
+    assert int8_warning(Variant("fp32", "m.onnx", ("cpu",), ("onnxruntime",)), PLAIN_AVX2) is None
+    assert int8_warning(Variant("int8", "m.onnx", ("cpu",), ("onnxruntime",), {}, 0), PLAIN_AVX2) is None
 
 
 def test_a_target_that_is_none_is_refused(checkpoints: Callable[..., Path], tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from batchqa.records import ALIKE, Chunk, Windows
+from batchqa.records import LENGTH_BUCKET, Chunk, Windows
 from batchqa.settings import WindowSettings
 from batchqa.steps.batching import HOST_TOKENS, LAST_BATCHES, padded_batches
 from batchqa.steps.pairing import AnswerCache, pairs_of
-from batchqa.steps.scoring import portions
+from batchqa.steps.scoring import micro_batches
 from batchqa.steps.windowing import Windower, learn_layout
 from tests.models import tiny_tokenizer
 from tests.steps.rows import rows_of
@@ -60,13 +60,17 @@ def test_an_engine_that_takes_more_than_the_host_asks_for_gets_full_batches() ->
 
 @given(st.lists(st.integers(1, 90), min_size=1, max_size=60), st.integers(1, 900))
 @example([40] * 30, 170)
-def test_no_batch_ends_within_a_portion_of_the_engine(lengths: list[int], budget: int) -> None:
+def test_no_batch_ends_within_a_micro_batch_of_the_engine(lengths: list[int], budget: int) -> None:
     """Else the engine would meet more shapes, of which each costs it milliseconds when it is new."""
     windows = _windows(lengths)
     (whole,) = padded_batches(windows, 10**9)
-    at_once = list(portions(whole.attention_mask, budget, alike=ALIKE))
+    at_once = list(micro_batches(whole.attention_mask, budget, length_bucket=LENGTH_BUCKET))
     batches = list(padded_batches(windows, budget))
-    in_batches = [part for batch in batches for part in portions(batch.attention_mask, budget, alike=ALIKE)]
+    in_batches = [
+        part
+        for batch in batches
+        for part in micro_batches(batch.attention_mask, budget, length_bucket=LENGTH_BUCKET)
+    ]
     assert len(in_batches) == len(at_once)
 
 
