@@ -57,6 +57,7 @@ class Instant:
     """A scorer that costs nothing."""
 
     engine, device, at_once = "none", "cpu", 1
+    budget, length_bucket = 1024, 16
 
     def score(self, ids: Int64, *_: Any) -> tuple[Float32, Float32]:
         logits = ids.astype(np.float32) % 7
@@ -92,8 +93,8 @@ def test_two_million_rows_take_no_more_memory_at_their_end(
         for number in range(60)
     ]
     with Annotator(tiny_bundle, device="cpu", threads=1, batch_tokens=1024) as loaded:
-        engine = loaded._here()
-        loaded._engine = replace(engine, road=replace(engine.road, scorer=Instant()))
+        here = loaded._here()
+        loaded._loaded = replace(here, road=replace(here.road, scorer=Instant()))
         seconds, memory, done, began = [], [], 0, time.process_time()
         for answered in loaded.stream(_repeated(batches, total // size)):
             done += len(answered)
