@@ -13,6 +13,7 @@ import pytest
 
 from batchqa.annotator import Annotator
 from batchqa.bundle import CARD, Variant, open_bundle
+from batchqa.engines.loading import Library
 from batchqa.errors import InputError, ModelError, PreconditionError, SettingsError
 from batchqa.export import making
 from batchqa.export.builtin_passages import everything
@@ -213,7 +214,7 @@ def test_an_engine_stands_in_a_bundle_only_if_it_was_verified_here(
     if figures["span_agreement"] < 1:  # bfloat16, and random weights
         assert variant("bad", 1.0).engines == ("onnxruntime",)
         assert "and not taken" in (tmp_path / "bad" / CARD).read_text("utf-8")
-    monkeypatch.setattr(making, "openvino_is_installed", lambda: False)
+    monkeypatch.setattr(Library, "is_installed", lambda self: self.module != "openvino")
     assert variant("without", 0.0).engines == ("onnxruntime",)
 
 
@@ -308,7 +309,7 @@ def test_without_a_good_int8_for_openvino_a_bundle_has_onnxruntimes_alone(
 
     monkeypatch.setattr(making, "compare_openvino", poor)
     if why == "not installed":
-        monkeypatch.setattr(making, "openvino_is_installed", lambda: False)
+        monkeypatch.setattr(Library, "is_installed", lambda self: self.module != "openvino")
     export(str(checkpoints("bert-uncased")), tmp_path / "b", min_agreement=0.0, on_progress=said.append)
 
     assert [v.engines for v in open_bundle(tmp_path / "b").manifest.variants] == [("onnxruntime",)]

@@ -13,6 +13,7 @@ import pytest
 from batchqa.annotator import Annotator
 from batchqa.bundle import Manifest, open_bundle, write_manifest
 from batchqa.engines import library
+from batchqa.engines.loading import Library
 from batchqa.errors import ModelError
 from batchqa.export.builtin_passages import everything, long_rows
 from tests import reference
@@ -21,7 +22,6 @@ from tests.reference import reference_answers
 pytest.importorskip("torch")
 pytest.importorskip("optimum.exporters.onnx")
 
-from batchqa.export import making
 from batchqa.export.exporting import export
 from tests.export.odd import change_json, write_odd
 
@@ -31,7 +31,7 @@ CLOSE = 1e-4
 
 @pytest.fixture(autouse=True)
 def _one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "openvino_is_installed", lambda: False)
+    monkeypatch.setattr(Library, "is_installed", lambda self: self.module != "openvino")
     monkeypatch.setattr(reference, "BATCH", 1)  # for models whose answers change with padding
 
 
@@ -149,7 +149,7 @@ def test_a_model_whose_answers_change_with_padding_runs_windows_of_one_length_to
 @pytest.mark.slow
 @pytest.mark.skipif(not library("openvino").is_installed(), reason="needs the extra `openvino`")
 def test_openvino_runs_such_a_model_unpadded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "openvino_is_installed", lambda: True)
+    monkeypatch.setattr(Library, "is_installed", lambda self: True)
     checkpoint = write_odd(tmp_path / "checkpoint", "mobilebert", pad_row=1.0)
     (variant,) = _made(checkpoint, tmp_path / "bundle", min_agreement=0.0).variants
     assert "openvino" in variant.engines

@@ -11,6 +11,7 @@ import pytest
 
 from batchqa.bundle import open_bundle
 from batchqa.cli.entry import main
+from batchqa.engines.loading import Library
 from batchqa.errors import ModelError
 from batchqa.export import graphs, making
 from batchqa.export.exporting import export
@@ -23,7 +24,7 @@ pytest.importorskip("optimum.exporters.onnx")
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(making, "openvino_is_installed", lambda: False)
+    monkeypatch.setattr(Library, "is_installed", lambda self: self.module != "openvino")
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("BATCHQA_CACHE", str(folder))
     return folder
