@@ -230,7 +230,8 @@ class Annotator:
         return ColumnPlan.of(schema, self.settings.reading, "the table")
 
     def _output_schema(self, plan: ColumnPlan) -> pa.Schema:
-        return output_schema(plan.schema, self.settings.reading.output_prefix, self.settings.decoding.top_k)
+        decoding, prefix = self.settings.decoding, self.settings.reading.output_prefix
+        return output_schema(plan.schema, prefix, decoding.top_k, decoding.most_answers)
 
 
 def _unpickled(model: str | Path, digest: str, settings: RunSettings) -> Annotator:

@@ -57,7 +57,8 @@ class Road:
         take minutes. Closing the iterator early stops the threads. An error of any step, and of `chunks`
         itself, is raised here.
         """
-        cache, windower, decoder = AnswerCache(self.rules.top_k), self.windower.fresh(), Decoder(self.rules)
+        cache = AnswerCache(self.rules.top_k, self.rules.most_answers)
+        windower, decoder = self.windower.fresh(), Decoder(self.rules)
         stop, process = threading.Event(), os.getpid()
         windows = side_by_side(
             lambda chunk: windower.windows(pairs_of(chunk, cache)),
@@ -85,7 +86,9 @@ class Road:
                 if on_scored is not None and tokens:
                     on_scored(batch.windows.pairs.chunk, tokens / int(batch.windows.length.sum()))
                 if answers is not None:
-                    answered = answered_rows(answers, cache)
+                    answered = answered_rows(
+                        answers, cache, self.rules.threshold if self.rules.abstains else None
+                    )
                     _check_count(answered)
                     yield answered
         finally:

@@ -382,17 +382,30 @@ PAIR_CANDIDATE_TYPE = pa.list_(
 """Candidates as the decoder knows them: their texts are cut from the context last of all."""
 
 
-def answer_schema(top_k: int) -> pa.Schema:
-    """The columns that a run adds, without their prefix; `candidates` only where top_k is above 0."""
+PAIR_ANSWERS_TYPE = pa.list_(
+    pa.struct([*PAIR_CANDIDATE_TYPE.value_type, pa.field("null_odds", pa.float64())])
+)
+"""All answers as the decoder knows them, each with its odds: null score minus the span's."""
+
+
+def answer_schema(top_k: int, most_answers: int = 0) -> pa.Schema:
+    """The columns that a run adds, without their prefix.
+
+    `candidates` are among them where top_k is above 0, `answers` where most_answers is.
+    """
     fields = list(ANSWER_FIELDS)
     if top_k:
         fields.append(pa.field("candidates", CANDIDATE_TYPE))
+    if most_answers:
+        fields.append(pa.field("answers", CANDIDATE_TYPE))
     return pa.schema(fields)
 
 
-def pair_schema(top_k: int) -> pa.Schema:
+def pair_schema(top_k: int, most_answers: int = 0) -> pa.Schema:
     """The columns of `PairAnswers`: those of `answer_schema` that depend on the pair, without texts."""
     fields = [field for field in ANSWER_FIELDS if field.name not in ("answer", "error_detail")]
     if top_k:
         fields.append(pa.field("candidates", PAIR_CANDIDATE_TYPE))
+    if most_answers:
+        fields.append(pa.field("answers", PAIR_ANSWERS_TYPE))
     return pa.schema(fields)

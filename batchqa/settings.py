@@ -79,16 +79,27 @@ class WindowSettings:
 
 @dataclass(frozen=True, slots=True)
 class DecodingSettings:
-    """How logits become an answer. `no_answer_threshold` None means the bundle's."""
+    """How logits become an answer. `no_answer_threshold` None means the bundle's.
+
+    With `answers` "all" there is a list of all answers beside the best one, at most `max_answers` long.
+    """
 
     max_answer_length: Count = 30
     no_answer_threshold: AnyNumber | None = None
     no_answer: Literal["auto", "on", "off"] = "auto"
+    answers: Literal["best", "all"] = "best"
+    max_answers: Annotated[int, Between(1, 1000)] = 20
     top_k: CountOrZero = 0
+    overlapping_candidates: bool = False
     raw_score: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    @property
+    def most_answers(self) -> int:
+        """How many of all answers are listed; 0 where only the best is wanted."""
+        return self.max_answers if self.answers == "all" else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,7 @@ class ReferenceCandidate:
 class ReferenceAnswer:
     """What a row's answer columns should be, and how close the decision was.
 
+    `candidates` do not overlap, `overlapping` may; `answers` are all that pass the threshold, 20 at most.
     `best` is the best span, also where the row is "no answer". `span_margin` is the best span's z minus the
     second best distinct one's; `null_margin` is how far null_odds is from the threshold. Both are infinite
     where there is nothing to choose.
@@ -82,6 +83,8 @@ class ReferenceAnswer:
     no_answer: bool | None
     null_odds: float | None
     candidates: tuple[ReferenceCandidate, ...]
+    overlapping: tuple[ReferenceCandidate, ...]
+    answers: tuple[ReferenceCandidate, ...]
     best: ReferenceCandidate | None
     span_margin: float
     null_margin: float
@@ -197,6 +200,8 @@ def decode_reference(
     order = sorted(range(len(zs)), key=lambda at: (-zs[at], *whole[ranking[at]]))
     rivals = [ranked[at] for at in order]
 
+    passing = [each for each, z in zip(ranked, zs, strict=True) if not (abstains and null - z > threshold)]
+
     best = ranked[0] if ranked else None
     null_odds = null - zs[0] if zs else math.inf
     no_answer = best is None or (abstains and null_odds > threshold)
@@ -209,11 +214,24 @@ def decode_reference(
         score=math.exp(decided - total),
         no_answer=no_answer if abstains else None,
         null_odds=null_odds if abstains else None,
-        candidates=tuple(_distinct_texts(rivals))[:top_k],
+        candidates=tuple(_apart(ranked, distinct_texts=True))[:top_k],
+        overlapping=tuple(_distinct_texts(rivals))[:top_k],
+        answers=tuple(_apart(passing, distinct_texts=False))[:20],
         best=best,
         span_margin=zs[0] - zs[1] if len(zs) > 1 else math.inf,
         null_margin=abs(null_odds - threshold) if abstains and math.isfinite(null_odds) else math.inf,
     )
+
+
+def _apart(ranked: Sequence[ReferenceCandidate], *, distinct_texts: bool) -> list[ReferenceCandidate]:
+    """Those that share no character with a better one that was taken."""
+    taken: list[ReferenceCandidate] = []
+    for each in ranked:
+        overlaps = any(each.start < other.end and other.start < each.end for other in taken)
+        again = any(each.answer.casefold() == other.answer.casefold() for other in taken)
+        if not overlaps and not (distinct_texts and again):
+            taken.append(each)
+    return taken
 
 
 def _spans(

@@ -28,6 +28,7 @@ from batchqa.text import _LAST_SPACE, trim
 from tests.models import FAMILIES, SENTENCES, tiny_tokenizer
 from tests.reference import (
     ReferenceAnswer,
+    ReferenceCandidate,
     ReferenceWindow,
     decode_reference,
     plain_answers,
@@ -162,6 +163,8 @@ def _once_wrong(context: str, **others: Any) -> Callable[[Any], Any]:
         threshold=st.sampled_from([0.0, -2.0, 1.5]),
         abstains=st.booleans(),
         top_k=st.integers(0, 4),
+        most_answers=st.sampled_from([0, 20]),
+        overlapping_candidates=st.booleans(),
     ),
 )
 def test_any_logits_are_decoded_as_the_reference_does(
@@ -188,7 +191,9 @@ def test_any_logits_are_decoded_as_the_reference_does(
         answered = decoder.add(BatchLogits(batch, start, end, {}))
 
     assert answered is not None
-    rows = answered_rows(answered, AnswerCache(rules.top_k)).answers.to_pylist()
+    cache = AnswerCache(rules.top_k, rules.most_answers)
+    threshold = rules.threshold if rules.abstains else None
+    rows = answered_rows(answered, cache, threshold).answers.to_pylist()
     for row, context in enumerate(contexts):
         given = rows[row]
         expected = _expected(windows, seen, row, family, context, rules)
@@ -196,7 +201,7 @@ def test_any_logits_are_decoded_as_the_reference_does(
             assert given["error"] == "empty_context"
             assert given["answer"] is given["score"] is given["no_answer"] is None
         else:
-            _assert_same_answer(given, expected, rules.top_k)
+            _assert_same_answer(given, expected, rules)
 
 
 def _note(seen: dict[int, tuple[list[float], list[float]]], batch: PaddedBatch, start: Any, end: Any) -> None:
@@ -240,7 +245,7 @@ def _expected(
     )
 
 
-def _assert_same_answer(given: dict[str, Any], expected: ReferenceAnswer, top_k: int) -> None:
+def _assert_same_answer(given: dict[str, Any], expected: ReferenceAnswer, rules: DecodingRules) -> None:
     assert (given["answer"], given["start"], given["end"], given["no_answer"], given["error"]) == (
         expected.answer,
         expected.start,
@@ -250,13 +255,18 @@ def _assert_same_answer(given: dict[str, Any], expected: ReferenceAnswer, top_k:
     )
     assert given["score"] == pytest.approx(expected.score, abs=1e-6)
     assert given["null_odds"] == expected.null_odds
-    if top_k:
-        assert [(c["answer"], c["start"], c["end"]) for c in given["candidates"]] == [
-            (c.answer, c.start, c.end) for c in expected.candidates
-        ]
-        assert [c["score"] for c in given["candidates"]] == pytest.approx(
-            [c.score for c in expected.candidates], abs=1e-6
-        )
+    if rules.top_k:
+        wanted = expected.overlapping if rules.overlapping_candidates else expected.candidates
+        _assert_same_list(given["candidates"], wanted)
+    if rules.most_answers:
+        _assert_same_list(given["answers"], expected.answers)
+
+
+def _assert_same_list(given: list[dict[str, Any]], expected: Sequence[ReferenceCandidate]) -> None:
+    assert [(c["answer"], c["start"], c["end"]) for c in given] == [
+        (c.answer, c.start, c.end) for c in expected
+    ]
+    assert [c["score"] for c in given] == pytest.approx([c.score for c in expected], abs=1e-6)
 
 
 # --- the whole road --------------------------------------------------------------------------------------
@@ -290,7 +300,7 @@ def test_an_answer_is_the_text_at_its_offsets_without_white_space(
     annotators: Callable[..., Annotator], family: str, rows: list[tuple[str, str]]
 ) -> None:
     for no_answer in ("off", "on"):
-        annotator = annotators(family, batch_tokens=200, no_answer=no_answer, top_k=3)
+        annotator = annotators(family, batch_tokens=200, no_answer=no_answer, top_k=3, answers="all")
         for row in annotator.annotate(table_of(rows)).to_pylist():
             context, answer = row["context"], row["qa_answer"]
             found = [(c["answer"], c["start"], c["end"]) for c in row["qa_candidates"] or []]
@@ -306,6 +316,14 @@ def test_an_answer_is_the_text_at_its_offsets_without_white_space(
             if row["qa_error"] is None:
                 assert 0.0 <= row["qa_score"] <= 1.0
                 assert row["qa_candidates"]
+                every = row["qa_answers"]
+                assert bool(every) == (answer is not None)
+                if every:
+                    assert (every[0]["start"], every[0]["end"]) == (row["qa_start"], row["qa_end"])
+                places = sorted((c["start"], c["end"]) for c in every)
+                assert all(end <= start for (_, end), (start, _) in itertools.pairwise(places))
+                scores = [c["score"] for c in every]
+                assert scores == sorted(scores, reverse=True)
             else:
                 assert row["qa_error"] in ("empty_context", "empty_question")
                 assert row["qa_score"] is row["qa_no_answer"] is row["qa_null_odds"] is None

@@ -39,7 +39,9 @@ def test_answers_and_candidates_are_whole_user_perceived_characters(
     contexts = list(CONTEXTS.values())
     table = pa.table({"context": contexts, "question": ["Who was it?"] * len(contexts)})
     options = {"no_answer": no_answer, "max_answer_length": 3, "threads": 1, "batch_tokens": 512}
-    with Annotator(bundles(family), device="cpu", **options, top_k=500) as loaded:
+    with Annotator(
+        bundles(family), device="cpu", **options, top_k=500, overlapping_candidates=True
+    ) as loaded:
         rows = loaded.annotate(table).to_pylist()
     with Annotator(bundles(family), device="cpu", **options) as loaded:
         quick = loaded.annotate(table).to_pylist()

@@ -366,7 +366,14 @@ answer_options = together(
         "--no-answer",
         "Whether rows may stay without an answer; auto: if the model was trained to abstain.",
     ),
-    setting("--top-k", "Also write each row's N best distinct spans as `candidates`.", metavar="N"),
+    setting("--answers", "Also list all spans that pass the threshold and do not overlap, as `answers`."),
+    setting("--max-answers", "Length of that list at most.", metavar="N"),
+    setting(
+        "--top-k",
+        "Also write each row's N best distinct spans that do not overlap as `candidates`.",
+        metavar="N",
+    ),
+    setting("--overlapping-candidates", "Candidates may overlap: the plain N best."),
     setting(
         "--raw-score",
         "Write the soft-max score also where the bundle is calibrated.",

@@ -16,6 +16,7 @@ from batchqa.annotator import open_model
 from batchqa.bundle import Bundle
 from batchqa.domains import Folds, InsideShare, Resamples, Seed, checked
 from batchqa.errors import InputError, SettingsError
+from batchqa.evaluation.answer_lists import AnswerLists, score_lists
 from batchqa.evaluation.calibration import reliability
 from batchqa.evaluation.comparing import Comparison, Side, compare_sides
 from batchqa.evaluation.fitting import Aim, Objective
@@ -54,7 +55,7 @@ from batchqa.gold import gold_column
 from batchqa.job import Progress, run
 from batchqa.records import Int64
 from batchqa.settings import WindowSettings
-from batchqa.squad import MLQA_LANGUAGES, RowScores, Rules
+from batchqa.squad import MLQA_LANGUAGES, RowScores, Rules, normalise
 from batchqa.steps.reading import Dataset, open_dataset
 from batchqa.store.locations import is_uri, public
 
@@ -213,6 +214,7 @@ def evaluate(
         groups=groups,
         comparison=comparison,
         tuned=tuned,
+        lists=_answer_lists(examples, options.prefix),
         model=facts,
         notes=(*scored.notes, *_notes(examples, best is not None)),
         examples=examples,
@@ -441,6 +443,12 @@ def _tune(
         folds=folds,
         seed=seed,
     )
+
+
+def _answer_lists(examples: Examples, prefix: str) -> AnswerLists | None:
+    """The figures of all answers, where the predictions have them."""
+    given = examples.answer_lists(prefix)
+    return None if given is None else score_lists(examples.answers.to_pylist(), given, normalise)
 
 
 def _missing(examples: Examples, scores: RowScores) -> Missing:

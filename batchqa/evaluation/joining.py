@@ -138,6 +138,14 @@ class Examples:
                 return values
         return [None] * len(rows)
 
+    def answer_lists(self, prefix: str) -> list[list[tuple[str, float]]] | None:
+        """All answers of each row with their scores (`--answers all`); None where the file has none."""
+        source, name = self.predicted or self.gold, prefix + "answers"
+        if name not in source.names:
+            return None
+        lists = _lists(plain_array(source.read(name))).take(self.place)
+        return [[(one["answer"], one["score"]) for one in row or []] for row in lists.to_pylist()]
+
     def _name_in(self, source: Dataset, name: str) -> str:
         """What a column is called in a file: a gold file may have other names than the predictions."""
         given = self.texts.get(name, name)

@@ -8,6 +8,7 @@ from typing import Any
 
 from batchqa.domains import Percent, checked
 from batchqa.errors import LimitError
+from batchqa.evaluation.answer_lists import AnswerLists
 from batchqa.evaluation.calibration import Reliability
 from batchqa.evaluation.comparing import Comparison, Footing
 from batchqa.evaluation.intervals import LEAST_UNITS
@@ -25,6 +26,7 @@ from batchqa.evaluation.tables import (
     best_table,
     comparison_table,
     group_table,
+    lists_table,
     markdown,
     model_table,
     tuned_table,
@@ -74,6 +76,7 @@ class Evaluation:
     groups: tuple[Grouping, ...]
     comparison: Comparison | None
     tuned: Tuned | None
+    lists: AnswerLists | None
     model: ModelFacts | None
     notes: tuple[str, ...]
     examples: Examples
@@ -113,6 +116,7 @@ class Evaluation:
             "by": {grouping.by: _grouping(grouping) for grouping in self.groups},
             "compare": self._comparison(),
             "tuned": _tuned(self.tuned) if self.tuned else None,
+            "answer_lists": asdict(self.lists) if self.lists else None,
             "model": _model(self.model) if self.model else None,
             "notes": list(self.notes),
         }
@@ -125,6 +129,8 @@ class Evaluation:
             blocks.append(best_table(self.best))
         if self.model:
             blocks.append(model_table(self.model, self.figures))
+        if self.lists:
+            blocks.append(lists_table(self.lists))
         blocks += [group_table(grouping) for grouping in self.groups]
         if self.comparison:
             blocks.append(comparison_table(self.comparison, self.figures))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from batchqa.evaluation.answer_lists import AnswerLists
 from batchqa.evaluation.comparing import Comparison, Difference, Maker
 from batchqa.evaluation.metrics import Best, Figures, Grouping, Subset
 from batchqa.evaluation.tuning import Tuned, tuned_rows
@@ -56,6 +57,19 @@ def model_table(model: ModelFacts, figures: Figures) -> str:
     name = f"{model.name} {model.variant}" if model.variant else model.name
     return markdown(
         ["model", "EM", "F1", "MB"], [[name, f"{figures.all.exact:.2f}", f"{figures.all.f1:.2f}", size]]
+    )
+
+
+def lists_table(lists: AnswerLists) -> str:
+    """Figures of all answers of each row, by MultiSpanQA's and CUAD's definitions."""
+    rows = [
+        [name, f"{rates.precision:.2f}", f"{rates.recall:.2f}", f"{rates.f1:.2f}"]
+        for name, rates in (("exact", lists.exact), ("partial", lists.partial))
+    ]
+    return (
+        markdown(["all answers", "precision", "recall", "F1"], rows)
+        + f"\n\nprecision at 80 % recall {lists.precision_at_80_recall:.2f}, area under precision and recall "
+        f"{lists.area_under_curve:.2f} (each gold text of a row counts as an answer to be found)"
     )
 
 

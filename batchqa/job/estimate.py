@@ -37,7 +37,7 @@ from batchqa.records import (
 )
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.chunking import chunks
-from batchqa.steps.decoding import Decoder
+from batchqa.steps.decoding import Decoder, DecodingRules
 from batchqa.steps.pairing import AnswerCache, answered_rows, most_bytes, pairs_of
 from batchqa.steps.scoring import micro_batches, score_batch
 from batchqa.steps.windowing import CACHED_BYTES, Windower
@@ -121,7 +121,7 @@ def estimate(annotator: Annotator, cut: Iterable[Chunk], startup_seconds: float)
         model_seconds=round(model, 3),
         seconds=round(startup_seconds + seconds, 3),
         rows_per_second=round(counted.rows / seconds, 1) if seconds else 0.0,
-        memory_bytes=peak_memory() + _remembered_bytes(sample, counted, annotator.road.rules.top_k),
+        memory_bytes=peak_memory() + _remembered_bytes(sample, counted, annotator.road.rules),
         model=annotator.bundle.manifest.name,
         variant=resolved.variant,
         engine=resolved.engine,
@@ -323,7 +323,11 @@ class _Sample:
 def _annotate(annotator: Annotator, slices: Sequence[Rows]) -> _Sample:
     """Take the sample along the road, with ready logits in the model's place."""
     sample, road, rng = _Sample(), annotator.road, np.random.default_rng(0)
-    windower, decoder, cache = road.windower.fresh(), Decoder(road.rules), AnswerCache(road.rules.top_k)
+    windower, decoder, cache = (
+        road.windower.fresh(),
+        Decoder(road.rules),
+        AnswerCache(road.rules.top_k, road.rules.most_answers),
+    )
     for chunk in chunks(slices, part_rows=max(sum(map(len, slices)), 1)):
         sample.counted.add(chunk)
         began = _now()
@@ -405,13 +409,13 @@ def _host_time(sample: _Sample, counted: _Counted, windows: int) -> Float64:
     return time_taken
 
 
-def _remembered_bytes(sample: _Sample, counted: _Counted, top_k: int) -> int:
+def _remembered_bytes(sample: _Sample, counted: _Counted, rules: DecodingRules) -> int:
     """What a run holds at the end of its largest part beyond what the sample took."""
     grown = counted.context_bytes / max(sample.counted.context_bytes, 1)
     contexts = max(min(sample.encoded_bytes * grown, CACHED_BYTES) - sample.encoded_bytes, 0)
     return (
         round(contexts)
-        + most_bytes(counted.most_pairs, top_k)
+        + most_bytes(counted.most_pairs, rules.top_k, rules.most_answers)
         + min(counted.most_column_bytes, ROW_GROUP_BYTES)
     )
 

@@ -141,7 +141,8 @@ def run(
     bundle = open_model(model)
     earlier = None if settings.output.restart or settings.output.overwrite else _earlier(target)
     machine = earlier.pin(settings.machine) if earlier else settings.machine
-    schema = output_schema(source.schema, settings.reading.output_prefix, settings.decoding.top_k)
+    decoding, prefix = settings.decoding, settings.reading.output_prefix
+    schema = output_schema(source.schema, prefix, decoding.top_k, decoding.most_answers)
     with ExitStack() as stack:
 
         def load() -> Annotator:

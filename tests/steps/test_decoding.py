@@ -41,7 +41,7 @@ def _answers(
     tokenizer = tiny_tokenizer(family)
     layout = learn_layout(tokenizer, tokenizer.token_to_id(FAMILIES[family].pad_token))
     windower = Windower(tokenizer, layout, WindowSettings(stride=stride), max_length)
-    cache, decoder = AnswerCache(rules.top_k), Decoder(rules)
+    cache, decoder = AnswerCache(rules.top_k, rules.most_answers), Decoder(rules)
     windows = windower.windows(pairs_of(Chunk(rows_of(pairs, faults), 0, last_of_part=True), cache))
     for batch in padded_batches(windows, budget=1):
         start = np.full(batch.input_ids.shape, LOW, dtype=np.float32)
@@ -60,7 +60,8 @@ def _answers(
                 bad[row] = failed[pair]
         answered = decoder.add(BatchLogits(batch, start, end, bad))
     assert answered is not None
-    return answered_rows(answered, cache).answers.to_pylist()
+    threshold = rules.threshold if rules.abstains else None
+    return answered_rows(answered, cache, threshold).answers.to_pylist()
 
 
 def test_the_best_span_is_the_largest_sum_with_the_start_before_the_end() -> None:
@@ -157,6 +158,45 @@ def test_candidates_are_the_best_spans_of_different_text_also_without_an_answer(
     scores = [c["score"] for c in row["candidates"]]
     assert scores == sorted(scores, reverse=True)
     assert pieces[0][1] == 0
+
+
+def test_candidates_do_not_overlap_unless_that_is_wanted() -> None:
+    # spans: "a b" 9, "a" 8, "b c" 7.5 ...; d alone 3
+    logits = ({0: 5.0, 1: 4.0, 3: 2.0}, {1: 4.0, 0: 3.0, 2: 3.5, 3: 1.0}, 0.0)
+    texts = []
+    for overlapping in (False, True):
+        rules = DecodingRules(2, 0.0, abstains=True, top_k=2, overlapping_candidates=overlapping)
+        (row,) = _answers([("a b c d", "who?")], {0: [logits]}, rules)
+        texts.append([c["answer"] for c in row["candidates"]])
+    assert texts == [["a b", "d"], ["a b", "a"]]
+
+
+def test_all_answers_are_the_spans_that_pass_the_threshold_and_are_apart() -> None:
+    rules = DecodingRules(2, -1.0, abstains=True, top_k=0, most_answers=3)
+    # a 8, c 5, e 2, null 3: odds -5, -2, 1
+    window = ({0: 4.0, 2: 2.5, 4: 1.0}, {0: 4.0, 2: 2.5, 4: 1.0}, 3.0)
+    (row,) = _answers([("a b c d e", "who?")], {0: [window]}, rules)
+    assert [(c["answer"], c["start"]) for c in row["answers"]] == [("a", 0), ("c", 4)]
+    assert row["answers"][0]["score"] > row["answers"][1]["score"]
+    (none,) = _answers([("a b c d e", "who?")], {0: [({0: 1.0}, {0: 1.0}, 3.0)]}, rules)
+    assert none["no_answer"] is True
+    assert none["answers"] == []
+
+
+def test_an_answer_that_is_named_twice_is_found_twice_and_once_where_two_windows_show_it() -> None:
+    context = "a b c d a f g h"
+    rules = DecodingRules(1, 0.0, abstains=True, top_k=0, most_answers=20)
+    # tokens 0-4 and 3-7: both show d and the second a
+    first = ({0: 3.0, 4: 2.0}, {0: 3.0, 4: 2.0}, 0.0)
+    second = ({4: 2.0}, {4: 2.0}, 0.0)
+    (row,) = _answers([(context, "who?")], {0: [first, second]}, rules, max_length=10)
+    assert [(c["answer"], c["start"]) for c in row["answers"]] == [("a", 0), ("a", 8)]
+
+
+def test_the_list_of_answers_has_a_longest_length() -> None:
+    rules = DecodingRules(1, 0.0, abstains=False, top_k=0, most_answers=2)
+    (row,) = _answers([("a b c d e", "who?")], {0: [({}, {}, 0.0)]}, rules)
+    assert [c["answer"] for c in row["answers"]] == ["a", "b"]
 
 
 def test_a_window_that_failed_fails_its_row_and_no_other() -> None:

@@ -23,8 +23,9 @@ MOST_BYTES = 128 * 2**20
 DIGEST_BYTES = 24
 """What is kept of a pair: its digest and its number."""
 
-ANSWER_BYTES, CANDIDATE_BYTES = 24, 12
-"""What is kept of its answer, and of each candidate: numbers only, since texts are cut from the context."""
+ANSWER_BYTES, CANDIDATE_BYTES, ONE_OF_ANSWERS_BYTES = 24, 12, 20
+"""What is kept of its answer, of each candidate, and of each of all answers: numbers only, since texts are
+cut from the context."""
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd: no two digests become the same
 _LAST = np.full(1, 2**64 - 1, dtype=np.uint64)
@@ -32,22 +33,22 @@ _LAST = np.full(1, 2**64 - 1, dtype=np.uint64)
 UInt64 = npt.NDArray[np.uint64]
 
 
-def most_bytes(pairs: int, top_k: int) -> int:
+def most_bytes(pairs: int, top_k: int, most_answers: int = 0) -> int:
     """About what the cache holds of a part with so many distinct pairs."""
-    return min(pairs, _most_pairs(top_k)) * _bytes_per_pair(top_k)
+    return min(pairs, _most_pairs(top_k, most_answers)) * _bytes_per_pair(top_k, most_answers)
 
 
-def _most_pairs(top_k: int) -> int:
-    return min(MOST_PAIRS, MOST_BYTES // _bytes_per_pair(top_k))
+def _most_pairs(top_k: int, most_answers: int) -> int:
+    return min(MOST_PAIRS, MOST_BYTES // _bytes_per_pair(top_k, most_answers))
 
 
-def _bytes_per_pair(top_k: int) -> int:
-    return DIGEST_BYTES + ANSWER_BYTES + CANDIDATE_BYTES * top_k
+def _bytes_per_pair(top_k: int, most_answers: int) -> int:
+    return DIGEST_BYTES + ANSWER_BYTES + CANDIDATE_BYTES * top_k + ONE_OF_ANSWERS_BYTES * most_answers
 
 
-def _kept_schema(top_k: int) -> pa.Schema:
+def _kept_schema(top_k: int, most_answers: int) -> pa.Schema:
     """What is kept of an answer: the columns of `pair_schema`, and whether the question was cut."""
-    return pair_schema(top_k).append(pa.field("question_cut", pa.bool_()))
+    return pair_schema(top_k, most_answers).append(pa.field("question_cut", pa.bool_()))
 
 
 class AnswerCache:
@@ -57,9 +58,9 @@ class AnswerCache:
     chunk by chunk, in the same order, answers are kept and taken under those numbers.
     """
 
-    def __init__(self, top_k: int = 0) -> None:
-        self._none = pa.RecordBatch.from_pylist([], _kept_schema(top_k))
-        self._numbers = PairNumbers(_most_pairs(top_k))
+    def __init__(self, top_k: int = 0, most_answers: int = 0) -> None:
+        self._none = pa.RecordBatch.from_pylist([], _kept_schema(top_k, most_answers))
+        self._numbers = PairNumbers(_most_pairs(top_k, most_answers))
         self._part = -1
         self._first: list[int] = []
         self._answers: list[pa.RecordBatch] = []

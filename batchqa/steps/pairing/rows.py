@@ -22,15 +22,18 @@ from .cache import AnswerCache
 from .statuses import row_fault, status_of_pair
 
 
-def answered_rows(answered: PairAnswers, cache: AnswerCache) -> AnsweredChunk:
-    """The chunk with its rows' answers: new ones are kept in `cache`, the others are taken from it."""
+def answered_rows(answered: PairAnswers, cache: AnswerCache, threshold: float | None = None) -> AnsweredChunk:
+    """The chunk with its rows' answers: new ones are kept in `cache`, the others are taken from it.
+
+    Of all answers, where they are wanted, those remain whose odds are not above `threshold` (None: all).
+    """
     pairs, windows = answered.windows.pairs, answered.windows
     first = int(pairs.number[pairs.to_ask[0]]) if len(pairs.to_ask) else 0
     cache.keep(first, _to_keep(answered), pairs.oldest)
     of_pairs = cache.take(pairs.number)
     of_rows = pa.array(pairs.row_pair, mask=pairs.row_pair < 0)
     cut = of_pairs.column("question_cut").take(of_rows)
-    answers = _with_texts(of_pairs, pairs).take(of_rows)
+    answers = _with_texts(of_pairs, pairs, threshold).take(of_rows)
     errors = answers.column("error")
     faults = dict(pairs.faults)
     for row in np.flatnonzero(errors.is_valid().to_numpy(zero_copy_only=False)).tolist():
@@ -55,21 +58,24 @@ def _to_keep(answered: PairAnswers) -> pa.RecordBatch:
     return answers.append_column("question_cut", pa.array(cut))
 
 
-def _with_texts(answers: pa.RecordBatch, pairs: Pairs) -> pa.RecordBatch:
+def _with_texts(answers: pa.RecordBatch, pairs: Pairs, threshold: float | None) -> pa.RecordBatch:
     """The columns of `answer_schema`: answers and candidates with their texts, cut from the contexts."""
     start, end = answers.column("start"), answers.column("end")
     added = {
         "answer": _cut(pairs.contexts, pairs.context, start, end),
         "error_detail": pa.nulls(len(answers), pa.string()),
     }
-    if has_candidates := "candidates" in answers.schema.names:
-        added["candidates"] = _candidates_with_texts(pairs, answers.column("candidates"))
-    schema = answer_schema(top_k=int(has_candidates))
+    lists = [name for name in ("candidates", "answers") if name in answers.schema.names]
+    if "candidates" in lists:
+        added["candidates"] = _lists_with_texts(pairs, answers.column("candidates"))
+    if "answers" in lists:
+        added["answers"] = _lists_with_texts(pairs, _passing(answers.column("answers"), threshold))
+    schema = answer_schema("candidates" in lists, "answers" in lists)
     columns = [added[name] if name in added else answers.column(name) for name in schema.names]
     return pa.record_batch(columns, schema=schema)
 
 
-def _candidates_with_texts(pairs: Pairs, lists: pa.ListArray) -> pa.ListArray:
+def _lists_with_texts(pairs: Pairs, lists: pa.ListArray) -> pa.ListArray:
     start, end, score = (lists.flatten().field(name) for name in ("start", "end", "score"))
     context = pairs.context[pc.list_parent_indices(lists).to_numpy()]
     texts = _cut(pairs.contexts, context, start, end)
@@ -78,6 +84,18 @@ def _candidates_with_texts(pairs: Pairs, lists: pa.ListArray) -> pa.ListArray:
     counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
     offsets = pa.array(np.cumsum([0, *counts]), pa.int32())
     return pa.ListArray.from_arrays(offsets, candidates, type=CANDIDATE_TYPE, mask=lists.is_null())
+
+
+def _passing(lists: pa.ListArray, threshold: float | None) -> pa.ListArray:
+    """The lists without the answers that lose against null by more than the threshold."""
+    if threshold is None:
+        return lists
+    passed = pc.less_equal(lists.flatten().field("null_odds"), threshold)
+    row = pc.list_parent_indices(lists).to_numpy()[passed.to_numpy(zero_copy_only=False)]
+    offsets = np.searchsorted(row, np.arange(len(lists) + 1)).astype(np.int32)
+    return pa.ListArray.from_arrays(
+        pa.array(offsets), lists.flatten().filter(passed), type=lists.type, mask=lists.is_null()
+    )
 
 
 def _cut(contexts: list[str], context: Int32, start: pa.Array, end: pa.Array) -> pa.Array:

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from batchqa.probability import Decided
 from batchqa.records import (
+    PAIR_ANSWERS_TYPE,
     PAIR_CANDIDATE_TYPE,
     BatchLogits,
     Bool,
@@ -37,6 +38,8 @@ from batchqa.records import (
 )
 from batchqa.settings import DecodingSettings
 from batchqa.text import widen
+
+from .spans import Candidate, SpanPool, largest
 
 Calibrate = Callable[[Decided, Bool], Float64]
 """Maps what is known of decisions and their no-answer flags to the probability of being right."""
@@ -54,6 +57,8 @@ class DecodingRules:
     top_k: int
     calibrate: Calibrate | None = None
     trained_to_abstain: bool = True
+    most_answers: int = 0
+    overlapping_candidates: bool = False
 
     @classmethod
     def join(
@@ -72,7 +77,14 @@ class DecodingRules:
             top_k=settings.top_k,
             calibrate=None if settings.raw_score else calibrate,
             trained_to_abstain=trained_to_abstain,
+            most_answers=settings.most_answers,
+            overlapping_candidates=settings.overlapping_candidates,
         )
+
+    @property
+    def lists_spans(self) -> bool:
+        """Whether more than the best span of a pair is wanted."""
+        return self.top_k > 0 or self.most_answers > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +94,6 @@ class Span:
     z: float
     first: int
     last: int
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A span in characters and its z; `text` is case-folded."""
-
-    z: float
-    start: int
-    end: int
-    text: str
 
 
 class _Pairs:
@@ -109,6 +111,7 @@ class _Pairs:
         self.failed: dict[int, str] = {}
         self.waiting: dict[int, list[tuple[Float64, Float64] | None]] = {}
         self.candidates: dict[int, list[Candidate]] = {}
+        self.answers: dict[int, list[Candidate]] = {}
 
 
 class Decoder:
@@ -146,7 +149,7 @@ class Decoder:
         good[list(logits.failed)] = False
         np.minimum.at(pairs.null, pair[good], null[good])
 
-        simple = good & pairs.at_once[pair] & (self._rules.top_k == 0)
+        simple = good & pairs.at_once[pair] & (not self._rules.lists_spans)
         rows = np.flatnonzero(simple)
         if len(rows):
             found = best_spans(
@@ -176,15 +179,18 @@ class Decoder:
             return
         del pairs.waiting[pair]
         context = windows.contexts[windows.pair_context[pair]]
-        search = SpanSearch(context, self._rules.max_answer_length, self._rules.top_k)
+        rules = self._rules
+        search = SpanSearch(context, rules)
         for at, logits in enumerate(waiting):
             assert logits is not None
             search.add(int(windows.begin[first + at]), *logits)
         best = search.finish()
         pairs.best[pair], pairs.log_sum[pair] = best.z, search.log_sum
         pairs.first[pair], pairs.last[pair] = best.first, best.last
-        if self._rules.top_k:
-            pairs.candidates[pair] = search.candidates
+        if rules.top_k:
+            pairs.candidates[pair] = search.candidates()
+        if rules.most_answers:
+            pairs.answers[pair] = search.answers()
 
     def _judge(self, windows: Windows, pairs: _Pairs) -> pa.RecordBatch:
         """The answers of the pairs, all of whose windows are there."""
@@ -218,7 +224,9 @@ class Decoder:
         ]
         if rules.top_k:
             columns.append(_candidates_of(pairs, good, total))
-        return pa.record_batch(columns, schema=pair_schema(rules.top_k))
+        if rules.most_answers:
+            columns.append(_answers_of(pairs, good, total))
+        return pa.record_batch(columns, schema=pair_schema(rules.top_k, rules.most_answers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,20 +304,30 @@ class SpanSearch:
     waits in a band of shape (first tokens, max_answer_length), so memory does not grow with the context.
     """
 
-    def __init__(self, context: EncodedContext, max_answer_length: int, top_k: int) -> None:
+    def __init__(self, context: EncodedContext, rules: DecodingRules) -> None:
         self._context = context
-        self._width = max_answer_length
-        self._top_k = top_k
-        self._band = np.full((0, max_answer_length), -np.inf)
+        self._rules = rules
+        self._width = rules.max_answer_length
+        self._band = np.full((0, self._width), -np.inf)
         self._band_at = 0
         self._best = Span(-np.inf, 0, 0)
         self._top: dict[str, Candidate] = {}
+        self._top_k = rules.top_k if rules.overlapping_candidates else 0
+        apart = max(rules.most_answers, rules.top_k - self._top_k)
+        self._pool = SpanPool(apart, self._width) if apart else None
         self.log_sum = -np.inf
 
-    @property
     def candidates(self) -> list[Candidate]:
-        """The top_k best spans that differ in place and in case-folded text, best first."""
-        return sorted(self._top.values(), key=_rank)
+        """The top_k best spans that differ in case-folded text and, unless overlaps are wanted, are apart."""
+        if self._rules.overlapping_candidates or self._pool is None:
+            return sorted(self._top.values(), key=_rank)
+        return self._pool.choose(self._rules.top_k, self._candidate, distinct_texts=True)
+
+    def answers(self) -> list[Candidate]:
+        """The best spans that are apart, best first; a text that is found at two places comes twice."""
+        if self._pool is None:
+            return []
+        return self._pool.choose(self._rules.most_answers, self._candidate, distinct_texts=False)
 
     def add(self, begin: int, start: Float64, end: Float64) -> None:
         """Take a window that shows context tokens [begin, begin + len(start))."""
@@ -352,6 +370,14 @@ class SpanSearch:
         self.log_sum = float(np.logaddexp(self.log_sum, largest + np.log(np.exp(z - largest).sum())))
         if self._top_k:
             self._keep_top(z, place)
+        if self._pool is not None:
+            first, further = np.divmod(place, self._width)
+            last = first + further
+            if self._context.regular:
+                self._pool.add(z, first, last, first, last + 1)
+            else:  # a token that shares its characters, or has none, makes no overlap of those
+                starts, ends = self._context.trimmed_offsets()
+                self._pool.add(z, first, last, starts[first], ends[last])
 
     def _tokens(self, place: int) -> tuple[int, int]:
         """First and last token of the span at a place of the band, counted from the context's first token."""
@@ -377,7 +403,7 @@ class SpanSearch:
         looked_at = 0
         wanted = 4 * self._top_k
         while True:
-            order = _largest(z, wanted)
+            order = largest(z, wanted)
             for at in order[looked_at:].tolist():
                 if len(self._top) == self._top_k and z[at] < max(self._top.values(), key=_rank).z:
                     return
@@ -387,13 +413,16 @@ class SpanSearch:
             looked_at, wanted = len(order), 4 * wanted
 
     def _offer(self, z: float, first: int, last: int) -> None:
-        start, end = _characters(self._context, first, last)
-        text = self._context.text[start:end].casefold()
-        candidate = Candidate(z, start, end, text)
+        candidate = self._candidate(z, first, last)
+        text = candidate.text
         if text not in self._top or _rank(candidate) < _rank(self._top[text]):
             self._top[text] = candidate
         if len(self._top) > self._top_k:
             del self._top[max(self._top.values(), key=_rank).text]
+
+    def _candidate(self, z: float, first: int, last: int) -> Candidate:
+        start, end = _characters(self._context, first, last)
+        return Candidate(z, start, end, self._context.text[start:end].casefold())
 
 
 def _characters(context: EncodedContext, first: int, last: int) -> tuple[int, int]:
@@ -404,15 +433,6 @@ def _characters(context: EncodedContext, first: int, last: int) -> tuple[int, in
 def _rank(candidate: Candidate) -> tuple[float, int, int]:
     """Sorts candidates: best first, then earliest, then shortest."""
     return -candidate.z, candidate.start, candidate.end
-
-
-def _largest(z: Float64, count: int) -> Int64:
-    """The places of the `count` largest values, best first, equal ones in order and none of them cut off."""
-    if count >= len(z):
-        return np.argsort(-z, kind="stable")
-    least = np.partition(z, len(z) - count)[len(z) - count]
-    places = np.flatnonzero(z >= least)
-    return places[np.argsort(-z[places], kind="stable")]
 
 
 def _spans_of(windows: Windows, pairs: _Pairs, answered: Bool) -> tuple[Int32, Int32]:
@@ -426,15 +446,32 @@ def _spans_of(windows: Windows, pairs: _Pairs, answered: Bool) -> tuple[Int32, I
 
 
 def _candidates_of(pairs: _Pairs, good: Bool, total: Float64) -> pa.Array:
-    rows: list[list[dict[str, Any]] | None] = []
-    for pair in range(len(good)):
-        if not good[pair]:
-            rows.append(None)
-            continue
-        rows.append(
-            [
-                {"start": c.start, "end": c.end, "score": float(np.exp(c.z - total[pair]))}
-                for c in pairs.candidates[pair]
-            ]
-        )
+    rows = [
+        [
+            {"start": c.start, "end": c.end, "score": float(np.exp(c.z - total[pair]))}
+            for c in pairs.candidates[pair]
+        ]
+        if good[pair]
+        else None
+        for pair in range(len(good))
+    ]
     return pa.array(rows, PAIR_CANDIDATE_TYPE)
+
+
+def _answers_of(pairs: _Pairs, good: Bool, total: Float64) -> pa.Array:
+    """As candidates, with each one's own odds against null: which of them pass a threshold is the row's."""
+    rows = [
+        [
+            {
+                "start": c.start,
+                "end": c.end,
+                "score": float(np.exp(c.z - total[pair])),
+                "null_odds": pairs.null[pair] - c.z,
+            }
+            for c in pairs.answers[pair]
+        ]
+        if good[pair]
+        else None
+        for pair in range(len(good))
+    ]
+    return pa.array(rows, PAIR_ANSWERS_TYPE)
