@@ -20,10 +20,12 @@
     table_text.py  lines -> the records of a CSV file, or the reason why not
     csv_files.py   records -> Rows
     squad.py       SQuAD documents -> Rows
+    cursors.py     where parts begin and end, without reading rows
     dataset.py     the same files as columns, and single rows by number: for evaluation and `show`
 """
 
 from .columns import ColumnPlan, pieces
+from .cursors import Parts
 from .dataset import Dataset, open_dataset, read_json_document, records_table
 from .files import InputFile
 from .formats import JsonDocumentError
@@ -35,6 +37,7 @@ __all__ = [
     "Dataset",
     "InputFile",
     "JsonDocumentError",
+    "Parts",
     "Source",
     "open_dataset",
     "open_source",

@@ -15,6 +15,7 @@ from batchqa.records import Cursor, RowFault, Rows
 from batchqa.settings import ReadingSettings
 
 from .columns import BATCH_BYTES, MAX_ROWS, ColumnPlan, listed, missing_column
+from .cursors import RecordEnds, table_ends
 from .files import Place
 from .formats import FileFormat
 from .json_types import STRING, JsonType, parse_schema
@@ -62,6 +63,15 @@ class CsvFile:
                     waiting, size = [], 0
         if waiting:
             yield begin, waiting
+
+    def ends(self) -> Iterator[RecordEnds]:
+        """Where the records end, found without making them."""
+        header, longest = self._header, self._settings.max_line_bytes
+        with self._opened() as stream:
+            stream.skip(header.byte)
+            yield from table_ends(
+                stream, header.delimiter, self._place.shown, longest, header.line, header.byte
+            )
 
     def texts(self, waiting: Sequence[Record]) -> tuple[dict[str, Sequence[str | None]], dict[int, RowFault]]:
         """Records as columns, and what is wrong with some of them, by their positions."""
@@ -149,6 +159,10 @@ class CsvReader:
         for begin, waiting in file.records(start):
             yield self._rows(file, waiting, begin, first_record)
             first_record += len(waiting)
+
+    def record_ends(self, file: int) -> Iterator[RecordEnds]:
+        """Where the records of a file end, found without making them."""
+        return self._files[file].ends()
 
     def _rows(self, file: CsvFile, waiting: Sequence[Record], begin: Cursor, first_record: int) -> Rows:
         texts, faults = file.texts(waiting)

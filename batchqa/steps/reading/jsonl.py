@@ -23,6 +23,7 @@ from .columns import (
     passed_through,
     refuse_clash,
 )
+from .cursors import RecordEnds, line_ends
 from .files import MIB, Place
 from .formats import FileFormat
 from .json_types import (
@@ -171,6 +172,13 @@ class JsonlReader:
             yield self._rows(parsed, first_record, Cursor(start.file, row))
             row += len(parsed.records)
             first_record += len(parsed.records)
+
+    def record_ends(self, file: int) -> Iterator[RecordEnds]:
+        """Where the records of a file end, found without making them."""
+        place, kind = self._places[file], self._kinds[file]
+        with TextStream(place, kind.compression, self._settings.max_zstd_window) as text:
+            stream = ArrayLines(text, place.shown) if kind.format == "json" else text
+            yield from line_ends(stream, self._settings.max_line_bytes)
 
     def _records(self, start: Cursor) -> Iterator[Parsed]:
         place, kind = self._places[start.file], self._kinds[start.file]

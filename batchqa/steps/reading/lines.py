@@ -19,7 +19,7 @@ import orjson
 from batchqa.records import RowFault
 
 from .files import MIB
-from .streams import BOM, ArrayLines, TextStream
+from .streams import BOM, Readable
 
 _DIGITS = bytes(ord("0") if chr(c) in "0123456789" else ord(" ") for c in range(256))
 NOT_UTF8 = "invalid UTF-8 (if it is Latin-1: iconv -f WINDOWS-1252 -t UTF-8)"
@@ -56,7 +56,7 @@ class Block:
             yield Block(self.line + i, starts[i], lines, starts[i + len(lines)], self.long_number)
 
 
-def blocks(stream: TextStream | ArrayLines, line: int, byte: int, longest: int) -> Iterator[Block]:
+def blocks(stream: Readable, line: int, byte: int, longest: int) -> Iterator[Block]:
     """The lines of a stream from its place on, about a MiB at a time; a line over `longest` is None."""
     held: list[bytes] = []  # the pieces of a line whose end has not come yet
     size = 0  # of that line so far; what is over the cap is not held

@@ -15,6 +15,7 @@ from batchqa.records import Cursor, Rows
 from batchqa.settings import ReadingSettings
 
 from .csv_files import CsvReader
+from .cursors import Parts, parts_of
 from .files import Format, InputFile, Place, find, translated
 from .formats import FileFormat, format_of, refuse_empty
 from .jsonl import JsonlReader
@@ -81,6 +82,18 @@ class Source:
         if self.replayable:
             return any(len(rows) for rows in self.read())
         return any(file.format != "empty" for file in self.files)
+
+    def parts(self, part_rows: int, limit: int | None = None) -> Parts:
+        """Where the parts of a job of these inputs end, up to `limit` records, without reading rows.
+
+        Raises PreconditionError where a file is no longer what it was, InputError where it is a stream.
+        """
+        if not self.replayable:
+            raise InputError("a stream can be read only once and is not shared out; name a file")
+        self.check_unchanged()
+        reader = self._reader
+        ends_of = reader.record_ends if isinstance(reader, JsonlReader | CsvReader) else None
+        return parts_of(reader.rows, ends_of, part_rows, limit)
 
     def check_unchanged(self, first: int = 0, stop: int | None = None) -> None:
         """Look at the files [first, stop) again, all by default.

@@ -27,6 +27,13 @@ _WINDOW_TOO_LARGE = "Frame requires too much memory"
 """What libzstd says of a frame whose window is larger than is allowed."""
 
 
+class Readable(Protocol):
+    """Bytes of text, from first to last."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes; b"" at the end."""
+
+
 class _Decoder(Protocol):
     """Decodes one gzip member or zstd frame."""
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from batchqa.records import RowFault
 
 from .lines import NOT_UTF8, blocks
-from .streams import BOM, TextStream
+from .streams import BOM, Readable
 
 DELIMITERS = (",", "\t", ";", "|")
 
@@ -86,7 +86,7 @@ def choose_delimiter(first_line: str, wanted: Sequence[str]) -> str:
 class _Lines:
     """The lines of a stream as csv.reader takes them; those of the record at hand can be taken back."""
 
-    def __init__(self, stream: TextStream, line: int, byte: int, longest: int) -> None:
+    def __init__(self, stream: Readable, line: int, byte: int, longest: int) -> None:
         self._lines = numbered_lines(stream, longest, line, byte)
         self._again: deque[tuple[bytes | None, int]] = deque()
         self._longest = longest
@@ -125,7 +125,7 @@ class _Lines:
 
 
 def numbered_lines(
-    stream: TextStream, longest: int, line: int = 0, byte: int = 0
+    stream: Readable, longest: int, line: int = 0, byte: int = 0
 ) -> Iterator[tuple[bytes | None, int]]:
     """Each line, None where it is longer than `longest`, and the byte behind it."""
     for block in blocks(stream, line, byte, longest):
@@ -133,7 +133,7 @@ def numbered_lines(
 
 
 def records(
-    stream: TextStream, delimiter: str, shown: str, longest: int, line: int = 0, byte: int = 0
+    stream: Readable, delimiter: str, shown: str, longest: int, line: int = 0, byte: int = 0
 ) -> Iterator[Record]:
     """The records from a place on; blank lines are none."""
     csv.field_size_limit(max(csv.field_size_limit(), longest))  # of the process: it can only grow
