@@ -35,6 +35,7 @@ LONG = (
     "test_doctor.py",
     "test_equality.py",
     "test_faults.py",
+    "test_migrate.py",
     "test_planner.py",
     "test_processes.py",
     "test_properties.py",
