@@ -21,14 +21,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchqa.errors import BatchqaError
-from batchqa.output import Target, find_output
+from batchqa.output import Target, find
 from tests import commit_job
 from tests.tracing import why_not
 
 SCRIPT = Path(commit_job.__file__)
 ROOT = SCRIPT.parent.parent
 OUTPUTS = ["out.parquet", "out.jsonl", "out/", "out.jsonl/"]
-CALLS = ["openat", "write", "fsync", "rename", "unlink", "mkdir", "rmdir"]
+CALLS = ["openat", "write", "fsync", "rename", "link", "unlink", "mkdir", "rmdir"]
 SHORT_KILLS = 3  # per kind of output, spread over all calls; each takes a second
 
 
@@ -78,7 +78,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def is_whole_or_absent(output: str) -> bool:
     """What a reader may see after a kill: nothing, an unfinished folder without _SUCCESS, or everything."""
     target = Target.parse(output)
-    found = find_output(target)
+    found = find(target)
     return found is None or (found.record is not None and found.trouble is None)
 
 
@@ -133,7 +133,7 @@ class Sweep:
             return f"exit {failed.returncode}: {failed.stderr.decode()}"
         if error == "ENOSPC" and failed.returncode == 74 and b"free some space" not in failed.stderr:
             return f"no word of the space: {failed.stderr.decode()}"
-        if failed.returncode == 0 and not find_output(Target.parse(output)):
+        if failed.returncode == 0 and not find(Target.parse(output)):
             return "exit 0 without an output"
         if not is_whole_or_absent(output):
             return "a partial output is to be seen"
@@ -198,7 +198,7 @@ def test_a_file_is_durable_before_it_is_renamed_and_its_folder_after(tmp_path: P
     assert job(str(tmp_path / "out.parquet"), log=log).returncode == 0
     calls = re.findall(r"^\d+ +(fsync|rename|write)\(", log.read_text(errors="replace"), re.MULTILINE)
     renames = [index for index, call in enumerate(calls) if call == "rename"]
-    assert len(renames) == 1 + 8 + 4 + 1 + 1  # job.json, parts, their rejects, all rejects, the output
+    assert len(renames) == 8 + 4 + 1 + 1  # parts, their rejects, all rejects, the output; job.json is a link
     for index in renames:
         assert calls[index - 1] == "fsync"
         assert calls[index + 1] == "fsync"

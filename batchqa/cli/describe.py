@@ -14,6 +14,7 @@ from pyarrow.fs import FileSelector, FileType, LocalFileSystem
 from batchqa.annotator import open_model
 from batchqa.bundle import MANIFEST
 from batchqa.errors import InputError
+from batchqa.output import layout
 from batchqa.store.locations import Location, is_uri, locate, read_at, translated, trouble
 
 FOOTER_PREFIX = "batchqa."
@@ -35,7 +36,7 @@ def describe(path: str) -> dict[str, Any]:
             return _folder(place)
         if _type(place) is FileType.File:
             return _file(place)
-        if _type(staging := place.beside(".batchqa")) is FileType.Directory:
+        if _type(staging := place.beside(layout.STAGING_SUFFIX)) is FileType.Directory:
             return _folder(staging)
     raise InputError(f"{place} does not exist; name a bundle's folder or an output of `batchqa run`")
 
@@ -65,14 +66,14 @@ def _type(place: Location) -> FileType:
 
 def _folder(folder: Location) -> dict[str, Any]:
     """An output of part files, finished or not, or the staging of a one-file output."""
-    success, job = folder.child("_SUCCESS"), folder.child("_batchqa").child("job.json")
+    success, job = folder.child(layout.SUCCESS), folder.child(layout.JOB)
     is_done, is_begun = (_type(file) is FileType.File for file in (success, job))
     if not is_done and not is_begun:
         raise InputError(
             f"{folder} is neither a bundle (no {MANIFEST}) nor an output of `batchqa run` (no _SUCCESS)"
         )
     files = folder.filesystem.get_file_info(FileSelector(folder.path))
-    parts = sum(file.base_name.startswith("part-") for file in files)
+    parts = len(layout.part_names(file.base_name for file in files))
     facts: dict[str, Any] = {"kind": "output" if is_done else "unfinished output"}
     facts |= {"path": folder.uri, "parts": parts}
     if is_done:
@@ -87,7 +88,7 @@ def _file(file: Location) -> dict[str, Any]:
         is_parquet = read_at(stream, 0, 4) == b"PAR1"
     if is_parquet:
         return _parquet(file)
-    sidecar = file.beside(".batchqa.json")
+    sidecar = file.beside(layout.SIDECAR_SUFFIX)
     if _type(sidecar) is FileType.File:
         return {"kind": "output", "path": file.uri, "format": "jsonl", "record": _json_file(sidecar)}
     raise InputError(f"{file} was not written by `batchqa run`: it is not Parquet and has no {sidecar.name}")

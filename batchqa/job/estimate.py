@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from batchqa.annotator import Annotator
 from batchqa.machine import cpu_quota, peak_memory
-from batchqa.output.parts import ROW_GROUP_BYTES
+from batchqa.output.part_writer import ROW_GROUP_BYTES
 from batchqa.pipeline import side_by_side
 from batchqa.records import (
     ROW_ERRORS,

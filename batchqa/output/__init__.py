@@ -24,11 +24,11 @@ input records [k * R, (k + 1) * R) and what became of them. How to use it::
 A part that would hold no record is not begun; without any part, `publish` writes an output with no rows.
 `commit.notes` are sentences for the user (no lock here, something was left in the staging).
 
-Modules, in the order of the road: `target` (where it goes), `form` (what a file system and an object store
-must be able to do), `local` with `staging` and `lock` (the one form: renames, a lock), `remote` (the other:
-whole uploads to final keys, no lock), `parts` (one part), `merging`, `jsonlines` and `outputs` (from parts to
-the output), `job` (the whole), `stream` (standard output instead). `facts` are the records that are written
-down. `files` and `objects` are the only calls that touch the disk and the store.
+Modules, in the order of the road: `target` (where it goes), `layout` (every name on disk), `manifest` (the
+records that are written down), `finished` (what is at the target), `staging` (the unfinished work),
+`part_writer` (one part), `publisher` with `merging` and `jsonlines` (from parts to the output), `commit` (the
+whole), `stream` (standard output instead). They stand on `batchqa.store`, whose `Store` is a file system or
+an object store; nothing here asks which.
 """
 
 from __future__ import annotations
@@ -39,15 +39,17 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from batchqa.footer import Column
-from batchqa.output.facts import JobRecord, PartRecord, differences, fingerprint
-from batchqa.output.job import Commit, PartRange, earlier_job, find_output
-from batchqa.output.parts import PartWriter
+from batchqa.output.commit import Commit, PartRange, earlier_job
+from batchqa.output.finished import Found, find
+from batchqa.output.manifest import JobRecord, PartRecord, differences, fingerprint
+from batchqa.output.part_writer import PartWriter
 from batchqa.output.stream import StreamCommit, StreamPart
 from batchqa.output.table import OutputTable
 from batchqa.output.target import LocalTarget, ObjectTarget, Target, check_target, space_shortage
 
 __all__ = [
     "Commit",
+    "Found",
     "JobRecord",
     "LocalTarget",
     "ObjectTarget",
@@ -60,7 +62,7 @@ __all__ = [
     "check_target",
     "differences",
     "earlier_job",
-    "find_output",
+    "find",
     "fingerprint",
     "open_output",
     "space_shortage",
@@ -68,7 +70,7 @@ __all__ = [
 
 
 def open_output(
-    target: LocalTarget | ObjectTarget,
+    target: Target,
     *,
     fields: Mapping[str, Any],
     schema: pa.Schema,

@@ -1,368 +1,275 @@
-"""The folder of unfinished work: who owns it, what is in it, which parts in it are good.
+"""The folder of unfinished work: what is in it (`layout`), whose it is, which parts in it are good.
 
-Layout (docs/contract.md, Commit protocol)::
-
-    ROOT/part-0000000.parquet          a committed part; its footer is its commit record
-    ROOT/_batchqa/job.json             what this job is; written once, before the first part
-    ROOT/_batchqa/lock                 held while a run works here
-    ROOT/_batchqa/*.tmp                unfinished files; removed at the next start
-    ROOT/_batchqa/rejects-00000.jsonl  a part's rejected lines; committed before the part
-    ROOT/new-*, ROOT/old-*             outputs that are published as a folder: the one to be, the one that was
-
-Nothing is ever removed that is not batchqa's: a stranger's file ends the run (exit 4).
+Nothing is ever removed that is not batchqa's: a stranger's file ends the run (exit 4). Committed parts are
+removed only when their output is published, or where a job is discarded: another process may have made them.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import re
-import secrets
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchqa.errors import PreconditionError
+from batchqa.errors import BatchqaError, PreconditionError, TryAgainError
 from batchqa.footer import MAGIC
-from batchqa.output.facts import FINGERPRINT_KEY, RECORD_KEY, JobRecord, PartRecord
-from batchqa.store import files
+from batchqa.output import layout
+from batchqa.output.finished import find, sha256
+from batchqa.output.manifest import FINGERPRINT_KEY, RECORD_KEY, JobRecord, PartRecord
+from batchqa.output.merging import DamagedPartError
+from batchqa.output.target import Target
 from batchqa.store.locations import read_at, trouble
-from batchqa.store.lock import Lock
-
-CONTROL = "_batchqa"
-SUCCESS = "_SUCCESS"
-JOB = "job.json"
-_PART = re.compile(r"part-(\d{5,})\.(parquet|jsonl)")
-_REJECTS = re.compile(r"rejects-\d{5,}\.jsonl")
-_CONTROL_FILES = {JOB, "lock"}
-_FOLDER = re.compile(r"(new|old)-[0-9a-f]{8}")
-
-
-def part_name(part: int, suffix: str = "parquet") -> str:
-    """The name of a part: seven digits, so that ten million parts sorted by name are in order."""
-    return f"part-{part:07d}.{suffix}"
+from batchqa.store.store import Store
 
 
 class Staging:
-    """An opened and locked staging folder. It must be closed."""
+    """An opened staging. It must be closed."""
 
-    def __init__(self, root: Path, what: str, *, private: bool) -> None:
-        """Create or open the folder and take its lock; `what` names the output in messages.
-
-        `private` makes the folder itself readable by its owner only; else only what is below `_batchqa` is
-        (the root is then the output folder). FileNotFoundError: another run just removed it; try again.
-        """
+    def __init__(self, target: Target, root: str, *, alone: bool = True) -> None:
+        """Open the folder `root`; `alone` takes its lock. FileNotFoundError: try again, it just vanished."""
+        self.what = str(target)
+        self.store = target.store
         self.root = root
-        self.what = what
-        self.private = private
-        self.control = root / CONTROL
-        # Where locks do not work, two runs must not write into the same unfinished file.
-        self._own = secrets.token_hex(4)
-        files.make_parents(root)
-        self._created = _make_own_folder(root, 0o700 if private else 0o777, owned=private)
-        _make_own_folder(self.control, 0o700, owned=True)
-        self.lock = Lock(self.control / "lock", what)
+        self.private = root != target.name
+        # a folder that an object store fills from here, as it cannot exchange it; it says so meanwhile
+        self._filled = target.name if target.kind == "folder" and self.private else None
+        self._work = self.store.workplace(
+            root, self._name(layout.CONTROL), self.what, private=self.private, alone=alone
+        )
+        self.note = self._work.note
+        self._open = True
+
+    def _name(self, name: str) -> str:
+        return f"{self.root}/{name}"
 
     @property
     def where(self) -> str:
         """The folder, for messages."""
-        return str(self.root)
-
-    @property
-    def note(self) -> str | None:
-        """That the file system knows no locks, if so."""
-        return self.lock.note
+        return self.store.show(self.root)
 
     def close(self) -> None:
-        """Give the lock back; the folder stays if a job has begun in it. Closing twice is as good as once."""
-        if not self.lock.held:
-            return
-        with suppress(OSError):
-            if not files.exists(self.control / JOB) and not self.has_parts():
-                self.remove()
-                if self._created:
-                    files.remove_folder(self.root)
-        self.lock.release()
-
-    def part_path(self, part: int) -> Path:
-        """Where a committed part stands."""
-        return self.root / part_name(part)
-
-    def rejects_path(self, part: int) -> Path:
-        """Where a part's rejected lines stand."""
-        return self.control / f"rejects-{part:05d}.jsonl"
+        """End this run's work here; committed parts stay. Closing twice is as good as once."""
+        if self._open and self._work.alone:
+            with suppress(OSError):
+                names = self.store.list(self.root)
+                if layout.JOB not in names and not layout.part_names(names):
+                    self._remove(names)
+                    if self._work.created:
+                        self.store.delete_folder(self.root, [])
+        self._open = False
+        self._work.close()
 
     def tmp(self, name: str) -> Path:
-        """Where a file stands until it is finished; never named like a Parquet file."""
-        return self.control / f"{name}.{self._own}.tmp"
+        """A local file of this run, until it is finished."""
+        return self._work.tmp(name)
 
     @property
-    def new(self) -> Path:
+    def new(self) -> str:
         """The folder that is to become the output, where it is published as a whole."""
-        return self.root / f"new-{self._own}"
+        return self._name(f"new-{self._work.own}")
 
     @property
-    def old(self) -> Path:
+    def old(self) -> str:
         """The replaced output, where it could not be exchanged in one step."""
-        return self.root / f"old-{self._own}"
+        return self._name(f"old-{self._work.own}")
 
     def job(self) -> JobRecord | None:
         """The job that works here, or None where none has begun."""
-        return read_job(self.root)
+        return read_job(self.store, self.root)
 
     def write_job(self, job: JobRecord) -> JobRecord:
-        """Write job.json; from here on the folder belongs to this job."""
-        path = self.control / JOB
-        files.write_whole(job.to_json(), self.tmp(JOB), path, mode=0o600)
-        return job
-
-    def take_part(self, part: int, file: Path, rejects: Path | None) -> None:
-        """Commit a part from two finished files, its rejects first: after this it survives any kill."""
-        if rejects:
-            files.publish(rejects, self.rejects_path(part))
-        files.publish(file, self.part_path(part))
-
-    @contextmanager
-    def part_file(self, part: int) -> Iterator[Path]:
-        """A committed part, which stands here as a file."""
-        yield self.part_path(part)
-
-    @contextmanager
-    def rejects_file(self, part: int) -> Iterator[Path]:
-        """A part's rejected lines."""
-        yield self.rejects_path(part)
+        """Begin a job, or join the same one that another run has just begun; returns what it resolved."""
+        self.store.put_if_absent(job.to_json(), self._name(layout.JOB), self.tmp("job.json"))
+        began = self.job()
+        if began is None or began.fingerprint != job.fingerprint:
+            raise TryAgainError(
+                f"{self.what}: another job has just begun here; try again when that has ended"
+            )
+        return began
 
     def check_strangers(self) -> None:
-        """Refuse a folder in which something is not batchqa's; hidden files are let be."""
-        stranger = stranger_in(self.root, private=self.private)
-        if stranger:
-            raise foreign(stranger, "this was not written by batchqa")
+        """Refuse a place in which something is not batchqa's; hidden files are let be."""
+        for name in layout.strangers(self.store.list(self.root), private=self.private):
+            raise foreign(self.store.show(self._name(name)), "this was not written by batchqa")
 
-    def remove_tmps(self) -> None:
+    def remove_unfinished(self) -> None:
         """Remove what a stopped run left unfinished; without a lock it may be another run's, and stays."""
-        if self.lock.note is None:
-            for path in sorted(self.control.glob("*.tmp")):
-                files.remove(path)
-            self._remove_folders()
-
-    def committed(self, fingerprint: str, part_rows: int, schema: pa.Schema) -> list[PartRecord]:
-        """The good parts, in order. Parts of ours that are not good are removed, to be done again."""
-        good: list[PartRecord] = []
-        for part in numbers_of(self._parts(), self.where):
-            record = self._judge(part, fingerprint, part_rows, schema)
-            if record:
-                good.append(record)
-            else:
-                self.remove_part(part)
-        for short in too_short(good, part_rows):
-            self.remove_part(short.part)
-            good.remove(short)
-        return good
+        if self._work.alone:
+            names = self.store.list(self.root)
+            for name in names:
+                if name.endswith(".tmp") and layout.is_control(name):
+                    self.store.delete(self._name(name))
+            for folder in sorted({name.partition("/")[0] for name in names if layout.is_replacing(name)}):
+                inner = [name.removeprefix(f"{folder}/") for name in names if name.startswith(f"{folder}/")]
+                self.store.delete_folder(self._name(folder), layout.in_order_of_removal(filter(None, inner)))
 
     def has_parts(self) -> bool:
         """Whether there are files named like parts, good or not."""
-        return bool(self._parts())
+        return bool(layout.part_names(self.store.list(self.root)))
 
-    def _parts(self) -> list[str]:
-        return part_names(path.name for path in self.root.iterdir())
+    def committed(self, fingerprint: str, part_rows: int, schema: pa.Schema) -> list[PartRecord]:
+        """The good parts, in order; what is not good is not among them, and made again in its place.
 
-    def remove_part(self, part: int) -> None:
-        """Remove a part of ours: it is to be made again."""
-        files.remove(self.part_path(part))
-        files.sync_folder(self.root)
+        Refused are parts of another job, and those that an earlier version named otherwise.
+        """
+        good: list[PartRecord] = []
+        for name in layout.part_names(self.store.list(self.root)):
+            part = layout.part_number(name)
+            if part is None:
+                raise PreconditionError(
+                    f"{self.where}/{name}: an earlier version of batchqa began this job and numbered its "
+                    "parts with fewer digits; finish the job with that version, or discard its parts with "
+                    "--restart"
+                )
+            record = self._judge(part, fingerprint, part_rows, schema)
+            if record:
+                good.append(record)
+        # Only the last part may be short: a short one before it does not fit its followers.
+        return [record for record in good if record.records_in == part_rows or record is good[-1]]
 
     def _judge(self, part: int, fingerprint: str, part_rows: int, schema: pa.Schema) -> PartRecord | None:
         """The part's record if the part is good, None if it is ours and must be done again."""
-        path = self.part_path(part)
-        footer = _footer(path)
-        if footer is None:
-            return None
-        record = record_of(footer, fingerprint, str(path))
-        good = is_sound(record, footer, part, part_rows, schema) and self._has_rejects(record)
-        return record if good else None
+        name = self._name(layout.part_name(part))
+        # another run may have published and be just removing the parts: what is gone is to be done again
+        with suppress(FileNotFoundError), self.store.opened(name) as file:
+            footer = _footer_of(file, self.store.show(name))
+            if footer is None:
+                return None
+            record = PartRecord.from_json(footer.metadata.metadata.get(RECORD_KEY.encode(), b""))
+            if record is None or record.fingerprint != fingerprint:
+                raise PreconditionError(
+                    f"{self.store.show(name)}: this part belongs to another job; --restart discards it"
+                )
+            sound = (
+                record.part == part
+                and record.first_record == part * part_rows
+                and record.rows_out == footer.metadata.num_rows
+                and record.rows_out + record.rejects == record.records_in <= part_rows
+                and footer.schema_arrow.equals(schema)
+            )
+            return record if sound and self._has_rejects(record) else None
+        return None
 
     def _has_rejects(self, record: PartRecord) -> bool:
         if not record.rejects:
             return True
         try:
-            with self.rejects_path(record.part).open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest() == record.rejects_sha256
+            return sha256(self.store, self._name(layout.rejects_name(record.part))) == record.rejects_sha256
         except FileNotFoundError:
             return False
 
+    def take_part(self, part: int, file: Path, rejects: Path | None) -> None:
+        """Commit a part from two finished local files, its rejects first: after this it survives any kill."""
+        if rejects:
+            self.store.publish(rejects, self._name(layout.rejects_name(part)))
+        self.store.publish(file, self._name(layout.part_name(part)))
+
+    def part_file(self, part: int) -> AbstractContextManager[Path]:
+        """A committed part as a local file, in a block; one at a time need be on the local disk."""
+        return self._local(part, layout.part_name(part))
+
+    def rejects_file(self, part: int) -> AbstractContextManager[Path]:
+        """A part's rejected lines, likewise."""
+        return self._local(part, layout.rejects_name(part))
+
+    @contextmanager
+    def _local(self, part: int, name: str) -> Iterator[Path]:
+        found = self.store.local(self._name(name), self.tmp(f"{name.rpartition('/')[2]}.fetched"))
+        try:
+            path = found.__enter__()
+        except FileNotFoundError as error:
+            raise DamagedPartError(part, f"{self.store.show(self._name(name))} is gone") from error
+        yield path
+        found.__exit__(None, None, None)
+
+    def sizes(self) -> dict[str, int]:
+        """The bytes of all files by their names from the root on."""
+        return self.store.list(self.root)
+
+    def remove_part(self, part: int) -> None:
+        """Remove a part that was found damaged at publishing: it is to be made again."""
+        self.store.delete(self._name(layout.part_name(part)))
+
     def discard_job(self) -> None:
         """Remove an unfinished job, this one or another; a part that batchqa did not write is refused."""
-        for name in self._parts():
-            _footer(self.root / name)
-        self.clear()
-
-    def clear(self) -> None:
-        """Remove everything of ours but the lock; job.json last, so that an interrupted clearing goes on."""
-        self._remove_folders()
-        for name in self._parts():
-            files.remove(self.root / name)
-        self._clear_control()
-
-    def _remove_folders(self) -> None:
-        """Remove a folder that was to become the output, or was replaced by it."""
-        if self.private:
-            for path in sorted(self.root.iterdir()):
-                if _FOLDER.fullmatch(path.name):
-                    remove_output_folder(path)
-
-    def _clear_control(self) -> None:
-        for path in sorted(self.control.iterdir()):
-            if _REJECTS.fullmatch(path.name) or path.name.endswith(".tmp"):
-                files.remove(path)
-        files.remove(self.control / JOB)
-        files.sync_folder(self.control)
+        names = self.store.list(self.root)
+        for name in layout.part_names(names):
+            with self.store.opened(self._name(name)) as file:
+                _footer_of(file, self.store.show(self._name(name)))
+        ours = {name for name in names if layout.is_staged(name, private=self.private)} - {layout.LOCK}
+        self.store.delete_folder(self.root, layout.in_order_of_removal(ours))
 
     def remove(self) -> bool:
-        """Remove the folder after its output is published, lock included; False if something stays.
+        """Remove everything, as the output is published; False if something of others is there and stays."""
+        clean = True
+        if self._filled:
+            # what says that the folder is being filled; the staging goes last, so that this is taken up again
+            clean = self._remove_control(self._filled, self.store.list(self._filled))
+        clean = self._remove(self.store.list(self.root)) and clean
+        self.close()
+        return clean
 
-        Where the root is the output itself, only `_batchqa` is removed.
-        """
-        if self.private:
-            self.clear()
-        else:
-            self._clear_control()
-        files.remove(self.lock.path)
-        gone = files.remove_folder(self.control)
-        if self.private:
-            gone = files.remove_folder(self.root) and gone
-        files.sync_folder(self.root.parent if self.private else self.root)
-        self.lock.release()
-        return gone
+    def _remove(self, names: Iterable[str]) -> bool:
+        if not self.private:
+            return self._remove_control(self.root, names)
+        ours = [name for name in names if layout.is_staged(name, private=True)]
+        return self.store.delete_folder(self.root, layout.in_order_of_removal(ours))
 
-
-def part_names(names: Iterable[str]) -> list[str]:
-    """Those names that are parts', also as earlier versions wrote them; sorted."""
-    return sorted(name for name in names if _PART.fullmatch(name))
-
-
-def numbers_of(parts: Sequence[str], where: str) -> list[int]:
-    """The numbers of parts by their names. Parts that an earlier version named otherwise are refused."""
-    numbers = [int(name.removeprefix("part-").partition(".")[0]) for name in parts]
-    for name, number in zip(parts, numbers, strict=True):
-        if name != part_name(number, name.rpartition(".")[2]):
-            raise PreconditionError(
-                f"{where}/{name}: an earlier version of batchqa began this job and numbered its parts with "
-                "fewer digits; finish the job with that version, or discard its parts with --restart"
-            )
-    return sorted(numbers)
+    def _remove_control(self, root: str, names: Iterable[str]) -> bool:
+        ours = layout.in_order_of_removal(name for name in names if layout.is_control(name))
+        inner = [name.removeprefix(f"{layout.CONTROL}/") for name in ours]
+        return self.store.delete_folder(f"{root}/{layout.CONTROL}", filter(None, inner))
 
 
-def record_of(footer: pq.ParquetFile, fingerprint: str, where: str) -> PartRecord:
-    """The record in a part's footer; a part of another job is refused."""
-    record = PartRecord.from_json(footer.metadata.metadata.get(RECORD_KEY.encode(), b""))
-    if record is None or record.fingerprint != fingerprint:
-        raise PreconditionError(f"{where}: this part belongs to another job; --restart discards it")
-    return record
+def root_of(target: Target, *, done: bool = False) -> str:
+    """Where the target's parts are committed.
+
+    Parts of a Parquet folder are written to where they stay, unless a finished folder is being replaced.
+    """
+    in_place = target.kind == "folder" and target.format == "parquet"
+    if in_place and target.store.stat(target.staging_name) is None and (done or find(target) is None):
+        return target.name
+    return target.staging_name
 
 
-def is_sound(
-    record: PartRecord, footer: pq.ParquetFile, part: int, part_rows: int, schema: pa.Schema
-) -> bool:
-    """Whether a part is what its record, its place and the job say."""
-    return bool(
-        record.part == part
-        and record.first_record == part * part_rows
-        and record.rows_out == footer.metadata.num_rows
-        and record.rows_out + record.rejects == record.records_in <= part_rows
-        and footer.schema_arrow.equals(schema)
-    )
-
-
-def too_short(good: list[PartRecord], part_rows: int) -> list[PartRecord]:
-    """Only the last part may be short: a short one before it does not fit its followers."""
-    return [record for record in good[:-1] if record.records_in < part_rows]
-
-
-def read_job(root: Path) -> JobRecord | None:
-    """The job that a folder belongs to, read without the lock; None without a folder or a job."""
-    path = root / CONTROL / JOB
+def leftover(target: Target, fingerprint: str) -> Staging | None:
+    """The staging of this published job that a run left which was stopped before it removed it."""
+    root = root_of(target, done=True)
+    private = root != target.name
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
+        if private:
+            target.store.delete_folder(root, [])  # only if it is empty
+        names = target.store.list(root)
+        job = read_job(target.store, root)
+        if job is None:
+            # job.json is the last file to go: behind it are only the lock, empty folders, and the parts of an
+            # output that was published where they are
+            ours = any(name.startswith(f"{layout.CONTROL}/") for name in names)
+            ours = ours and not (private and layout.part_names(names))
+        else:
+            ours = job.fingerprint == fingerprint
+        return Staging(target, root) if ours else None
+    except (BatchqaError, OSError):
+        return None  # in use, or in some way not as expected: then it is not for this run to touch
+
+
+def read_job(store: Store, root: str) -> JobRecord | None:
+    """The job that a staging belongs to, read without the lock; one of another version is refused."""
+    name = f"{root}/{layout.JOB}"
+    text = store.read(name)
+    if text is None:
         return None
-    with os.fdopen(descriptor, "rb") as file:
-        return parsed_job(file.read(), str(path))
-
-
-def parsed_job(text: bytes, where: str) -> JobRecord:
-    """What job.json says; that of another version is refused."""
     job = JobRecord.from_json(text)
     if job is None:
         raise PreconditionError(
-            f"{where}: this is not a job of this version of batchqa; --restart discards it"
+            f"{store.show(name)}: this is not a job of this version of batchqa; --restart discards it"
         )
     return job
 
 
-def is_leftover(root: Path, fingerprint: str, *, private: bool) -> bool:
-    """Whether a staging folder is there that only waits to be removed, as its job is published."""
-    if not files.exists(root / CONTROL):
-        return False
-    job = read_job(root)
-    if job:
-        return job.fingerprint == fingerprint
-    # job.json is the last file to go: behind it are only the lock, the empty folders, and the parts of an
-    # output that was published where they stood.
-    return not private or not any(_PART.fullmatch(path.name) for path in root.iterdir())
-
-
-def stranger_in(root: Path, *, private: bool = False) -> Path | None:
-    """Something in a staging or output folder that is not batchqa's, or None.
-
-    Hidden files are passed over. In a `private` staging folder, folders of its own may be there.
-    """
-    for path in _visible(root):
-        if path.name == CONTROL and files.is_folder(path):
-            for inner in _visible(path):
-                if not (is_control(inner.name) and files.is_regular(inner)):
-                    return inner
-        elif not (private and _FOLDER.fullmatch(path.name) and files.is_folder(path)) and not (
-            is_output(path.name) and files.is_regular(path)
-        ):
-            return path
-    return None
-
-
-def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-
-
-def is_output(name: str) -> bool:
-    """Whether a file of this name in an output folder or at the top of a staging may be batchqa's."""
-    return name == SUCCESS or _PART.fullmatch(name) is not None
-
-
-def is_control(name: str) -> bool:
-    """Whether a file of this name below `_batchqa` may be batchqa's."""
-    return name in _CONTROL_FILES or name.endswith(".tmp") or _REJECTS.fullmatch(name) is not None
-
-
-def remove_output_folder(folder: Path) -> bool:
-    """Remove a folder of parts, but only what is batchqa's in it; False if something stays."""
-    if not files.is_folder(folder):
-        return not files.exists(folder)
-    # _SUCCESS sorts, and goes, first: a half-removed folder does not pass for a complete one.
-    for path in _visible(folder):
-        if is_output(path.name):
-            files.remove(path)
-    files.remove_folder(folder / CONTROL)
-    return files.remove_folder(folder)
-
-
-def _footer(path: Path) -> pq.ParquetFile | None:
-    """A part's footer, None where it is damaged; a file that batchqa did not write is refused."""
-    return footer_of(pa.OSFile(os.fsencode(path)), str(path))
-
-
-def footer_of(file: pa.NativeFile, where: str) -> pq.ParquetFile | None:
+def _footer_of(file: pa.NativeFile, where: str) -> pq.ParquetFile | None:
     """The footer of an opened part, None where it is damaged; what batchqa did not write is refused."""
     try:
         opened = pq.ParquetFile(file)
@@ -381,30 +288,3 @@ def footer_of(file: pa.NativeFile, where: str) -> pq.ParquetFile | None:
 def foreign(where: object, why: str) -> PreconditionError:
     """The refusal to touch something that is not batchqa's, or not this job's."""
     return PreconditionError(f"{where}: {why}; it is left alone: move it away and run the same command again")
-
-
-def _make_own_folder(path: Path, mode: int, *, owned: bool) -> bool:
-    """Create a folder, or accept the one that is there if it is a folder and, where asked, ours.
-
-    Returns whether it was created.
-    """
-    created = files.make_folder(path, mode)
-    if not files.is_folder(path):
-        if not files.exists(path):
-            raise FileNotFoundError(str(path))
-        raise PreconditionError(f"{path}: this is a link or a file, which is not followed; move it away")
-    owner = path.lstat().st_uid
-    if owned and owner != os.geteuid() and owner != _owner_of_new_files(path):
-        raise PreconditionError(f"{path}: it belongs to another user; remove it or choose another output")
-    return created
-
-
-def _owner_of_new_files(folder: Path) -> int:
-    """Who owns what this process creates here: some network file systems map the user to another."""
-    probe = folder / f".owner-{os.getpid()}"
-    with suppress(OSError):
-        files.create(probe, mode=0o600).close()
-        owner = probe.lstat().st_uid
-        files.remove(probe)
-        return owner
-    return os.geteuid()

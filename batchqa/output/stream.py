@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from batchqa.errors import SettingsError, StorageError
 from batchqa.output import jsonlines
-from batchqa.output.facts import PartRecord, fingerprint, summed
-from batchqa.output.job import PartRange
+from batchqa.output.commit import PartRange
+from batchqa.output.manifest import PartRecord, fingerprint, summed
 from batchqa.records import Cursor
 
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -16,14 +16,14 @@ from typing import Literal
 import pyarrow.fs as pafs
 
 from batchqa.errors import SettingsError
+from batchqa.output.layout import LONGEST_SUFFIX, REJECTS_SUFFIX, SIDECAR_SUFFIX, STAGING_SUFFIX, part_name
 from batchqa.store.files import exists
+from batchqa.store.local import LocalStore
 from batchqa.store.locations import OBJECT_STORES, Location, is_uri, locate, public, translated, waiting_for
+from batchqa.store.object_store import ObjectStore
+from batchqa.store.store import Store
 
 _SUFFIXES: dict[str, Literal["parquet", "jsonl"]] = {".parquet": "parquet", ".jsonl": "jsonl"}
-STAGING_SUFFIX = ".batchqa"
-REJECTS_SUFFIX = ".rejects.jsonl"
-SIDECAR_SUFFIX = ".batchqa.json"
-_LONGEST_SUFFIX = REJECTS_SUFFIX
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,35 @@ class Target:
             raise SettingsError("-o needs the path of a file or folder")
         return _parse_uri(text) if is_uri(text) else _parse_path(text)
 
+    @property
+    def store(self) -> Store:
+        """The folder or prefix that the output is in."""
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        """The output's name in its store."""
+        raise NotImplementedError
+
+    @property
+    def rejects_name(self) -> str:
+        """The file of the rejected lines, beside the output."""
+        return self.name + REJECTS_SUFFIX
+
+    @property
+    def sidecar_name(self) -> str:
+        """The record of a JSONL file, beside it."""
+        return self.name + SIDECAR_SUFFIX
+
+    @property
+    def staging_name(self) -> str:
+        """The folder of unfinished work beside the output."""
+        return self.name + STAGING_SUFFIX
+
+    def written_names(self) -> list[str]:
+        """Every name that publishing may write, the output's first."""
+        return [self.name, self.rejects_name] + ([self.sidecar_name] if self.kind == "jsonl" else [])
+
 
 @dataclass(frozen=True, slots=True)
 class LocalTarget(Target):
@@ -61,26 +90,28 @@ class LocalTarget(Target):
         return "standard output" if self.kind == "stdout" else str(self.path)
 
     @property
-    def rejects(self) -> Path:
-        """The file of the rejected lines, beside the output."""
-        return self.path.with_name(self.path.name + REJECTS_SUFFIX)
+    def store(self) -> Store:
+        """The folder that the output is in."""
+        return LocalStore(self.path.parent)
 
     @property
-    def sidecar(self) -> Path:
-        """The record of a JSONL file, beside it."""
-        return self.path.with_name(self.path.name + SIDECAR_SUFFIX)
+    def name(self) -> str:
+        """The output's name in that folder."""
+        return self.path.name
+
+    @property
+    def rejects(self) -> Path:
+        """The file of the rejected lines."""
+        return self.path.with_name(self.rejects_name)
 
     @property
     def staging(self) -> Path:
         """The folder of unfinished work beside the output."""
-        return self.path.with_name(self.path.name + STAGING_SUFFIX)
+        return self.path.with_name(self.staging_name)
 
-    def written(self) -> Iterator[Path]:
+    def written(self) -> list[Path]:
         """Every path that publishing may write."""
-        yield self.path
-        yield self.rejects
-        if self.kind == "jsonl":
-            yield self.sidecar
+        return [self.path.with_name(name) for name in self.written_names()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,26 +124,14 @@ class ObjectTarget(Target):
         return self.location.uri
 
     @property
-    def rejects(self) -> Location:
-        """The object of the rejected lines, beside the output."""
-        return self.location.beside(REJECTS_SUFFIX)
+    def store(self) -> Store:
+        """The prefix that the output is below."""
+        return ObjectStore(replace(self.location, key=self.location.key.rpartition("/")[0]))
 
     @property
-    def sidecar(self) -> Location:
-        """The record of a JSONL object, beside it."""
-        return self.location.beside(SIDECAR_SUFFIX)
-
-    @property
-    def staging(self) -> Location:
-        """The prefix of unfinished work beside the output."""
-        return self.location.beside(STAGING_SUFFIX)
-
-    def written(self) -> Iterator[Location]:
-        """Every object that publishing may write."""
-        yield self.location
-        yield self.rejects
-        if self.kind == "jsonl":
-            yield self.sidecar
+    def name(self) -> str:
+        """The last part of the output's key."""
+        return self.location.name
 
 
 def _parse_path(text: str) -> LocalTarget:
@@ -206,7 +225,7 @@ def _shortage(where: str, needed: int, free: int, hint: str) -> str:
 def _check_object_target(target: ObjectTarget, inputs: Sequence[str]) -> None:
     """The same for an object store; `inputs` are public URIs."""
     output = target.location.uri
-    written = [location.uri for location in target.written()]
+    written = [target.store.show(name) for name in target.written_names()]
     for text in inputs:
         if text.rstrip("/") in written:
             raise SettingsError(f"-o {target}: {text} is an input; an output never replaces its input")
@@ -231,7 +250,7 @@ def _check_name(target: LocalTarget) -> None:
         pass
     except OSError as error:
         raise SettingsError(f"-o {target}: {error.strerror}") from error
-    longest = os.pathconf(_nearest_folder(target.path), "PC_NAME_MAX") - len(_LONGEST_SUFFIX)
+    longest = os.pathconf(_nearest_folder(target.path), "PC_NAME_MAX") - len(LONGEST_SUFFIX)
     if len(os.fsencode(target.path.name)) > longest:
         raise SettingsError(f"-o {target}: the name is too long; at most {longest} bytes are possible here")
 
@@ -277,7 +296,7 @@ def _check_glob(target: LocalTarget, text: str) -> None:
 
 def _check_match(target: Target, text: str, path: Sequence[str], pattern: Sequence[str]) -> None:
     # A folder's parts stand one level below it.
-    below = (f"part-0000000.{target.format}",) if target.kind == "folder" else ()
+    below = (part_name(0, target.format),) if target.kind == "folder" else ()
     if _matches(path, pattern) or _matches((*path, *below), pattern):
         raise SettingsError(f"-o {target}: it matches the input {text!r} and would become input")
 

@@ -1,5 +1,6 @@
-"""Where files are: the calls that touch a local disk or an object store, and the lock.
+"""Where files are: what the commit protocol needs of a local file system or an object store (`Store`).
 
-`locations` turns a URI into pyarrow's file system and that library's errors into ours, `files` and `objects`
-are the operations that the commit protocol stands on, `lock` keeps two runs from one local output.
+`local` and `object_store` are the two; they stand on `files` with `lock`, and `objects` with `conditional`,
+which alone touch the disk and the store. `locations` turns URIs into pyarrow's file systems and their errors
+into ours, for reading too.
 """

@@ -74,22 +74,23 @@ def discard(file: BinaryIO, path: Path) -> None:
         path.unlink()
 
 
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A new file that is durable at the end of the block, or gone after an exception in it."""
+    remove(path)
+    file = create(path)
+    try:
+        yield file
+        seal(file)
+    except BaseException:
+        discard(file, path)
+        raise
+
+
 def publish(tmp: Path, final: Path) -> None:
     """Give a sealed file its final name, replacing what was there, and make the name durable."""
     tmp.rename(final)
     sync_folder(final.parent)
-
-
-def write_whole(data: bytes, tmp: Path, final: Path, *, mode: int = 0o666) -> None:
-    """Write a small file so that `final` is either as before or complete."""
-    file = create(tmp, mode=mode)
-    try:
-        file.write(data)
-        seal(file)
-        publish(tmp, final)
-    except BaseException:
-        discard(file, tmp)
-        raise
 
 
 def exchange(new: Path, old: Path, aside: Path) -> None:

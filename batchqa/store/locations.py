@@ -196,19 +196,22 @@ def _patient(filesystem: pafs.S3FileSystem) -> pafs.S3FileSystem:
     completes a multipart upload whose part could not be uploaded, and a cut-off object is published.
     """
     _, (options, *_) = filesystem.__reduce__()
-    attempts = os.environ.get("AWS_MAX_ATTEMPTS", "")
     return pafs.S3FileSystem(
         **options
         | {
-            "retry_strategy": pafs.AwsStandardS3RetryStrategy(
-                max_attempts=int(attempts) if attempts.isdecimal() else RETRIES
-            ),
+            "retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=attempts()),
             "connect_timeout": CONNECT_SECONDS,
             "request_timeout": SILENT_SECONDS,
             "background_writes": True,
             "allow_delayed_open": True,
         }
     )
+
+
+def attempts() -> int:
+    """How often a request to S3 is tried."""
+    asked = os.environ.get("AWS_MAX_ATTEMPTS", "")
+    return int(asked) if asked.isdecimal() else RETRIES
 
 
 def trouble(shown: str, error: BaseException) -> BatchqaError | None:
@@ -239,6 +242,14 @@ def is_gone(error: BaseException) -> bool:
         return bool(_GONE.intersection((match[1], match[2])))
     match = _GCS.search(text) or _AZURE.search(text)
     return match is not None and match[1] in _GONE
+
+
+def refused_by_s3(shown: str, code: str, status: int, operation: str) -> BatchqaError:
+    """The same for an error that S3 answered to another library: its code, as the S3 API writes it."""
+    named = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", code).upper()
+    if named in ("NO_SUCH_BUCKET", "EXPIRED_TOKEN"):
+        return _aws(shown, "UNKNOWN" if named == "EXPIRED_TOKEN" else named, str(status), operation, None)
+    return _judged(shown, f"{named} during {operation}", _passes(status))
 
 
 def _aws(shown: str, code: str, status: str, operation: str, curl: re.Match[str] | None) -> BatchqaError:

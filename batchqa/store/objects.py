@@ -17,6 +17,7 @@ import pyarrow.fs as pafs
 
 from batchqa.errors import InputError, StorageError
 from batchqa.store import files
+from batchqa.store.conditional import put_new
 from batchqa.store.locations import Location, again, translated, waiting_for
 
 _COPY_BYTES = 8 * 2**20
@@ -34,6 +35,22 @@ def put_bytes(data: bytes, to: Location) -> None:
     """Write a small object."""
     with _refused(to):
         waiting_for(_upload, pa.py_buffer(data), to)
+
+
+def put_if_absent(data: bytes, to: Location) -> bool:
+    """Create a small object unless there is one; whether this call did.
+
+    On S3 by a conditional write (If-None-Match), which pyarrow does not have: botocore is needed (the extra
+    `s3`). Elsewhere the key is looked at before, which leaves a moment for another run to come between; the
+    caller must look at what is there afterwards. An answer that was lost, too, can make a False of a True.
+    """
+    if get(to) is not None:
+        return False
+    with _refused(to):
+        written: bool | None = waiting_for(put_new, data, to)
+    if written is None:
+        put_bytes(data, to)
+    return written is not False
 
 
 def _upload(data: pa.Buffer, to: Location) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from batchqa import PreconditionError, StorageError, job
 from batchqa.errors import TryAgainError
-from batchqa.output import Target, find_output, open_output
+from batchqa.output import Target, find, open_output
 from batchqa.store import locations, objects
 from batchqa.store.locations import Location, locate
 from tests import commit_job
@@ -64,7 +64,7 @@ def check_kill(bucket: Bucket, folder: str, output: str, number: int, expected: 
     """Kill a run, look that nothing partial is to be seen, and run again."""
     if not kill_at(bucket, f"{folder}/{output}", number):
         return False
-    found = find_output(Target.parse(bucket.uri(f"{folder}/{output}")))
+    found = find(Target.parse(bucket.uri(f"{folder}/{output}")))
     assert found is None or (found.record is not None and found.trouble is None)
     for name, data in bucket.contents(f"{folder}/").items():
         if name in expected:

@@ -11,9 +11,9 @@ import pytest
 from batchqa.errors import InputError
 from batchqa.output import (
     Commit,
-    parts,
+    part_writer,
 )
-from batchqa.output.staging import part_name
+from batchqa.output.layout import part_name
 from batchqa.records import Cursor
 from batchqa.store import files as commit_files
 from tests import commit_job
@@ -49,7 +49,7 @@ def test_an_exception_while_writing_never_leaves_a_footer_in_the_file(
     # The Parquet writer closes its file after an exception, and would leave a valid, shorter one.
     monkeypatch.setattr(Path, "unlink", lambda self, missing_ok=False: None)
     monkeypatch.setattr(commit_files, "_BUFFER_BYTES", 1)
-    monkeypatch.setattr(parts, "ROW_GROUP_BYTES", 1)
+    monkeypatch.setattr(part_writer, "ROW_GROUP_BYTES", 1)
     output = str(tmp_path / "out.parquet")
     with open_commit(output) as commit:
         commit.begin({})
@@ -103,7 +103,7 @@ def test_a_batch_with_other_columns_is_a_mistake_of_the_caller(tmp_path: Path) -
 def test_a_part_is_written_in_row_groups_of_bounded_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "ROW_GROUP_BYTES", 1_000)
+    monkeypatch.setattr(part_writer, "ROW_GROUP_BYTES", 1_000)
     run(tmp_path / "out.parquet", records=40, part_rows=20)
     metadata = pq.read_metadata(tmp_path / "out.parquet")
     assert metadata.num_row_groups > 2

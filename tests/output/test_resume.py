@@ -21,7 +21,7 @@ from batchqa.errors import PreconditionError, StorageError
 from batchqa.output import (
     Target,
     earlier_job,
-    find_output,
+    find,
     jsonlines,
 )
 from tests import commit_job
@@ -145,7 +145,7 @@ def test_a_flipped_bit_in_a_parts_pages_is_found_before_publishing_and_mended_by
     path.write_bytes(data)
     with pytest.raises(StorageError, match=r"part-0000002\.parquet.*the same command makes it again"):
         run(output)
-    assert find_output(Target.parse(output)) is None
+    assert find(Target.parse(output)) is None
     run(output)
     assert numbers_in(output) == kept(RECORDS)
 
@@ -196,7 +196,7 @@ def test_a_part_that_is_damaged_before_publishing_keeps_the_output_from_being_pu
         damage(staging(output) / "part-0000002.parquet")
         with pytest.raises(StorageError):
             commit.publish({})
-    assert find_output(Target.parse(output)) is None
+    assert find(Target.parse(output)) is None
 
 
 @pytest.mark.parametrize(

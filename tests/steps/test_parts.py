@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from batchqa import run
 from batchqa.errors import InputError
-from batchqa.output.facts import RECORD_KEY
+from batchqa.output.manifest import RECORD_KEY
 from batchqa.records import Cursor, Rows
 from batchqa.settings import ReadingSettings
 from batchqa.steps.chunking import chunks

@@ -13,15 +13,15 @@ from typing import Any, Literal, Self
 import pyarrow as pa
 
 from batchqa.errors import InputError, PreconditionError, StorageError, TryAgainError
-from batchqa.output.facts import JobRecord, PartRecord, canonical, differences, fingerprint, summed
-from batchqa.output.form import Form, Found, StagingLike
-from batchqa.output.local import LocalForm
+from batchqa.output.finished import Found, check_companions, check_replaceable, find
+from batchqa.output.layout import part_name
+from batchqa.output.manifest import JobRecord, PartRecord, canonical, differences, fingerprint, summed
 from batchqa.output.merging import DamagedPartError
-from batchqa.output.parts import PartWriter
-from batchqa.output.remote import ObjectForm
-from batchqa.output.staging import part_name
+from batchqa.output.part_writer import PartWriter
+from batchqa.output.publisher import publish
+from batchqa.output.staging import Staging, leftover, read_job, root_of
 from batchqa.output.table import OutputTable
-from batchqa.output.target import LocalTarget, ObjectTarget
+from batchqa.output.target import Target
 from batchqa.records import Cursor
 from batchqa.store import files
 
@@ -52,7 +52,7 @@ class Commit:
 
     def __init__(
         self,
-        target: LocalTarget | ObjectTarget,
+        target: Target,
         job: JobRecord,
         table: OutputTable,
         part_rows: int,
@@ -60,7 +60,6 @@ class Commit:
         overwrite: bool,
     ) -> None:
         self.target = target
-        self._form = _form(target)
         self.notes: list[str] = []
         self.state: Literal["fresh", "resumed", "done"] = "fresh"
         self._overwrite = overwrite
@@ -68,7 +67,7 @@ class Commit:
         self._table = table
         self._part_rows = part_rows
         self._compression = compression
-        self._staging: StagingLike | None = None
+        self._staging: Staging | None = None
         self._begun = False
         self._published = False
         self._parts: dict[int, PartRecord] = {}
@@ -76,7 +75,7 @@ class Commit:
     @classmethod
     def open(
         cls,
-        target: LocalTarget | ObjectTarget,
+        target: Target,
         *,
         fields: Mapping[str, Any],
         table: OutputTable,
@@ -121,14 +120,14 @@ class Commit:
         if restart:
             staging.discard_job()
         self._compare_jobs(staging)
-        staging.remove_tmps()
+        staging.remove_unfinished()
         if self.state == "resumed":
             parts = staging.committed(self.fingerprint, self._part_rows, self._table.schema)
             self._parts = {part.part: part for part in parts}
 
     def _is_done(self) -> bool:
         """Whether the output is there already; PreconditionError where something else is, and may stay."""
-        found = self._form.found()
+        found = find(self.target)
         if found is None:
             return False
         if found.record and not found.trouble and found.record.fingerprint == self.fingerprint:
@@ -137,7 +136,7 @@ class Commit:
             return True
         if not self._overwrite:
             raise PreconditionError(f"{self.target} {self._why_not_ours(found)}; {self._way_out(found)}")
-        self._form.check_replaceable(found)
+        check_replaceable(self.target, found)
         return False
 
     def _why_not_ours(self, found: Found) -> str:
@@ -151,15 +150,15 @@ class Commit:
     def _way_out(self, found: Found) -> str:
         """What to do about an output that is there: --overwrite is advised only where it would work."""
         try:
-            self._form.check_replaceable(found)
+            check_replaceable(self.target, found)
         except PreconditionError:
             return "choose another output, or move it away"
         return "--overwrite replaces it"
 
-    def _lock_staging(self) -> StagingLike:
+    def _lock_staging(self) -> Staging:
         for _ in range(_OPEN_TRIES):
             try:
-                return self._form.open_staging()
+                return Staging(self.target, root_of(self.target))
             except FileNotFoundError:
                 # Another run is just removing it after publishing.
                 time.sleep(_OPEN_PAUSE_SECONDS)
@@ -167,7 +166,7 @@ class Commit:
             f"{self.target}: another run keeps creating and removing its staging folder; try again later"
         )
 
-    def _compare_jobs(self, staging: StagingLike) -> None:
+    def _compare_jobs(self, staging: Staging) -> None:
         earlier = staging.job()
         if earlier is None:
             if staging.has_parts():
@@ -175,7 +174,7 @@ class Commit:
                     f"{staging.where}: there are parts but no job.json; --restart discards them"
                 )
             if not self._overwrite:
-                self._form.check_companions()
+                check_companions(self.target)
             return
         if earlier.fingerprint != self.fingerprint:
             what = "; ".join(differences(earlier.fields, self._job.fields))
@@ -256,10 +255,10 @@ class Commit:
                 self._published = True
         self._remove_staging()
 
-    def _made(self, staging: StagingLike, record: JobRecord) -> bool:
+    def _made(self, staging: Staging, record: JobRecord) -> bool:
         """Make the output; False where another run did, and took the parts away."""
         try:
-            self._form.publish(staging, self._table, self.committed, record)
+            publish(self.target, staging, self._table, self.committed, record)
         except StorageError:
             if self._is_done():
                 return False
@@ -305,11 +304,11 @@ class Commit:
 
     def _finish_interrupted_cleanup(self) -> None:
         """Remove the staging of this job that a run left which was stopped after publishing."""
-        self._staging = self._form.leftover(self.fingerprint)
+        self._staging = leftover(self.target, self.fingerprint)
         if self._staging:
             self._remove_staging()
 
-    def _locked(self) -> StagingLike:
+    def _locked(self) -> Staging:
         if self._staging is None:
             raise ValueError("this output is done or closed")
         return self._staging
@@ -329,7 +328,7 @@ class Commit:
         self.close()
 
 
-def earlier_job(target: LocalTarget | ObjectTarget) -> JobRecord | None:
+def earlier_job(target: Target) -> JobRecord | None:
     """The job that is unfinished at this target, else the one whose finished output stands there, if any.
 
     For what must be known before the fingerprint can be made: which engine and variant `auto` meant then.
@@ -337,22 +336,12 @@ def earlier_job(target: LocalTarget | ObjectTarget) -> JobRecord | None:
     """
     if target.kind == "stdout":
         return None
-    form = _form(target)
     with files.translated(f"looking at {target}"):
-        unfinished = form.unfinished()
+        unfinished = read_job(target.store, root_of(target))
         if unfinished:
             return unfinished
-        found = form.found()
+        found = find(target)
         return found.record if found else None
-
-
-def find_output(target: LocalTarget | ObjectTarget) -> Found | None:
-    """The finished output at a target, or something else in its place; None where the place is free."""
-    return _form(target).found()
-
-
-def _form(target: LocalTarget | ObjectTarget) -> Form:
-    return ObjectForm(target) if isinstance(target, ObjectTarget) else LocalForm(target)
 
 
 def _check_schema(table: OutputTable, compression: str) -> None:

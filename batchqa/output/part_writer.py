@@ -12,9 +12,9 @@ from typing import Any, BinaryIO, Self
 
 import pyarrow as pa
 
-from batchqa.output.facts import FINGERPRINT_KEY, RECORD_KEY, PartRecord
-from batchqa.output.form import StagingLike
-from batchqa.output.staging import part_name
+from batchqa.output.layout import part_name
+from batchqa.output.manifest import FINGERPRINT_KEY, RECORD_KEY, PartRecord
+from batchqa.output.staging import Staging
 from batchqa.output.table import OutputTable
 from batchqa.records import Cursor
 from batchqa.store import files
@@ -32,7 +32,7 @@ class PartWriter:
 
     def __init__(
         self,
-        staging: StagingLike,
+        staging: Staging,
         part: int,
         part_rows: int,
         table: OutputTable,
