@@ -67,11 +67,14 @@ class Annotator:
         device: str = "auto",
         *,
         settings: RunSettings | None = None,
+        load: bool = True,
         **options: Any,
     ) -> None:
         """Load and verify `model`: "default" (the package's own), a bundle's folder, or an opened bundle.
 
-        `settings` stands for device and options together. Raises ModelError or DeviceError (exit code 5).
+        `settings` stands for device and options together. Without `load` the model is loaded where the
+        annotator is first used: in another process, on a machine with a GPU. Raises ModelError or DeviceError
+        (exit code 5).
         """
         if settings is None:
             settings = RunSettings.from_options({"device": device, **options})
@@ -79,7 +82,8 @@ class Annotator:
         self._model = model
         self._digest: str | None = None
         self._loaded: _Loaded | None = None
-        self._here()
+        if load:
+            self._here()
 
     def __reduce__(self) -> tuple[Any, ...]:
         machine = self.settings.machine

@@ -27,6 +27,7 @@ LONG = (
     "object_stores",
     "export",
     "train",
+    "test_airflow.py",
     "evaluation/test_report.py",
     "engines/test_worker_process.py",
     "engines/test_openvino.py",

@@ -6,36 +6,19 @@ import functools
 import os
 import shutil
 import subprocess
-import sys
-import venv
 from pathlib import Path
 
-import platformdirs
 import pytest
 
 from batchqa import job
+from tests.environments import python_with
 from tests.writers import OPTIONS, WRITERS
 
 LIBRARIES = ("pandas", "fastparquet", "polars", "duckdb", "datasets", "deltalake", "pyspark")
 SCRIPT = Path(__file__).parent / "writers.py"
 
 
-@functools.cache
-def python() -> Path:
-    """A Python that has the libraries: $BATCHQA_WRITERS_PYTHON, or one made by pip and kept in the cache."""
-    if named := os.environ.get("BATCHQA_WRITERS_PYTHON"):
-        return Path(named)
-    folder = (
-        platformdirs.user_cache_path("batchqa-tests") / f"writers-{sys.version_info[0]}.{sys.version_info[1]}"
-    )
-    found = folder / "bin" / "python"
-    if not (folder / "complete").exists():
-        venv.create(folder, with_pip=True, clear=True)
-        subprocess.run(
-            [found, "-m", "pip", "install", "--quiet", *LIBRARIES], check=True, capture_output=True
-        )
-        (folder / "complete").touch()
-    return found
+python = functools.partial(python_with, "writers", *LIBRARIES)
 
 
 @functools.cache
