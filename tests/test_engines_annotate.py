@@ -68,7 +68,8 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "when": pa.array([1_700_000_000_000_000 + n for n in range(count)], pa.timestamp("us", "UTC")),
             "tags": pa.array([["a", str(n)] for n in range(count)]),
             "place": pa.array(
-                [{"x": n / 2, "name": None} for n in range(count)], "struct<x: double, name: string>"
+                [{"x": n / 2, "name": None} for n in range(count)],
+                pa.struct({"x": pa.float64(), "name": pa.string()}),
             ),
         }
     )
