@@ -42,6 +42,12 @@ assert all(worker.misses <= 1 for worker in seen), seen
 assert sum({worker.pid: worker.hits + worker.misses for worker in seen}.values()) == 6, seen
 """
 
+QUIET_RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",  # else a token is made and kept in the home folder
+    "RAY_raylet_start_wait_time_s": "300",  # a busy machine
+}
+
 RAY = """
 import sys
 import ray
@@ -122,7 +128,7 @@ def test_a_dataset_of_ray_gets_the_answers_of_a_run(
     rows: Path, expected: list[dict[str, object]], tmp_path: Path, bundles: Bundles
 ) -> None:
     python = python_that_runs_batchqa_with("ray", "ray[data]")
-    run(python, RAY, rows, tmp_path / "out", bundles(), RAY_USAGE_STATS_ENABLED="0")
+    run(python, RAY, rows, tmp_path / "out", bundles(), **QUIET_RAY, HOME=str(tmp_path))
     assert_alike(answers(tmp_path / "out"), expected)
 
 
