@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,10 @@ class Bundle:
     path: Path
     manifest: Manifest
     digest: str
+
+    def changed(self, **fields: Any) -> Bundle:
+        """The bundle as if its manifest had these fields."""
+        return replace(self, manifest=replace(self.manifest, **fields))
 
     @property
     def tokenizer(self) -> Path:

@@ -36,6 +36,7 @@ from batchqa.bundle import Bundle, open_bundle  # noqa: E402
 from batchqa.engines import ModelSpec  # noqa: E402
 from batchqa.engines.onnxruntime import OnnxScorer  # noqa: E402
 from batchqa.export import (  # noqa: E402
+    calibration_data,
     exporting,
     extras,
     graphs,
@@ -44,7 +45,6 @@ from batchqa.export import (  # noqa: E402
     verify,
 )
 from batchqa.export.checkpoint import open_checkpoint  # noqa: E402
-from batchqa.export.parity import batches_of  # noqa: E402
 from batchqa.export.threshold import labelled_sample  # noqa: E402
 from batchqa.machine import cpu_quota  # noqa: E402
 from benchmarks.measuring import WORK, keep, spread  # noqa: E402
@@ -120,16 +120,16 @@ class Materials:
         return self._fuse(for_int8=True)
 
     @cached_property
-    def feeds(self) -> list[quantize.Feed]:
+    def feeds(self) -> list[calibration_data.Feed]:
         """The rows of SQuAD 1.1 train that quantization looks at, as batches."""
         rows = labelled_sample(self.train, exporting.CALIBRATION_ROWS // 2, seed=20)
         table = pa.Table.from_pylist([{k: row[k] for k in ("context", "question")} for row in rows])
-        return batches_of(self.bundle, table)
+        return calibration_data.batches_of(self.bundle, table)
 
     @cached_property
-    def observed(self) -> dict[str, quantize.Observed]:
+    def observed(self) -> dict[str, calibration_data.Observed]:
         """What calibration saw."""
-        return quantize.observe(self.fused_for_int8, self.feeds)
+        return calibration_data.observe(self.fused_for_int8, self.feeds)
 
     def _fuse(self, *, for_int8: bool) -> Any:
         with open_checkpoint(str(self.checkpoint), None) as checkpoint:
@@ -151,7 +151,7 @@ def _static(materials: Materials, target: Path) -> None:
         """The calibration's batches, as onnxruntime asks for them."""
 
         def __init__(self) -> None:
-            self._left: Iterator[quantize.Feed] = iter(materials.feeds)
+            self._left: Iterator[calibration_data.Feed] = iter(materials.feeds)
 
         def get_next(self) -> dict[str, Any] | None:
             """The next batch, None after the last."""
@@ -350,7 +350,7 @@ def _speeds(
     scorers: Mapping[str, OnnxScorer], materials: Materials, table: pa.Table, rounds: int
 ) -> dict[str, Speed]:
     """Each variant over the same batches, in turns; the first round warms up and does not count."""
-    batches = batches_of(materials.bundle, table.select(["context", "question"]))
+    batches = calibration_data.batches_of(materials.bundle, table.select(["context", "question"]))
     timed: dict[str, list[tuple[float, float]]] = {name: [] for name in scorers}
     for number in range(rounds + 1):
         for name, scorer in scorers.items():
@@ -370,7 +370,7 @@ def _speeds(
     }
 
 
-def _seconds(scorer: OnnxScorer, batches: Sequence[quantize.Feed]) -> tuple[float, float]:
+def _seconds(scorer: OnnxScorer, batches: Sequence[calibration_data.Feed]) -> tuple[float, float]:
     """Wall and CPU seconds; the CPU's are those of all threads of the process."""
     wall, cpu = time.perf_counter(), time.process_time()
     for feed in batches:

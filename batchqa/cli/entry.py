@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import fields
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
@@ -30,6 +30,7 @@ from batchqa.cli.options import (
     error_options,
     given_by_user,
     json_option,
+    keyword,
     machine_options,
     max_errors_option,
     model_option,
@@ -58,6 +59,9 @@ _OF_RUN = {"context", "question", "max_errors"} | {
     field.name for step in (WindowSettings, DecodingSettings, MachineSettings) for field in fields(step)
 }
 """Options of `evaluate` that are handed to the run which annotates its file."""
+
+_of_export = partial(keyword, "batchqa.export.exporting:export")
+_of_evaluate = partial(keyword, "batchqa.evaluation:evaluate")
 
 EPILOG = (
     "Every option can also be given in the environment (--top-k of run is BATCHQA_RUN_TOP_K) and in a TOML "
@@ -125,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 )
 @click.version_option(VERSION, message="batchqa %(version)s")
 def commands() -> None:
-    """Annotate files of (context, question) rows with the answer that stands in the context."""
+    """Answer questions about texts in files: (context, question) rows in, the same rows with answers out."""
 
 
 # --------------------------------------------------------------------------------------------- commands
@@ -143,7 +147,7 @@ def commands() -> None:
     "--summary",
     type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
     metavar="FILE",
-    help="Write the summary there too, as JSON; -: JSON instead of a readable summary on a terminal.",
+    help="Also write the summary to this file, as JSON; -: JSON on standard output, even on a terminal.",
 )
 @speaking_options
 @config_option
@@ -199,42 +203,47 @@ def run_command(
 
 @commands.command("export", short_help="Make a bundle from a checkpoint.", epilog=EPILOG)
 @click.argument("model", metavar="MODEL")
-@click.option("-o", "--output", required=True, metavar="BUNDLE", help="Folder to make.")
-@click.option(
+@click.option("-o", "--output", required=True, metavar="BUNDLE", help="Folder to create.")
+@_of_export(
     "--precision",
     "precisions",
-    default="int8",
     metavar="LIST",
-    help="Variants to make: fp32, int8 (CPU), fp16 (CUDA); several with commas.",
+    help="Variants to make, separated by commas: int8 (for CPUs), fp16 (for CUDA), fp32 (for both).",
 )
 @click.option("--revision", metavar="SHA", help="Commit, tag or branch of a hub id.", show_default="main")
 @click.option(
     "--verify-on",
     metavar="FILE",
-    help="Rows to verify on; any input file of `run`.",
-    show_default="passages in the package",
+    help="Rows on which variants are compared with the original; any input file of `run`.",
+    show_default="the built-in passages",
 )
-@number(
+@_of_export(
     "--min-agreement",
-    Share,
-    None,
-    "Share of answers that must equal the original's, chance aside.",
+    declared=Share,
+    help="Smallest share of answers that must equal the original's, judged by a 95 % interval.",
     show_default="0.97, without gold answers of your own",
 )
-@number("--max-f1-drop", Percent, 0.5, "F1 points that may be lost, chance aside, with gold answers.")
-@click.option(
+@_of_export(
+    "--max-f1-drop",
+    declared=Percent,
+    help="Most F1 points that may be lost against gold answers, judged by a 95 % interval.",
+)
+@_of_export(
     "--abstains",
     type=click.Choice(["auto", "yes", "no"]),
-    default="auto",
-    help="Whether the model was trained to say no answer; auto asks it unanswerable questions.",
+    help="Whether the model was trained to give no answer; auto asks it unanswerable questions.",
 )
-@click.option(
+@_of_export(
     "--target",
     type=click.Choice(["auto", "vnni", "avx2"]),
-    default="auto",
-    help="CPUs that int8 is for: with VNNI or AMX, or also those without; auto: like this machine's.",
+    help="CPUs to make int8 for: those with VNNI or AMX, or also those without (avx2); auto: this machine's.",
 )
-@number("--threshold", AnyNumber, None, "No-answer threshold to record.", show_default="0, not fitted")
+@_of_export(
+    "--threshold",
+    declared=AnyNumber,
+    help="No-answer threshold to record in the bundle.",
+    show_default="0, not fitted",
+)
 @click.option("--name", metavar="NAME", help="Name of the bundle.", show_default="the checkpoint's")
 @click.option("--licence", metavar="ID", help="Licence of the weights.", show_default="the checkpoint's")
 @click.option(
@@ -245,22 +254,22 @@ def run_command(
     help="Language that the model is for; repeat it for several.",
     show_default="the checkpoint's, or found by the verification",
 )
-@click.option("--allow-pickle", is_flag=True, help="Convert a pickled checkpoint, in a process of its own.")
+@click.option("--allow-pickle", is_flag=True, help="Convert a pickled checkpoint, in a separate process.")
 @click.option(
     "--allow-unnamed-head",
     is_flag=True,
-    help="Take a question-answering head in the weights that config.json does not name.",
+    help="Accept a question-answering head in the weights that config.json does not name.",
 )
 @click.option(
     "--allow-question-first",
     is_flag=True,
-    help="Take a tokenizer that pads on the left, for a model that was trained with the question first.",
+    help="Accept a tokenizer that pads on the left, for a model that was trained with the question first.",
 )
-@click.option(
+@_of_export(
     "--special-tokens",
     type=click.Choice(["text", "tokens"]),
-    default="text",
-    help="What the tokenizer's own special tokens are where a row's texts spell them; transformers: tokens.",
+    help="How the tokenizer's own special tokens are read in a row's texts: as text, or as tokens, as "
+    "transformers does.",
 )
 @speaking_options
 @config_option
@@ -269,8 +278,8 @@ def export_command(
 ) -> None:
     """Export MODEL (a checkpoint's folder, or a hub id) to a verified ONNX bundle. Needs `batchqa[export]`.
 
-    Variants that miss a limit are left out: exit code 3. Exit code 5, and no bundle, where all do, or where
-    batchqa's road gives other answers than transformers. Repeated, it goes on from what is finished.
+    A variant that misses a limit is left out (exit code 3). If all do, or if batchqa's answers differ from
+    those of transformers, no bundle is made (exit code 5). Repeat an export that was stopped to resume it.
     """
     with _reporting(log_format, quiet) as reporter, _stoppable():
         from batchqa.export.exporting import export
@@ -292,24 +301,25 @@ def export_command(
 @click.option(
     "--model",
     metavar="MODEL",
-    help="First annotate FILE with this bundle (or `default`), unless that has been done.",
+    help="Annotate FILE with this bundle (or `default`) first, unless that has been done.",
 )
 @click.option(
     "--by",
     multiple=True,
     metavar="COLUMN",
-    help="Table by group; also context_length, windows, question_word.",
+    help="Column to group by, or context_length, windows or question_word; repeat it for several.",
 )
 @click.option(
-    "--language", metavar="CODE|COLUMN", help="MLQA's normalisation for this language, or column of them."
+    "--language",
+    metavar="CODE|COLUMN",
+    help="Language of the rows, or the column that names it: answers are normalised as in MLQA.",
 )
-@click.option(
+@_of_evaluate(
     "--rules",
     type=click.Choice(["auto", "squad1", "squad2"]),
-    default="auto",
-    help="auto: SQuAD 1.1's where every question has an answer.",
+    help="Scoring rules; auto: SQuAD 1.1's if every question has an answer, else SQuAD 2.0's.",
 )
-@click.option("--compare", metavar="FILE", help="Other predictions for the same questions.")
+@click.option("--compare", metavar="FILE", help="Other predictions for the same questions, to compare with.")
 @click.option(
     "--null-odds", metavar="FILE", help="The official script's {id: number} file, for {id: text} predictions."
 )
@@ -317,31 +327,31 @@ def export_command(
     "--tune", is_flag=True, help="Write a copy of the model with the best threshold and calibrated scores."
 )
 @click.option("-o", "--output", metavar="NEW_BUNDLE", help="Where --tune writes it.")
-@click.option(
-    "--objective", type=click.Choice(["f1", "exact"]), default="f1", help="What the threshold is best for."
+@_of_evaluate(
+    "--objective", type=click.Choice(["f1", "exact"]), help="What --tune chooses the threshold for."
 )
-@number(
+@_of_evaluate(
     "--target-precision",
-    InsideShare,
-    None,
-    "Instead of an objective: the most answers of which such a share is right (exact match).",
+    declared=InsideShare,
+    help="Instead of --objective: as many answers as possible of which this share is right (exact match).",
     metavar="SHARE",
 )
-@number(
+@_of_evaluate(
     "--prior",
-    InsideShare,
-    None,
-    "Share of unanswerable questions that you expect; --tune reweights FILE to it.",
+    declared=InsideShare,
+    help="Share of unanswerable questions that you expect; --tune reweights FILE to it.",
     metavar="SHARE",
     show_default="FILE's",
 )
-@number("--folds", Folds, 5, "Held-out folds on which --tune is judged.")
+@_of_evaluate("--folds", declared=Folds, help="Folds of the cross-validation of --tune.")
 @click.option("--report", metavar="FILE", help="Write an HTML report.")
-@number("--min-f1", Percent, None, "Exit code 3 where F1 is below.", metavar="PERCENT")
-@number("--seed", Seed, 0, "Seed of the bootstrap and the folds.")
-@number("--resamples", Resamples, 2000, "How often the bootstrap resamples.")
-@number("--confidence", InsideShare, 0.95, "Confidence level of the intervals.")
-@click.option("--gold-column", metavar="COLUMN", help="Gold answers.", show_default="answers, or answer")
+@number("--min-f1", Percent, None, "Exit code 3 if F1 is below this.", metavar="PERCENT")
+@_of_evaluate("--seed", declared=Seed, help="Seed of the bootstrap and the folds.")
+@_of_evaluate("--resamples", declared=Resamples, help="Resamples of the bootstrap.")
+@_of_evaluate("--confidence", declared=InsideShare, help="Confidence level of the intervals.")
+@click.option(
+    "--gold-column", metavar="COLUMN", help="Column with the gold answers.", show_default="answers, or answer"
+)
 @click.option(
     "--annotated",
     metavar="FILE",
@@ -363,9 +373,9 @@ def evaluate_command(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Score FILE by the field's own rules: exact match, F1, best thresholds, intervals, calibration.
+    """Score FILE by SQuAD's rules: exact match, F1, best thresholds, confidence intervals, calibration.
 
-    FILE was written by `run`, or holds predictions as {id: text}, or is annotated first with --model.
+    FILE is an output of `run`, or predictions as {id: text}, or rows that --model annotates first.
     """
     if tune != (output is not None):
         raise click.UsageError("--tune and -o NEW_BUNDLE belong together", click.get_current_context())
@@ -391,8 +401,14 @@ def evaluate_command(
 
 @commands.command("train", short_help="Fine-tune or distil a checkpoint.", epilog=EPILOG)
 @click.argument("base", metavar="BASE")
-@click.option("-o", "--output", required=True, metavar="CHECKPOINT", help="Folder to make.")
-@click.option("--data", required=True, multiple=True, metavar="FILE", help="Rows to learn from.")
+@click.option("-o", "--output", required=True, metavar="CHECKPOINT", help="Folder to create.")
+@click.option(
+    "--data",
+    required=True,
+    multiple=True,
+    metavar="FILE",
+    help="Rows to train on; repeat it for several files.",
+)
 @training_options
 @speaking_options
 @config_option
@@ -438,7 +454,7 @@ def train_command(
     "--where",
     multiple=True,
     type=click.Choice(["answered", "no-answer", "error", "low-score"]),
-    help="Only such rows; repeated: rows of any of these kinds.",
+    help="Only rows of this kind; repeat it for several kinds.",
 )
 @click.option(
     "--question", "questions", multiple=True, metavar="NAME", help="Only this question, by name or text."
@@ -446,9 +462,9 @@ def train_command(
 @click.option(
     "--search", metavar="TEXT", help="Only rows with TEXT in their id, question, context or answer."
 )
-@number("--below", Share, 0.5, "Scores that `--where low-score` takes.")
+@number("--below", Share, 0.5, "Score below which `--where low-score` takes a row.")
 @number("--limit", Count, None, "Rows to show.", metavar="N", show_default="20; 10,000 with --html")
-@number("--page", Count, 1, "Which N of them.", metavar="P")
+@number("--page", Count, 1, "Page of N rows to show.", metavar="P")
 @click.option(
     "--html",
     type=click.Path(path_type=Path),
@@ -532,7 +548,7 @@ def convert_command(
 @speaking_options
 @config_option
 def info_command(path: str, as_json: bool, log_format: str, quiet: bool) -> None:
-    """Say what a bundle (`default`: the one in the package) or an output is, from its own metadata."""
+    """Describe a bundle (`default`: the one in the package) or an output, from its own metadata."""
     with _reporting(log_format, quiet):
         from batchqa.cli.describe import describe
         from batchqa.cli.rendering import render_facts
@@ -551,9 +567,9 @@ def info_command(path: str, as_json: bool, log_format: str, quiet: bool) -> None
 @speaking_options
 @config_option
 def doctor_command(model: str, device: str, as_json: bool, log_format: str, quiet: bool) -> None:
-    """Say what this machine can run, and ask the model a question whose answer is known.
+    """Report what this machine can run, and ask the model a question whose answer is known.
 
-    Exit code 5 if something would keep `run` from working.
+    Exit code 5 if something would stop `run` from working.
     """
     with _reporting(log_format, quiet):
         from batchqa.cli.doctor import examine, render
@@ -576,7 +592,7 @@ def _resolved(model: str, reporter: Reporter) -> str | Path:
         or model.startswith((".", "/", "~"))
     ):
         return model
-    from batchqa.export.exporting import ensure_cached
+    from batchqa.export.cached_bundles import ensure_cached
 
     return ensure_cached(model, on_progress=reporter.note)
 
@@ -697,9 +713,7 @@ def _say(text: str, stream: TextIO | None, *, lost: str = "") -> None:
     """
     where = "standard output" if stream is sys.stdout else "standard error"
     if stream is None:
-        raise StorageError(
-            f"{where} is closed, and the result cannot be written anywhere else; redirect it to a file"
-        )
+        raise StorageError(f"{where} is closed, so the result cannot be written; redirect it to a file")
     try:
         click.echo(text.encode(), file=stream)
     except BrokenPipeError:

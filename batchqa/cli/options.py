@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import csv
 import difflib
+import importlib
+import inspect
 import os
 import tomllib
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -233,8 +235,37 @@ def _name_of(flag: str) -> str:
 def number(
     flag: str, declared: Any, default: float | None, text: str, **attributes: Any
 ) -> Callable[[Command], Command]:
-    """An option of a command that has no settings of its own; `declared` is a type of `batchqa.domains`."""
+    """An option of the command alone; `declared` is a type of `batchqa.domains`."""
     return click.option(flag, type=Number(Domain.of(declared)), default=default, help=text, **attributes)
+
+
+class KeywordOption(click.Option):
+    """An option that is a keyword of a function, whose default it takes.
+
+    The function is imported where the default is needed, since its module may be slow to load.
+    """
+
+    def __init__(self, *declarations: Any, function: str, **attributes: Any) -> None:
+        """`function` as "module:name"."""
+        super().__init__(*declarations, **attributes)
+        self._function = function
+
+    def get_default(self, ctx: click.Context, call: bool = True) -> Any:
+        """See click.Option; the keyword's default, of a list its items with commas between."""
+        module, _, name = self._function.partition(":")
+        parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+        default = parameters[self.name or ""].default
+        self.default = ",".join(default) if isinstance(default, tuple) else default
+        return super().get_default(ctx, call)
+
+
+def keyword(
+    function: str, *declarations: str, declared: Any = None, **attributes: Any
+) -> Callable[[Command], Command]:
+    """An option of `function` ("module:name") by the keyword of that name; `declared`: its number type."""
+    if declared is not None:
+        attributes["type"] = Number(Domain.of(declared))
+    return click.option(*declarations, cls=KeywordOption, function=function, **attributes)
 
 
 def together(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
@@ -261,7 +292,7 @@ config_option = click.option(
     is_eager=True,
     expose_value=False,
     callback=_read_config,
-    help="TOML file with options; this command's are in the table of its name.",
+    help="TOML file with options, in a table with the command's name.",
 )
 
 speaking_options = together(
@@ -269,7 +300,7 @@ speaking_options = together(
         "--log-format",
         type=click.Choice(["text", "json"]),
         default="text",
-        help="Format of what is said on standard error: a bar or lines, or a JSON object per line.",
+        help="Format of messages on standard error: a progress bar or lines, or one JSON object per line.",
     ),
     click.option(
         "--quiet", is_flag=True, help="Write only errors to standard error; libraries are silenced too."
@@ -290,7 +321,7 @@ text_options = together(
     setting("--question", "Column with the questions.", metavar="COLUMN"),
 )
 
-prefix_option = setting("--output-prefix", "Prefix of the added columns' names.", metavar="TEXT")
+prefix_option = setting("--output-prefix", "Prefix of the names of the added columns.", metavar="TEXT")
 
 columns_option = together(
     click.option("--context", metavar="COLUMN", help="Contexts.", show_default="as in the run"),
@@ -321,7 +352,7 @@ reading_options = together(
     ),
     setting(
         "--partition-columns",
-        "Read key=value folders as columns, behind those of the files; whole numbers where all values are.",
+        "Read key=value folder names as columns, after those of the files; as integers if all values are.",
     ),
     setting(
         "--drop",
@@ -345,7 +376,10 @@ reading_options = together(
         "No such file, a folder or glob without files, or no row in them: fail with exit code 2, or skip: "
         "write nothing and end with exit code 99.",
     ),
-    setting("--max-zstd-window", "What reading zstd may hold, in bytes; --long=31 needs 2147483648."),
+    setting(
+        "--max-zstd-window",
+        "Largest window of a zstd file, in bytes; one made with --long=31 needs 2147483648.",
+    ),
 )
 
 answer_options = together(
@@ -364,7 +398,7 @@ answer_options = together(
     ),
     setting(
         "--no-answer",
-        "Whether rows may stay without an answer; auto: if the model was trained to abstain.",
+        "Whether the model may give no answer; auto: if it was trained to abstain.",
     ),
     setting("--answers", "Also list all spans that pass the threshold and do not overlap, as `answers`."),
     setting("--max-answers", "Length of that list at most.", metavar="N"),
@@ -376,7 +410,7 @@ answer_options = together(
     setting("--overlapping-candidates", "Candidates may overlap: the plain N best."),
     setting(
         "--raw-score",
-        "Write the soft-max score also where the bundle is calibrated.",
+        "Write the soft-max score even if the bundle is calibrated.",
     ),
 )
 
@@ -400,12 +434,12 @@ machine_options = together(
     setting("--threads", "CPU threads of the engine.", show_default="the CPU quota"),
     setting(
         "--workers",
-        "Copies of the model that work side by side on the CPU, the threads shared out among them.",
+        "Copies of the model that run in parallel on the CPU; they share the threads.",
         show_default="one for each thread, as far as memory allows",
     ),
     setting("--batch-tokens", "Tokens of a batch, padding included.", show_default="measured"),
     setting("--allow-cpu-fallback", "Use the CPU if the requested device is not available."),
-    setting("--in-process", "Run the engine in this process: if it crashes, the whole job does."),
+    setting("--in-process", "Run the engine in this process; if it crashes, so does the job."),
 )
 
 max_errors_option = click.option(
@@ -420,7 +454,7 @@ error_options = together(
     ),
     setting(
         "--strict",
-        "Null, empty and too long questions or contexts count as errors too.",
+        "Count null, empty and overlong questions or contexts as errors.",
     ),
 )
 
@@ -443,7 +477,9 @@ def _layers(_: click.Context, parameter: click.Parameter, value: str | None) -> 
     try:
         return None if value is None else tuple(int(part) for part in value.split(","))
     except ValueError as error:
-        raise click.BadParameter(f"{value!r} is no list of layers such as 0,2,4", param=parameter) from error
+        raise click.BadParameter(
+            f"{value!r} is not a list of layers, such as 0,2,4", param=parameter
+        ) from error
 
 
 training_options = together(
@@ -451,39 +487,54 @@ training_options = together(
         "--teacher",
         multiple=True,
         metavar="CHECKPOINT|BUNDLE",
-        help="Learn its distributions too (of several their mean); labels rows without gold.",
+        help="Model whose distributions are learned too (of several, their mean); labels rows without gold.",
     ),
-    click.option("--layers", metavar="0,2,4", callback=_layers, help="Keep these layers of BASE, from 0."),
-    _OF_TRAINING("--hidden", "Learn the teacher's hidden states and attention too."),
-    _OF_TRAINING("--alpha", "Weight of the teachers; the rest is the gold's."),
-    _OF_TRAINING("--temperature", "By which the teachers' distributions are softened."),
+    click.option(
+        "--layers", metavar="0,2,4", callback=_layers, help="Layers of BASE to keep, counted from 0."
+    ),
+    _OF_TRAINING("--hidden", "Also learn the teacher's hidden states and attention."),
+    _OF_TRAINING("--alpha", "Weight of the teachers in the loss; the gold answers have the rest."),
+    _OF_TRAINING("--temperature", "Temperature that softens the teachers' distributions."),
     _OF_TRAINING("--epochs", "Passes over the data; may be a fraction."),
-    _OF_TRAINING("--learning-rate", "Peak of the learning rate."),
-    _OF_TRAINING("--warmup", "Share of the steps in which the rate rises."),
+    _OF_TRAINING("--learning-rate", "Peak learning rate."),
+    _OF_TRAINING("--warmup", "Share of the steps in which the learning rate rises."),
     _OF_TRAINING("--weight-decay", "AdamW's weight decay."),
-    _OF_TRAINING("--dropout", "Dropout everywhere.", show_default="the base's"),
-    _OF_TRAINING("--freeze-embeddings", "Leave the word embeddings as they are: quicker, less memory."),
-    _OF_TRAINING("--batch-tokens", "Tokens of a step, with padding."),
-    _OF_TRAINING("--validation", "Share of the groups to hold out, or a file.", metavar="SHARE|FILE"),
-    _OF_TRAINING("--validation-rows", "Rows that are looked at on the way; at the end all are."),
-    _OF_TRAINING("--evaluate-every", "Steps between two looks.", show_default="ten looks in a run"),
-    _OF_TRAINING("--save-every", "Steps between two saved states: what a kill can cost."),
-    _OF_TRAINING("--max-missing-gold", "Share of rows whose answer may be missing from their context."),
-    click.option("--gold-column", metavar="COLUMN", help="Gold answers.", show_default="answers, or answer"),
+    _OF_TRAINING("--dropout", "Dropout rate of all layers.", show_default="the base's"),
+    _OF_TRAINING("--freeze-embeddings", "Do not train the word embeddings: faster, with less memory."),
+    _OF_TRAINING("--batch-tokens", "Tokens of a step, padding included."),
+    _OF_TRAINING(
+        "--validation", "Share of the groups to hold out for validation, or a file.", metavar="SHARE|FILE"
+    ),
+    _OF_TRAINING("--validation-rows", "Rows of a validation during training; the last one takes all."),
+    _OF_TRAINING(
+        "--evaluate-every", "Steps between two validations.", show_default="ten validations in a run"
+    ),
+    _OF_TRAINING("--save-every", "Steps between two saved states: the most that a kill can cost."),
+    _OF_TRAINING(
+        "--max-missing-gold", "Largest share of rows whose gold answer may be missing from their context."
+    ),
+    click.option(
+        "--gold-column",
+        metavar="COLUMN",
+        help="Column with the gold answers.",
+        show_default="answers, or answer",
+    ),
     click.option(
         "--group-column",
         metavar="COLUMN",
-        help="Rows of one group are held out together.",
+        help="Column of groups; the rows of a group are held out together.",
         show_default="title, group, or the context",
     ),
-    _OF_TRAINING("--max-length", "Window length in tokens."),
+    _OF_TRAINING("--max-length", "Size of a window, in tokens."),
     _OF_TRAINING("--stride", "Tokens that neighbouring windows share."),
-    _OF_TRAINING("--max-question-length", "Tokens of a question that are read."),
-    _OF_TRAINING("--seed", "Of the order, the new weights and dropout."),
-    _OF_TRAINING("--device", "Where to train; auto takes CUDA where there is one."),
-    _OF_TRAINING("--precision", "What to compute in; auto takes bf16 where the device has it."),
+    _OF_TRAINING("--max-question-length", "Longest question, in tokens; longer ones are cut."),
+    _OF_TRAINING("--seed", "Seed of the data order, new weights and dropout."),
+    _OF_TRAINING("--device", "Device to train on; auto: CUDA if there is one."),
+    _OF_TRAINING("--precision", "Precision to compute in; auto: bf16 if the device has it."),
     click.option("--revision", metavar="SHA", help="Commit, tag or branch of a hub id.", show_default="main"),
     click.option("--licence", metavar="ID", help="Licence of the weights, for the model card."),
-    click.option("--allow-pickle", is_flag=True, help="Convert a pickled base, in a process of its own."),
-    click.option("--restart", is_flag=True, help="Discard what an unfinished run has kept, and begin again."),
+    click.option("--allow-pickle", is_flag=True, help="Convert a pickled base, in a separate process."),
+    click.option(
+        "--restart", is_flag=True, help="Discard the saved states of an unfinished run and start again."
+    ),
 )

@@ -38,8 +38,8 @@ class Probed:
             return None
         return (
             f"it answers only {self.right} of {self.asked} plain questions in the best of English, Spanish, "
-            "Chinese and Arabic: right for a model of another language; else its tokenizer may be another "
-            "model's"
+            "Chinese and Arabic: expected for a model of another language; otherwise its tokenizer may be "
+            "another model's"
         )
 
 

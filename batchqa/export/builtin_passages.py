@@ -67,7 +67,7 @@ def long_rows() -> pa.Table:
     return _table(rows)
 
 
-def everything() -> pa.Table:
+def all_rows() -> pa.Table:
     """Answerable and unanswerable pairs."""
     return pa.concat_tables([answerable(), unanswerable()])
 

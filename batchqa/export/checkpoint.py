@@ -120,7 +120,7 @@ class Checkpoint:
         if missing:
             shown = ", ".join(sorted(missing)[:3])
             raise ModelError(
-                f"{self.name} has no question-answering head that was trained: weights are missing for "
+                f"{self.name} has no trained question-answering head: weights are missing for "
                 f"{shown}; name a checkpoint that was fine-tuned for extractive question answering"
             )
         return model.eval()
@@ -200,7 +200,7 @@ def open_checkpoint(
             raise ModelError(
                 f"{name}: its tokenizer pads on the left (padding_side), and then transformers' scripts for "
                 "question answering put the context first, which batchqa does not; if it was trained with "
-                "the question first, --allow-question-first takes it"
+                "the question first, give --allow-question-first"
             )
         prepared = weights.as_safetensors(folder, name, Path(work), files, allow_pickle=allow_pickle)
         prepared, positions = weights.fit_to_model(
@@ -283,7 +283,7 @@ def _inspected(
     if largest >= vocabulary:
         raise ModelError(
             f"{name}: the tokenizer has token ids up to {largest}, the model knows {vocabulary}: they do not "
-            "belong together; take the tokenizer that the model was trained with"
+            "belong together; use the tokenizer that the model was trained with"
         )
     pad_id = settings["pad_id"] if settings["pad_id"] is not None else config.get("pad_token_id") or 0
     positions = settings["positions"] or int(config.get("max_position_embeddings") or UNLIMITED)
@@ -325,7 +325,7 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
         )
     if "auto_map" in config:
         raise ModelError(
-            f"{name} brings code of its own (auto_map in config.json); batchqa runs no code of a model"
+            f"{name} needs code of its own (auto_map in config.json); batchqa never runs code from a model"
         )
     architectures.check(str(config["model_type"]), name)
     return config
@@ -350,7 +350,7 @@ def _tokenizer(folder: Path, name: str, work: Path) -> tuple[Tokenizer, dict[str
         if file.suffix in (".json", ".txt", ".model") and file.is_file():
             with file.open("rb") as stream:
                 if hint := disguise(stream.read(512)):
-                    raise ModelError(f"{file} is not what it should be{hint}")
+                    raise ModelError(f"{file} is not the file that it should be{hint}")
     options = {"local_files_only": True, "trust_remote_code": False}
     try:
         with quiet():

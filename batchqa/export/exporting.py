@@ -5,37 +5,47 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from dataclasses import asdict, replace
 from pathlib import Path
-from tempfile import mkdtemp
-from typing import Literal, get_args
+from tempfile import TemporaryDirectory, mkdtemp
+from typing import Any, Literal, get_args
 
-from batchqa.bundle import NO_INT8_ON_CUDA, Manifest, Source, open_bundle
-from batchqa.cache import cache_folders, cache_note
+from batchqa.bundle import (
+    CARD,
+    NO_INT8_ON_CUDA,
+    TOKENIZER,
+    Abstention,
+    Bundle,
+    Manifest,
+    Source,
+    Threshold,
+    open_bundle,
+    write_manifest,
+)
 from batchqa.domains import AnyNumber, Percent, Share, checked
 from batchqa.engines.devices import products_overflow
-from batchqa.errors import (
-    BatchqaError,
-    ModelError,
-    PreconditionError,
-    SettingsError,
-    StorageError,
-    TryAgainError,
-)
+from batchqa.errors import BatchqaError, ModelError, PreconditionError, SettingsError, StorageError
 from batchqa.machine import cpu_flags
-from batchqa.store.files import sync_folder, translated
-from batchqa.store.lock import Lock
+from batchqa.steps.windowing import learn_layout
+from batchqa.store.files import sync_folder
 
-from .abstention import Abstains
-from .builtin_passages import everything
-from .checkpoint import HUB_ID, LANGUAGE, fetch, open_checkpoint
-from .limits import MAX_F1_DROP, Limits
-from .making import Making
-from .threshold import read_labelled
-from .verify import Progress, VerifiedOn, read_examples
+from . import graphs
+from .abstention import Abstains, Probed, decide, probe
+from .builtin_passages import all_rows, long_rows
+from .bundle_card import model_card
+from .bundle_languages import languages_answered, profile_in
+from .calibration_data import batches_of
+from .checkpoint import LANGUAGE, Checkpoint, open_checkpoint, write_special_as_tokens, write_tokenizer
+from .extras import load, versions
+from .limits import MAX_F1_DROP, Limits, accepted_by, said
+from .parity import check_parity, padding_matters
+from .reference import Raw, Reference, with_questions_cut
+from .stages import Stages
+from .threshold import best_for_f1, read_labelled
+from .variants import ChangesWithNeighboursError, Made, Material, make_variants
+from .verify import Original, Progress, TorchScorer, Verification, VerifiedOn, read_examples
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -45,7 +55,10 @@ Target = Literal["auto", "vnni", "avx2"]
 SpecialTokens = Literal["text", "tokens"]
 """What a tokenizer's own special tokens are where a row's texts spell them; in transformers: tokens."""
 
-PACKAGED = "the passages in batchqa"
+BUILT_IN = "batchqa's built-in passages"
+NOT_FITTED = "not fitted: the usual default of models trained on SQuAD 2.0"
+ONE_LENGTH = "only windows of equal length are run together"
+
 CALIBRATION_ROWS = 160
 """Rows that quantization looks at: beyond some ten thousand tokens the rounding no longer improves."""
 
@@ -78,32 +91,33 @@ def export(
 ) -> Manifest:
     """Export MODEL (a folder or a hub id) into folder `output`, with a variant per precision.
 
-    The road that a run takes is compared with transformers first (`parity.py`). Then each variant is verified
-    on the file `verify_on` (default: the package's passages) beside the original, and kept if it keeps the
-    limits (`limits.py`: `max_f1_drop` decides on rows of one's own with gold answers, `min_agreement`
-    elsewhere and where it is given); int8 is calibrated on `calibrate_on` (default: the passages). The
-    threshold is `threshold`, or the best for F1 on the labelled file `fit_threshold_on`, or 0;
-    `threshold_note` says what it was fitted on. For the `target` avx2 the weights of int8 have 7 bits, so
-    that no product overflows on a CPU without VNNI and AMX. `allow_unnamed_head`: take a head that
-    config.json does not name; `allow_question_first`: take a tokenizer that pads on the left. `languages`
-    (codes) are those that the model is for; without them, those of the checkpoint's card, else those of the
-    package's passages in which it is right at least half of the time. What the verification's texts look like
-    is recorded, so that a run can say that its own do not. Returns what bundle.json says: `left_out` has the
-    precisions that missed a limit. What is finished is kept in the cache, so that the same export, repeated,
-    goes on from there.
+    First batchqa's answers with the float32 graph are compared with those of transformers (`parity.py`). Then
+    each variant is verified on the file `verify_on` (default: the built-in passages) beside the original, and
+    kept if it keeps the limits (`limits.py`: `max_f1_drop` decides on rows of one's own with gold answers,
+    `min_agreement` elsewhere and where it is given); int8 is calibrated on `calibrate_on` (default: the
+    built-in passages). The threshold is `threshold`, or the best for F1 on the labelled file
+    `fit_threshold_on`, or 0; `threshold_note` says what it was fitted on. For the `target` avx2 the weights
+    of int8 have 7 bits, so that no product overflows on a CPU without VNNI and AMX. `allow_unnamed_head`:
+    take a head that config.json does not name; `allow_question_first`: take a tokenizer that pads on the
+    left. `languages` (codes) are those that the model is for; without them, those of the checkpoint's card,
+    else those of the built-in passages in which it is right at least half of the time. What the
+    verification's texts look like is recorded, so that a run can say that its own do not. Returns what
+    bundle.json says: `left_out` has the precisions that missed a limit. What is finished is kept in the cache
+    (`stages.py`), so that the same export, repeated, resumes.
 
     Raises SettingsError for options that cannot be, PreconditionError where `output` exists, ModelError for a
     checkpoint that cannot be exported, or if every variant misses a limit (then nothing is left in `output`),
     TryAgainError without a network.
     """
-    folder = Path(output)
+    target_path = Path(output)
     _check_options(precisions, target, languages)
-    if folder.exists() or folder.is_symlink():
-        raise PreconditionError(f"{folder} exists; remove it, or give another -o")
-    table = everything() if verify_on is None else read_examples(verify_on)
-    calibration = everything() if calibrate_on is None else read_examples(calibrate_on, CALIBRATION_ROWS)
+    if target_path.exists() or target_path.is_symlink():
+        raise PreconditionError(f"{target_path} exists already; remove it, or choose another -o")
+    rows = all_rows() if verify_on is None else read_examples(verify_on)
+    calibration = all_rows() if calibrate_on is None else read_examples(calibrate_on, CALIBRATION_ROWS)
     labelled = None if fit_threshold_on is None else read_labelled(fit_threshold_on)
-    on = VerifiedOn(PACKAGED if verify_on is None else Path(verify_on).name, verify_on is not None)
+    on = VerifiedOn(BUILT_IN if verify_on is None else Path(verify_on).name, verify_on is not None)
+    weight_bits = 7 if target == "avx2" or (target == "auto" and products_overflow(cpu_flags())) else 8
     opened = open_checkpoint(
         model,
         revision,
@@ -111,83 +125,140 @@ def export(
         allow_unnamed_head=allow_unnamed_head,
         allow_question_first=allow_question_first,
     )
-    with _storage_errors(folder), opened as checkpoint, _staged(folder) as staging:
-        source = Source(checkpoint.id, checkpoint.revision, licence or checkpoint.licence)
-        limits = Limits(min_agreement, max_f1_drop)
-        making = Making(checkpoint, staging, table, calibration, limits, on, on_progress)
-        making.reduce_range = target == "avx2" or (target == "auto" and products_overflow(cpu_flags()))
+    with _storage_errors(target_path), opened as checkpoint, _staged(target_path) as folder:
+
+        def say(line: str) -> None:
+            on_progress(f"{checkpoint.name}: {line}")
+
         keeps_special = special_tokens == "tokens"
-        making.begin(
-            name or checkpoint.name, source, threshold, threshold_note, abstains, keeps_special=keeps_special
+        _write_tokenizer(checkpoint, folder, say, keeps_special=keeps_special)
+        stages = Stages(checkpoint.folder, {"tokenizer": (folder / TOKENIZER).read_text(encoding="utf-8")})
+        original = Reference(checkpoint.name, checkpoint.fast, checkpoint.load_model(), keeps_special)
+        original.raw(long_rows().slice(0, 1))  # a model that fails by itself says so before it is exported
+        rows = with_questions_cut(rows, checkpoint.fast)
+        graph = _graph(checkpoint, stages, say)
+        recorded = Threshold(
+            threshold or 0.0, threshold_note or (NOT_FITTED if threshold is None else "given")
         )
-        if labelled is not None and fit_threshold_on is not None:
-            making.fit_threshold(labelled, fit_threshold_on, threshold_note)
-        making.answer_with_original()
-        for precision in dict.fromkeys(precisions):
-            making.add(precision)
-        making.describe_texts(languages)
-        return making.finish(notes)
+        source = Source(checkpoint.id, checkpoint.revision, licence or checkpoint.licence)
+        manifest = _described(checkpoint, original.model, graph, name or checkpoint.name, source, recorded)
+        bundle = Bundle(folder, manifest, digest="")
 
+        say("comparing batchqa's answers with those of transformers")
+        own = rows if on.is_users else None
+        about = {"rows": None if own is None else own.to_pydict(), "layout": asdict(manifest.layout)}
+        stages.once("parity", about, lambda: check_parity(bundle, graph, original, own))
 
-def ensure_cached(
-    model: str, cache: str | Path | None = None, on_progress: Progress = lambda _: None
-) -> Path:
-    """The bundle of a hub id (`org/name[@revision]`), exported into the cache on first use.
+        scorer = TorchScorer(original.model, manifest.inputs)
+        feeds = batches_of(bundle, all_rows())
+        if stages.once("padding", {}, lambda: padding_matters(scorer, feeds)):
+            say(f"its logits change when a window is padded; {ONE_LENGTH}")
+            bundle, scorer = bundle.changed(unpadded=True), scorer.unpadded()
 
-    The cache is `cache`, else BATCHQA_CACHE, else the user's cache folder. One process exports, others wait.
-    Raises TryAgainError, saying what to do, where the network is needed and not there.
-    """
-    if not HUB_ID.fullmatch(model):
-        raise ModelError(
-            f"{model!r} is neither a bundle's folder nor a hub id (org/name or org/name@revision)"
+        seen = Probed(**stages.once("abstention", {}, lambda: asdict(probe(bundle, scorer))))
+        if seen.doubt:
+            say(seen.doubt)
+        bundle = bundle.changed(abstains=decide(abstains, seen))
+
+        if labelled is not None:
+            say(f"fitting the threshold on {fit_threshold_on}")
+            about = {"rows": labelled.to_pydict(), "unpadded": bundle.manifest.unpadded}
+            value = stages.once("threshold", about, lambda: best_for_f1(bundle, scorer, labelled))
+            note = threshold_note or f"best F1 on {Path(str(fit_threshold_on)).name}"
+            bundle = bundle.changed(threshold=Threshold(value, note))
+
+        say(f"the original answers {len(rows)} rows of {on.name}")
+        pairs = rows.select(["context", "question"])
+        raw = stages.once("original", {"rows": pairs.to_pydict()}, lambda: original.raw(pairs).record())
+        answers = Original.of(Raw.from_record(raw), rows, bundle.manifest)
+        verification = Verification(rows, on, answers)
+
+        material = Material(
+            checkpoint, bundle, graph, scorer, calibration, weight_bits, verification, stages, say
         )
-    roots = [folder / "bundles" for folder in ([Path(cache)] if cache else cache_folders())]
-    root = roots[0]
-    repository, _, revision = model.partition("@")
-    name = repository.replace("/", "--")
-    for folder in roots:
-        if (pinned := folder / f"{name}@{revision}").is_dir():
-            return _checked(pinned)
-    try:
-        commit, _ = fetch(repository, revision or None)
-    except TryAgainError:
-        found = chain.from_iterable(folder.glob(f"{name}@*") for folder in roots)
-        made = sorted(found, key=lambda path: path.stat().st_mtime)
-        if made and not revision:
-            return _checked(made[-1])  # offline: the newest that is here
-        raise
-    target = root / f"{name}@{commit}"
-    for folder in roots[1:]:
-        if (folder / target.name).is_dir():
-            return _checked(folder / target.name)
-    with translated(f"making {target}"):
-        root.mkdir(parents=True, exist_ok=True)
-    lock = _wait_for(root / f"{target.name}.lock", model)
-    try:
-        if not target.is_dir():
-            if cache is None and (note := cache_note()):
-                on_progress(note)
-            on_progress(f"{model} is exported to {target}, once")
-            export(repository, target, revision=commit, on_progress=on_progress)
-    finally:
-        lock.release()
-    return _checked(target)
-
-
-def _checked(bundle: Path) -> Path:
-    open_bundle(bundle)
-    return bundle
-
-
-def _wait_for(path: Path, model: str, seconds: float = 3600.0) -> Lock:
-    deadline = time.monotonic() + seconds
-    while True:
+        limits = Limits(min_agreement, max_f1_drop)
         try:
-            return Lock(path, f"the cached bundle of {model}")
-        except TryAgainError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(1.0)
+            made = make_variants(material, precisions, limits)
+        except ChangesWithNeighboursError as why:
+            say(f"{why}; {ONE_LENGTH}")
+            bundle = bundle.changed(unpadded=True)
+            made = make_variants(
+                replace(material, bundle=bundle, scorer=scorer.unpadded()), precisions, limits
+            )
+        known = tuple(dict.fromkeys(languages)) or checkpoint.languages
+        known = known or languages_answered(rows, answers.scores)
+        manifest = replace(
+            _with_variants(bundle.manifest, made),
+            languages=known,
+            texts=profile_in(rows, known, bundle.tokenizer),
+        )
+        (folder / CARD).write_text(model_card(manifest, notes), encoding="utf-8")
+        write_manifest(folder, manifest)
+        return open_bundle(folder).manifest
+
+
+def _write_tokenizer(checkpoint: Checkpoint, folder: Path, say: Progress, *, keeps_special: bool) -> None:
+    """Write tokenizer.json, and say what a run does otherwise than transformers on purpose."""
+    write_tokenizer(checkpoint.tokenizer, folder / TOKENIZER)
+    own = checkpoint.special_tokens
+    if keeps_special:
+        write_special_as_tokens(folder / TOKENIZER, own)
+    elif own:
+        shown = ", ".join(own[:5]) + (", ..." if len(own) > 5 else "")
+        say(
+            f"its tokenizer has special tokens of its own ({shown}); in a row's texts they are text, unlike "
+            "in transformers; --special-tokens tokens makes them tokens"
+        )
+
+
+def _graph(checkpoint: Checkpoint, stages: Stages, say: Progress) -> Any:
+    """The checkpoint as an ONNX graph in float32."""
+    with TemporaryDirectory(prefix="batchqa-graph-") as work:
+        file = Path(work) / "graph.onnx"
+        if stages.fetch("graph", {}, file):
+            say("resuming an earlier export")
+            return load("onnx").load(str(file))
+        say(f"exporting {checkpoint.architecture} to ONNX")
+        graph = graphs.export_graph(checkpoint, Path(work))
+        if graph.ByteSize() < graphs.LARGEST_FILE:
+            graphs.save(graph, file)
+            stages.put("graph", {}, file)
+        return graph
+
+
+def _described(
+    checkpoint: Checkpoint, model: Any, graph: Any, name: str, source: Source, threshold: Threshold
+) -> Manifest:
+    """The model as a bundle describes it, before anything was measured and without variants."""
+    layout = learn_layout(checkpoint.tokenizer, checkpoint.pad_id, checkpoint.pad_type)
+    return Manifest(
+        name=name,
+        source=source,
+        architecture=checkpoint.architecture,
+        inputs=tuple(node.name for node in graph.graph.input),
+        outputs=graphs.OUTPUTS,
+        max_length=checkpoint.longest_input(model),
+        layout=layout if checkpoint.token_types else layout.without_types(),
+        abstains=Abstention(True, "not decided yet"),
+        threshold=threshold,
+        calibration=None,
+        variants=(),
+        versions=versions(),
+    )
+
+
+def _with_variants(manifest: Manifest, made: Sequence[Made]) -> Manifest:
+    """Raises ModelError, with all that was missed, where no variant is good enough."""
+    left_out = {each.variant.precision: said(each.misses) for each in made if each.misses}
+    variants = tuple(each.variant for each in made if not each.misses)
+    if not variants:
+        every = "; ".join(f"{precision} {why}" for precision, why in left_out.items())
+        advice = "".join(dict.fromkeys(accepted_by(each.misses) for each in made))
+        raise ModelError(
+            f"{manifest.name}: {every}; nothing was written{advice}; finished work is kept for the next "
+            "export"
+        )
+    return replace(manifest, variants=variants, left_out=left_out)
 
 
 def _check_options(precisions: Sequence[str], target: Target, languages: Sequence[str]) -> None:
@@ -195,7 +266,7 @@ def _check_options(precisions: Sequence[str], target: Target, languages: Sequenc
         raise SettingsError(f"--precision names none of {', '.join(PRECISIONS)}")
     for precision in precisions:
         if precision.startswith("int8") and "cuda" in precision:
-            raise SettingsError(f"{NO_INT8_ON_CUDA}; take --precision fp16 for CUDA")
+            raise SettingsError(f"{NO_INT8_ON_CUDA}; use --precision fp16 for CUDA")
         if precision not in PRECISIONS:
             raise SettingsError(f"--precision {precision!r} is none of {', '.join(PRECISIONS)}")
     if target not in get_args(Target):
@@ -215,8 +286,8 @@ def _storage_errors(target: Path) -> Iterator[None]:
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         raise StorageError(
-            f"exporting to {target}: {error.strerror or error}{where}; nothing was left; mend it (free space "
-            "there and in the folder for temporary files) and run the same command again"
+            f"exporting to {target}: {error.strerror or error}{where}; nothing was written; fix "
+            "the cause (free space there and in the temporary folder) and run the same command again"
         ) from error
 
 
@@ -238,7 +309,7 @@ def _staged(target: Path) -> Iterator[Path]:
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                 raise
-            raise PreconditionError(f"{target} was made by another command meanwhile") from error
+            raise PreconditionError(f"{target} was created by another command in the meantime") from error
         sync_folder(target.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""How good a bundle's answers are on public data, as a section of its model card."""
+"""The quality of a bundle's answers on public data, as a section of its model card."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from batchqa.evaluation.calibration import Reliability
 from batchqa.evaluation.metrics import CoveragePoint
 from batchqa.evaluation.tables import best_table, group_table, markdown
 
-HEADING = "## How good its answers are"
+HEADING = "## Quality of the answers"
 
 XQUAD = ("en", "es", "ar", "zh")
 BY = ("question_word", "context_length")
@@ -66,20 +66,20 @@ def _section(dev: Evaluation, languages: Sequence[Evaluation]) -> str:
     parts = [
         HEADING,
         f"""
-By `batchqa evaluate`, whose figures equal the official scripts'. Intervals: 95 %, bootstrap over articles.
-SQuAD 2.0 dev (CC BY-SA 4.0), all {dev.figures.all.total:,} questions, at the bundle's threshold:""",
+By `batchqa evaluate`, whose figures equal those of the official scripts. Intervals: 95 %, bootstrap over
+articles. SQuAD 2.0 dev (CC BY-SA 4.0), all {dev.figures.all.total:,} questions, at its own threshold:""",
         dev.figures_table(),
         "The official script's best thresholds are fitted on the very rows that they are reported for:",
         best_table(dev.best),
         *(group_table(grouping) for grouping in dev.groups),
         """
-How many are right when fewer rows are taken: those that are answered at a lower no-answer threshold, and
-those with the highest `qa_score`, "no answer" included:""",
+Accuracy when fewer rows are used: those that are answered at a lower no-answer threshold, and those with the
+highest `qa_score`, "no answer" included:""",
         _curve(dev.coverage.answers, dev.coverage.decisions),
         *_scores(dev),
         """
 XQuAD (CC BY-SA 4.0; every question has an answer), with MLQA's normalisation per language. The model knows
-English only; the figures of the other languages say that it is not for them.""",
+English only; the figures show that it is not for the other languages.""",
         _by_language(languages),
     ]
     return "\n\n".join(part.strip() for part in parts)

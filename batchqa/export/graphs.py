@@ -15,15 +15,18 @@ import numpy as np
 from batchqa.errors import ModelError
 
 from .architectures import TASK
+from .calibration_data import Feed
 from .checkpoint import Checkpoint
 from .extras import load, quiet
-from .quantize import Feed
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUTS = ("start_logits", "end_logits")
 
 FUSION_TOLERANCE = 1e-3
 """Largest logit difference between a graph and its fused form; more means that the fusion is wrong."""
+
+LARGEST_FILE = 2**31
+"""Bytes of an ONNX file with its weights inside: protobuf's limit."""
 
 LEAST_SHARED = 65_536
 """Bytes of a tensor from which on it is not stored a second time."""
@@ -173,7 +176,7 @@ def save(graph: Any, target: Path, beside: Path | None = None) -> int:
     there (as ONNX's external data). Returns the bytes of the file and of what it reads from `beside`.
     """
     onnx = load("onnx")
-    if graph.ByteSize() >= 2**31:
+    if graph.ByteSize() >= LARGEST_FILE:
         raise ModelError(f"{target.name} would be larger than 2 GB; export a smaller model")
     size = int(graph.ByteSize())
     if beside is not None:

@@ -1,11 +1,9 @@
 """ONNX graph in float32 -> ONNX graph with int8 products for OpenVINO.
 
-As in `per_token_int8.py`, a window's answer does not depend on what is beside it: an activation is scaled by
-a number that is fixed in calibration where that is good enough (`static_scales.py`), and token by token
-elsewhere. OpenVINO (2026.4) makes int8 products of codes whose bounds are constant. With a static scale a
-product's bias and GELU are computed together with it; a token's own scale takes passes of its own before and
-after. Attention is written out (`attention_openvino.py`). What is computed around the products, float32 or
-bfloat16, is chosen when the file is loaded. docs/decisions/0007-int8-openvino.md has what each part is worth.
+As in `per_token_int8.py`, each token is scaled by itself, so that a window's answer does not depend on what
+is beside it. OpenVINO (2026.4) makes int8 products of codes whose bounds are constant. Attention is written
+out (`attention_openvino.py`). What is computed around the products, float32 or bfloat16, is chosen when the
+file is loaded. docs/decisions/0007-int8-openvino.md has what each part is worth.
 
 OpenVINO goes over an activation once for a whole chain of element by element operators. So GELU's outputs are
 smoothed at no cost, as onnxruntime's could not be; and they are raised by their floor, so that all codes are
@@ -23,10 +21,10 @@ import numpy as np
 from batchqa.records import Float32
 
 from .attention_openvino import AttentionWriter
+from .calibration_data import Observed
 from .editing import ATTENTION, GELU_FLOOR, GELUS, Editor, Product, is_masked_attention, products
-from .quantize import LARGEST_CODE, LARGEST_SAFE_CODE, Observed, WeightCodes, shrink_tables
+from .quantize import LARGEST_CODE, LARGEST_SAFE_CODE, WeightCodes, shrink_tables
 from .smoothquant import DividedValues, divided_values, smoothing_factors
-from .static_scales import StaticScale, static_scales
 
 LARGEST_UNSIGNED = 255
 
@@ -34,22 +32,11 @@ TINY = 1e-9
 """The least scale: a token of zeros is not divided by zero."""
 
 
-@dataclass(frozen=True, slots=True)
-class Int8Graph:
-    """A graph (ModelProto), and how many of its activations are coded, and with a static scale."""
-
-    model: Any
-    coded: int
-    static: int
-
-
-def int8_openvino(
-    model: Any, observed: Mapping[str, Observed], *, reduce_range: bool = False, may_be_static: bool = True
-) -> Int8Graph:
-    """A copy of `model` whose matrix products are int8 in OpenVINO.
+def int8_openvino(model: Any, observed: Mapping[str, Observed], *, reduce_range: bool = False) -> Any:
+    """A copy of `model` (ModelProto) whose matrix products are int8 in OpenVINO.
 
     Only activations in `observed` are quantized. `reduce_range` gives weights 7 bits, for processors without
-    VNNI and AMX. Without `may_be_static` each token is scaled by itself everywhere.
+    VNNI and AMX.
     """
     graph = Editor(model)
     graph.needs_opset(13)  # QuantizeLinear with an axis
@@ -57,12 +44,10 @@ def int8_openvino(
         product.node.output[0]: product for product in products(graph.graph) if product.activation in observed
     }
     smoothing = smoothing_factors(graph, list(found.values()), observed)
-    static = static_scales(graph, found.values(), observed, smoothing) if may_be_static else {}
-    smoothing |= {name: scale.factors for name, scale in static.items() if name in smoothing}
     largest = LARGEST_SAFE_CODE if reduce_range else LARGEST_CODE
     codes = WeightCodes(graph, observed, smoothing, largest, are_corrected=True)
     values = divided_values(graph, found, smoothing)
-    writer = _Writer(graph, codes, static, values)
+    writer = _Writer(graph, codes, values)
     attention = AttentionWriter(graph)
     for node in graph.graph.node:
         product = found.get(node.output[0]) if node.output else None
@@ -74,7 +59,7 @@ def int8_openvino(
             graph.keep(node)
     shrink_tables(graph)
     graph.drop_unread()  # the mask that fused attention took
-    return Int8Graph(graph.finish(), len({product.activation for product in found.values()}), len(static))
+    return graph.finish()
 
 
 def _write_attention(
@@ -102,31 +87,23 @@ def _write_attention(
 
 @dataclass(frozen=True, slots=True)
 class _Coded:
-    """An activation x, (..., width), as codes: x / factors = codes * step * scale + middle / factors.
+    """An activation x, (..., width), as codes: x / factors = codes * scale + lowest / factors.
 
-    scale: name of (..., 1), "" for a static one, whose steps are `step`. middle, factors: (width,).
+    scale: name of (..., 1). lowest, factors: (width,).
     """
 
     codes: str
     scale: str
-    step: float
-    middle: Float32
+    lowest: Float32
     factors: Float32
 
 
 class _Writer:
-    """Writes matrix products whose inputs are coded, by a static scale or token by token."""
+    """Writes matrix products whose inputs are coded token by token."""
 
-    def __init__(
-        self,
-        graph: Editor,
-        codes: WeightCodes,
-        static: Mapping[str, StaticScale],
-        values: Mapping[str, DividedValues],
-    ) -> None:
+    def __init__(self, graph: Editor, codes: WeightCodes, values: Mapping[str, DividedValues]) -> None:
         self._graph = graph
         self._codes = codes
-        self._static = static
         self._gelus = {node.output[0] for node in graph.graph.node if node.op_type in GELUS}
         self._divided = {each.product: each.factors for each in values.values()}
         self._is_smooth = set(values)
@@ -141,43 +118,30 @@ class _Writer:
         activation = self._activations[product.activation]
         code, scale = self._codes.of(product.weight)
         divided = self._divided.get(out, np.float32(1))
-        by = graph.constant(f"{out}_by", graph.value(scale) * np.float32(activation.step) / divided)
+        by = graph.constant(f"{out}_by", graph.value(scale) / divided)
         zeros = graph.constant(f"{code}_zeros", np.zeros(len(graph.value(scale)), dtype=np.int8))
         wide = graph.add("DequantizeLinear", [code, by, zeros], [f"{out}_weights"], axis=1)
-        made = graph.add("MatMul", [activation.codes, wide], [f"{out}_steps"])
-        if activation.scale:
-            made = graph.add("Mul", [made, activation.scale], [f"{out}_scaled"])
+        steps = graph.add("MatMul", [activation.codes, wide], [f"{out}_steps"])
+        made = graph.add("Mul", [steps, activation.scale], [f"{out}_scaled"])
         mean = self._codes.observed[product.activation].mean
-        coded = (mean - activation.middle) / activation.factors
+        coded = (mean - activation.lowest) / activation.factors
         rounded = graph.value(code).astype(np.float64) * graph.value(scale)
         correction = (mean @ graph.value(product.weight) - coded @ rounded) / divided
         graph.add("Add", [made, graph.constant(f"{out}_correction", correction.astype(np.float32))], [out])
 
     def _coded(self, name: str) -> _Coded:
-        static = self._static.get(name)
-        return self._by_token(name) if static is None else self._by_static_scale(name, static)
-
-    def _by_static_scale(self, name: str, static: StaticScale) -> _Coded:
         graph, short = self._graph, f"int8_{len(self._activations)}"
-        inverse = 1 / (static.factors * static.step)
-        values = graph.add("Mul", [name, graph.constant(f"{short}_inverse", inverse)], [f"{short}_scaled"])
-        middle = graph.constant(f"{short}_middle", static.middle * inverse)
-        values = graph.add("Sub", [values, middle], [f"{short}_units"])
-        return _Coded(self._steps(short, values, np.int8(0)), "", static.step, static.middle, static.factors)
-
-    def _by_token(self, name: str) -> _Coded:
-        graph, short = self._graph, f"int8_{len(self._activations)}"
-        width = len(self._codes.observed[name].low)
+        width = len(self._codes.observed[name].largest)
         factors = self._codes.smoothing.get(name, np.ones(width, dtype=np.float32))
-        middle = np.zeros(width, dtype=np.float32)
+        lowest = np.zeros(width, dtype=np.float32)
         values = name
         if name in self._codes.smoothing and name not in self._is_smooth:
             inverse = graph.constant(f"{short}_smoothing", 1 / factors)
             values = graph.add("Mul", [values, inverse], [f"{short}_smooth"])
         zero: np.uint8 | np.int8
         if name in self._gelus:
-            middle -= GELU_FLOOR
-            floor = graph.constant(f"{short}_floor", -middle / factors)
+            lowest -= GELU_FLOOR
+            floor = graph.constant(f"{short}_floor", -lowest / factors)
             values = graph.add("Add", [values, floor], [f"{short}_raised"])
             size, zero, steps = values, np.uint8(0), LARGEST_UNSIGNED
         else:
@@ -186,7 +150,7 @@ class _Writer:
         graph.add("ReduceMax", [size, last], [f"{short}_largest"], keepdims=1)
         scale = self._scale(short, f"{short}_largest", steps, "scale")
         units = graph.add("Mul", [values, self._inverse(short, steps)], [f"{short}_units"])
-        return _Coded(self._steps(short, units, zero), scale, 1, middle, factors)
+        return _Coded(self._steps(short, units, zero), scale, lowest, factors)
 
     def _steps(self, short: str, units: str, zero: np.uint8 | np.int8) -> str:
         """Rounded to whole steps, as codes with constant bounds."""

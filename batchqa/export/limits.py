@@ -9,6 +9,7 @@ answer (`LEAST_F1`), as on passages in languages that it does not know, does the
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,16 +105,16 @@ class Measured:
         return wilson(self.equal, self.rows)
 
 
-def said(misses: list[Miss]) -> str:
+def said(misses: Sequence[Miss]) -> str:
     """All misses in one line."""
     return ", and ".join(miss.why for miss in misses)
 
 
-def accepted_by(misses: list[Miss]) -> str:
+def accepted_by(misses: Sequence[Miss]) -> str:
     """The options that would accept a variant with these misses; "" where none would."""
     if not misses or not all(miss.advice for miss in misses):
         return ""
-    return f"; {' '.join(miss.advice for miss in misses)} accepts it"
+    return f"; {' '.join(miss.advice for miss in misses)} would accept it"
 
 
 def wilson(equal: int, rows: int) -> Interval:

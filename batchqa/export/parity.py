@@ -1,14 +1,12 @@
-"""Is the road that `batchqa run` takes right for this model? Its float32 graph there, beside transformers.
+"""Does `batchqa run` give this model's answers? Its float32 graph there, beside transformers.
 
 Windows, token types, their order and the graph are compared with what transformers makes of the same rows,
-long ones among them, at the length of a run's windows and at the model's longest. Where the original and its
-variants all went over this road, a fault in any of these would be the same in both, and never be seen.
+long ones among them, at the length of a run's windows and at the model's longest. If the original were run by
+batchqa's own steps, as its variants are, a fault in any of these would be the same in both and never be seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,21 +18,15 @@ import pyarrow.compute as pc
 from batchqa.bundle import Bundle, Variant
 from batchqa.errors import ModelError
 from batchqa.gold import plain_array
-from batchqa.records import Bool, Chunk, Cursor
-from batchqa.settings import DEFAULT_MAX_LENGTH, ReadingSettings, WindowSettings
-from batchqa.steps.batching import padded_batches
-from batchqa.steps.chunking import chunks
-from batchqa.steps.pairing import AnswerCache, pairs_of
-from batchqa.steps.reading import ColumnPlan, pieces
-from batchqa.steps.scoring import micro_batches
-from batchqa.steps.windowing import Windower, open_tokenizer
+from batchqa.records import Bool
+from batchqa.settings import DEFAULT_MAX_LENGTH
 
 from . import graphs
-from .builtin_passages import everything, long_rows
-from .quantize import Feed
+from .builtin_passages import all_rows, long_rows
+from .calibration_data import Feed, batches_of
 from .reference import Raw, Reference
 from .threshold import ALWAYS
-from .verify import BUDGET, Answers, TorchScorer, answer, onnx_scorer
+from .verify import Answers, TorchScorer, answer, onnx_scorer
 
 LONGEST_TRIED = 1024
 """Tokens: attention takes memory with their square."""
@@ -55,28 +47,27 @@ PADDING_MATTERS = 1e-4
 """Largest difference of a logit, as a share of the largest logit (or of 1), that padding may make."""
 
 
-def check_parity(bundle: Bundle, graph: Any, reference: Reference, own: pa.Table | None) -> None:
-    """Raise ModelError where the answers on the road are not transformers', saying what differs.
+def check_parity(bundle: Bundle, graph: Any, reference: Reference, own: pa.Table | None) -> int:
+    """Compare batchqa's answers with those of transformers; how many rows were compared.
 
-    `bundle` has the tokenizer and describes the model, `graph` is the plain float32 one, `own` are the user's
-    own rows. To be called before `reference` has seen a short row: see there.
+    Raises ModelError, saying what differs, where too many do. `bundle` has the tokenizer and describes the
+    model, `graph` is the plain float32 one, `own` are the user's own rows. To be called before `reference`
+    has seen a short row: see there.
     """
     longest = min(bundle.manifest.max_length, LONGEST_TRIED)
     tables = [("long rows", long_rows(), longest)] if longest > DEFAULT_MAX_LENGTH else []
-    tables += [("long rows", long_rows(), DEFAULT_MAX_LENGTH), ("rows", everything(), DEFAULT_MAX_LENGTH)]
+    tables += [("long rows", long_rows(), DEFAULT_MAX_LENGTH), ("rows", all_rows(), DEFAULT_MAX_LENGTH)]
     if own is not None:
         lengths = pc.utf8_length(plain_array(own["context"]))
         longest_first = pc.array_sort_indices(lengths, order="descending")[:OWN_ROWS]
         own = own.select(["context", "question"]).take(longest_first)
         tables.append(("rows of the verification", own, DEFAULT_MAX_LENGTH))
-    with TemporaryDirectory(prefix="batchqa-road-") as work:
+    with TemporaryDirectory(prefix="batchqa-parity-") as work:
         file = Path(work) / "model.fp32.onnx"
         graphs.save(graph, file)
         variant = Variant("fp32", str(file), ("cpu",), ("onnxruntime",))
         # whether padding matters is another question; transformers' windows are not padded either
-        manifest = replace(bundle.manifest, variants=(variant,), unpadded=True)
-        plain = replace(bundle, manifest=manifest)
-        scorer = onnx_scorer(plain, "fp32")
+        scorer = onnx_scorer(bundle.changed(variants=(variant,), unpadded=True), "fp32")
         for what, table, length in tables:
             raw = reference.raw(table, length)
             given = answer(bundle, scorer, table, abstains=True, threshold=ALWAYS, max_length=length)
@@ -85,10 +76,10 @@ def check_parity(bundle: Bundle, graph: Any, reference: Reference, own: pa.Table
                 row = int(np.flatnonzero(wrong)[0])
                 why = _why(bundle, reference, table.slice(row, 1), length)
                 raise ModelError(
-                    f"{reference.name}: on batchqa's road {int(wrong.sum())} of {len(table)} {what} are "
-                    "answered otherwise than by transformers, in windows of "
-                    f"{min(length, longest)} tokens: {why}"
+                    f"{reference.name}: batchqa answers {int(wrong.sum())} of {len(table)} {what} otherwise "
+                    f"than transformers, in windows of {min(length, longest)} tokens: {why}"
                 )
+    return sum(len(table) for _, table, _ in tables)
 
 
 def _different(raw: Raw, given: Answers) -> Bool:
@@ -109,16 +100,16 @@ def _why(bundle: Bundle, reference: Reference, row: pa.Table, length: int) -> st
         for at, mask in enumerate(feed["attention_mask"] > 0):
             ids = tuple(feed["input_ids"][at][mask].tolist())
             if ids not in theirs:
-                return "it is given other tokens (the tokenizer's pair template or normalization is unusual)"
+                return "its tokens differ (the tokenizer's pair template or normalization is unusual)"
             if "token_type_ids" in pair:
                 types = pair["token_type_ids"][theirs[ids]]
                 if "token_type_ids" not in feed and any(types):
                     return "its tokenizer gives token types, which the exported graph does not take"
                 if "token_type_ids" in feed and feed["token_type_ids"][at][mask].tolist() != types:
-                    return "it is given other token types"
-    return "the exported graph gives other logits for the same tokens" + (
+                    return "its token types differ"
+    return "the exported graph gives different logits for the same tokens" + (
         "; its attention is block_sparse, which is exported as full attention: set attention_type to "
-        "original_full in config.json to have that in both"
+        "original_full in config.json to use that in both"
         if getattr(reference.model.config, "attention_type", "") == "block_sparse"
         else ""
     )
@@ -140,30 +131,3 @@ def padding_matters(scorer: TorchScorer, feeds: list[Feed]) -> bool:
                 if float(np.abs(one - other[at]).max()) > PADDING_MATTERS * size:
                     return True
     return False
-
-
-def batches_of(bundle: Bundle, table: pa.Table, max_length: int = DEFAULT_MAX_LENGTH) -> list[Feed]:
-    """Rows of (context, question) as batches of the model's inputs: unpadded where the model runs so."""
-    plan = ColumnPlan.of(table.schema, ReadingSettings(keep=()), "the calibration's rows")
-    rows = [
-        plan.rows(piece, str, 0, Cursor())
-        for batch in table.combine_chunks().to_batches()
-        for piece in pieces(batch)
-    ]
-    manifest = bundle.manifest
-    longest = min(max_length, manifest.max_length)
-    windower = Windower(open_tokenizer(bundle.tokenizer), manifest.layout, WindowSettings(), longest)
-    cache = AnswerCache()
-    bucket = 1 if manifest.runs_unpadded else None
-
-    def batches(chunk: Chunk) -> Iterator[Feed]:
-        for batch in padded_batches(windower.windows(pairs_of(chunk, cache)), BUDGET):
-            given = {
-                "input_ids": batch.input_ids,
-                "attention_mask": batch.attention_mask,
-                "token_type_ids": batch.token_type_ids,
-            }
-            for part in micro_batches(batch.attention_mask, batch.input_ids.size, length_bucket=bucket):
-                yield {name: given[name][part] for name in manifest.inputs}
-
-    return [feed for chunk in chunks(rows, part_rows=2**62) for feed in batches(chunk)]

@@ -19,9 +19,10 @@ import numpy as np
 
 from batchqa.engines.onnxruntime import UNPADDED
 
+from .calibration_data import Observed
 from .editing import ATTENTION, GELU_FLOOR, GELUS, Editor, Product, is_masked_attention, products
 from .extras import load
-from .quantize import LARGEST_CODE, LARGEST_SAFE_CODE, Observed, WeightCodes, shrink_tables
+from .quantize import LARGEST_CODE, LARGEST_SAFE_CODE, WeightCodes, shrink_tables
 from .smoothquant import DividedValues, divided_values, smoothing_factors
 
 GELU_ZERO = 16

@@ -1,4 +1,4 @@
-"""Weights as int8, one scale per output channel, and what rounding them well needs to see.
+"""Weights as int8, one scale per output channel.
 
 They are rounded so that the error of one is made up for by those that are rounded after it, on inputs
 seen in calibration (Frantar et al. 2022, "GPTQ", section 3). `weights_only` is the form that widens them
@@ -8,7 +8,7 @@ whose products are int8 themselves are in `per_token_int8.py` and `int8_openvino
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,11 +17,8 @@ import numpy.typing as npt
 
 from batchqa.records import Float32, Float64, Int64
 
+from .calibration_data import Observed
 from .editing import Editor, products
-from .extras import load
-
-Feed = Mapping[str, Int64]
-"""One padded batch: the model's inputs by name, int64, (windows, tokens)."""
 
 LEAST_TABLE = 65_536
 """Embedding tables with fewer elements stay in float32."""
@@ -37,96 +34,6 @@ DAMPING = 0.01
 
 BLOCK = 128
 """Inputs whose rounding errors are spread together (GPTQ's block)."""
-
-
-SAMPLED = 16
-"""Tokens of each batch that are kept as they are."""
-
-
-@dataclass(slots=True)
-class Observed:
-    """What calibration saw of one input of matrix products, x, (tokens, width).
-
-    gram: float64, (width, width), sum over tokens of x x^T; total: float64, (width,), of x. low, high:
-    float32, (width,), the least and the largest x. sample: float32, (some tokens, width). The input itself
-    is (windows, tokens, width); others are not observed.
-    """
-
-    gram: Float64
-    total: Float64
-    tokens: int
-    low: Float32
-    high: Float32
-    sample: Float32
-
-    @classmethod
-    def of(cls, x: Float32) -> Observed:
-        """Of float32, (tokens, width)."""
-        wide = x.astype(np.float64)
-        sample = x[:: max(1, len(x) // SAMPLED)][:SAMPLED].copy()
-        return cls(wide.T @ x, wide.sum(axis=0), len(x), x.min(axis=0), x.max(axis=0), sample)
-
-    def __add__(self, other: Observed) -> Observed:
-        """Of the tokens of both."""
-        return Observed(
-            self.gram + other.gram,
-            self.total + other.total,
-            self.tokens + other.tokens,
-            np.minimum(self.low, other.low),
-            np.maximum(self.high, other.high),
-            np.concatenate([self.sample, other.sample]),
-        )
-
-    @property
-    def largest(self) -> Float32:
-        """The largest |x|, float32, (width,)."""
-        return np.maximum(-self.low, self.high)
-
-    @property
-    def mean(self) -> Float64:
-        """Float64, (width,)."""
-        return self.total / self.tokens
-
-    @property
-    def centred_gram(self) -> Float64:
-        """The sum of (x - mean) (x - mean)^T, float64, (width, width)."""
-        centred: Float64 = self.gram - np.outer(self.total, self.mean)
-        return centred
-
-
-def observe(model: Any, feeds: Iterable[Feed]) -> dict[str, Observed]:
-    """Run `model` (ModelProto) on `feeds` and gather what its matrix products read, by activation name.
-
-    Padding is left out: feeds have an attention_mask.
-    """
-    names = list(dict.fromkeys(product.activation for product in products(model.graph)))
-    seen: dict[str, Observed] = {}
-    for feed, values in activations(model, names, feeds):
-        real = feed["attention_mask"].reshape(-1) > 0
-        for name, value in zip(names, values, strict=True):
-            if value.shape[:-1] != feed["attention_mask"].shape:
-                continue  # not one vector per token
-            observed = Observed.of(value.reshape(-1, value.shape[-1])[real])
-            seen[name] = seen[name] + observed if name in seen else observed
-    return seen
-
-
-def activations(
-    model: Any, names: Sequence[str], feeds: Iterable[Feed]
-) -> Iterator[tuple[Feed, list[Float32]]]:
-    """Run `model` (ModelProto) on `feeds`; each feed, and the activations of these names."""
-    onnx, ort = load("onnx"), load("onnxruntime")
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    probe.graph.output.extend(
-        onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in names
-    )
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    wanted = [node.name for node in session.get_inputs()]
-    for feed in feeds:
-        yield feed, session.run(names, {key: feed[key] for key in wanted})
 
 
 def weights_only(model: Any, observed: Mapping[str, Observed]) -> Any:

@@ -1,6 +1,6 @@
 """The original as its owner runs it: transformers' own tokenizer call and model, and a plain decoding.
 
-Nothing here is of the road that `batchqa run` takes: windows, token types, order and decoding are those of
+Nothing of what `batchqa run` does is used here: windows, token types, order and decoding are those of
 transformers and its examples (utils_qa). So a bundle that is equal to it is right, not only equal to itself.
 Each window is scored without padding, the longest first: a model may change its state with what it has seen
 (BigBird goes over to full attention with the first short input), and its answer with padding.
@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from batchqa.errors import ModelError
-from batchqa.records import Float32, Int64
+from batchqa.records import Bool, Float32, Float64, Int64
 from batchqa.settings import DEFAULT_MAX_LENGTH, DecodingSettings, WindowSettings
 from batchqa.text import widen
 
@@ -41,16 +41,38 @@ class Raw:
 
     start: Int64
     end: Int64
-    null_odds: np.ndarray[Any, np.dtype[np.float64]]
-    margin: np.ndarray[Any, np.dtype[np.float64]]
-    judged: np.ndarray[Any, np.dtype[np.bool_]]
+    null_odds: Float64
+    margin: Float64
+    judged: Bool
     windows: int
     seconds: float
 
+    def record(self) -> dict[str, Any]:
+        """As JSON can hold it; infinity is null there."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in values.items()}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Raw:
+        """The inverse of `record`."""
+
+        def numbers(name: str) -> Float64:
+            return np.array([np.inf if v is None else v for v in record[name]], dtype=np.float64)
+
+        return cls(
+            start=np.array(record["start"], dtype=np.int64),
+            end=np.array(record["end"], dtype=np.int64),
+            null_odds=numbers("null_odds"),
+            margin=numbers("margin"),
+            judged=np.array(record["judged"], dtype=bool),
+            windows=record["windows"],
+            seconds=record["seconds"],
+        )
+
     def decided(self, abstains: bool, threshold: float) -> tuple[Int64, Int64]:
         """Start and end of each answer, -1 where there is none."""
-        silent = (self.null_odds > threshold) & abstains
-        return np.where(silent, -1, self.start), np.where(silent, -1, self.end)
+        abstained = (self.null_odds > threshold) & abstains
+        return np.where(abstained, -1, self.start), np.where(abstained, -1, self.end)
 
 
 @dataclass(slots=True)
@@ -169,11 +191,21 @@ class Reference:
                 text = str(error).strip().splitlines()
                 raise ModelError(
                     f"{self.name}: the model itself, in transformers, fails on windows of {length} tokens "
-                    f"({type(error).__name__}: {text[0][:200] if text else ''}); a window is run "
-                    "as long as it is, so a model that wants padding to a fixed length cannot be exported"
+                    f"({type(error).__name__}: {text[0][:200] if text else ''}); windows are not "
+                    "padded to a fixed length, so a model that needs that cannot be exported"
                 ) from error
             yield (batch, *logits)
             first += len(batch)
+
+
+def with_questions_cut(table: pa.Table, tokenizer: Any) -> pa.Table:
+    """The rows with questions of as many tokens as a run takes, so that both are given the same."""
+    most, cut = WindowSettings().max_question_length, []
+    for question in table["question"].to_pylist():
+        encoded = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)
+        ends = [end for _, end in encoded["offset_mapping"]]
+        cut.append(question if len(ends) <= most else question[: ends[most - 1]])
+    return table.set_column(table.column_names.index("question"), "question", pa.array(cut, pa.string()))
 
 
 def _decode(best: _Best, context: str, window: _Window, start: Float32, end: Float32) -> None:

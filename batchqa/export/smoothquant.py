@@ -13,8 +13,8 @@ import numpy as np
 
 from batchqa.records import Float32
 
+from .calibration_data import Observed
 from .editing import ATTENTION, Editor, Product
-from .quantize import Observed
 
 SMOOTHING = 0.5
 """SmoothQuant's alpha: 0 leaves all difficulty with the inputs, 1 moves it to the weights."""
@@ -31,18 +31,18 @@ def smoothing_factors(
         if any(readers[weight] > 1 for weight in weights):
             continue
         matrices = [graph.value(weight) for weight in weights]
-        factors[activation] = balanced(observed[activation].largest, matrices, SMOOTHING)
+        factors[activation] = _balanced(observed[activation].largest, matrices)
     return factors
 
 
-def balanced(largest: Float32, matrices: Sequence[Float32], alpha: float) -> Float32:
+def _balanced(largest: Float32, matrices: Sequence[Float32]) -> Float32:
     """SmoothQuant's factors, (width,), whose geometric mean is 1.
 
     largest: of each channel's values, (width,); matrices: what multiplies them, (width, outputs).
     """
     strongest = np.max([np.abs(matrix).max(axis=1) for matrix in matrices], axis=0)
     tiny = 1e-5
-    raw = (largest + tiny) ** alpha / (strongest + tiny) ** (1 - alpha)
+    raw = (largest + tiny) ** SMOOTHING / (strongest + tiny) ** (1 - SMOOTHING)
     factors: Float32 = (raw / np.exp(np.log(raw).mean())).astype(np.float32)
     return factors
 

@@ -1,4 +1,4 @@
-"""What an export has finished, kept in the cache: the same export, repeated, goes on from there.
+"""What an export has finished, kept in the cache: the same export, repeated, resumes from there.
 
 A variant that misses a limit by a hair is found out after minutes; whoever then gives another limit, or asks
 for another precision, need not wait for the same work again. Each stage is a file named by the sha256 of all
@@ -10,15 +10,17 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from batchqa.cache import cache_folders
-from batchqa.version import VERSION
+
+from .extras import versions
 
 KEPT = 2
 """Checkpoints whose stages are kept; each may take several times the model's size."""
@@ -27,11 +29,11 @@ KEPT = 2
 class Stages:
     """The finished stages of one checkpoint's exports. Where the cache cannot be written, there are none."""
 
-    def __init__(self, checkpoint: Path, versions: Mapping[str, str], about: Mapping[str, Any]) -> None:
-        """`about`: what else every stage depends on."""
+    def __init__(self, checkpoint: Path, about: Mapping[str, Any]) -> None:
+        """`about`: what else every stage depends on, besides this code and the libraries' versions."""
         self._folder: Path | None = None
         files = {file.name: _sha256(file) for file in sorted(checkpoint.iterdir()) if file.is_file()}
-        name = digest({"files": files, "versions": dict(versions), "batchqa": VERSION, "about": dict(about)})
+        name = digest({"files": files, "versions": versions(), "code": _code(), "about": about})
         with suppress(OSError):
             root = cache_folders()[0] / "exports"
             folder = root / name[:32]
@@ -77,8 +79,27 @@ class Stages:
                 made.write_bytes(orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY))
                 made.replace(kept)
 
+    def once(self, what: str, of: Mapping[str, Any], make: Callable[[], Any]) -> Any:
+        """What an earlier export found out, or what `make` does now: something that JSON can hold."""
+        found = self.record(what, of)
+        if found is None:
+            found = make()
+            self.keep_record(what, of, found)
+        return found
+
     def _place(self, what: str, of: Mapping[str, Any]) -> Path | None:
         return None if self._folder is None else self._folder / f"{what}-{digest(of)[:32]}"
+
+
+@cache
+def _code() -> str:
+    """The sha256 of the package's sources: what older code made is not reused."""
+    root = Path(__file__).parents[1]
+    found = hashlib.sha256()
+    for file in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".json")):
+        if "bundled" not in file.relative_to(root).parts:
+            found.update(file.read_bytes())
+    return found.hexdigest()
 
 
 def digest(value: Mapping[str, Any]) -> str:

@@ -41,7 +41,7 @@ def read_labelled(path: str | Path) -> pa.Table:
     has_answer = _has_answer(table)
     if has_answer.all() or not has_answer.any():
         raise InputError(
-            f"{path} has rows of one kind only; a threshold is fitted on answerable and unanswerable ones"
+            f"{path} has rows of one kind only; fitting a threshold needs answerable and unanswerable ones"
         )
     return table
 

@@ -1,4 +1,4 @@
-"""Each variant, on the road that `batchqa run` takes, beside the original as transformers runs it.
+"""Each variant, run as `batchqa run` does, beside the original as transformers runs it.
 
 The original is `reference.py`'s. `parity.py` has compared the plain float32 graph with it before any variant
 is made: there every difference is a fault of the pipeline or of the export, and none is rounding's.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchqa.bundle import Bundle, Variant
+from batchqa.bundle import Bundle, Manifest, Variant
 from batchqa.engines import ModelSpec, cuda_is_available
 from batchqa.engines import load as load_model
 from batchqa.engines.openvino import best_compute_dtype
@@ -34,12 +34,10 @@ from batchqa.steps.reading import ColumnPlan, open_source, pieces
 from batchqa.steps.scoring import UNLIMITED, SpanScorer, score_in_micro_batches
 from batchqa.steps.windowing import Windower, open_tokenizer
 
+from .calibration_data import BUDGET
 from .extras import load
 from .limits import LEAST_F1, Measured, mean_interval
 from .reference import Raw
-
-BUDGET = 768
-"""Tokens per batch: near the fastest on CPUs, and the same for every variant."""
 
 OTHER_BUDGET = 1536
 """The other batching, on other threads, that must change nothing."""
@@ -61,15 +59,18 @@ class TorchScorer:
         self._torch = load("torch")
         self._model = model
         self._inputs = tuple(inputs)
-        self.unpadded = unpadded
+        self._bucket = 1 if unpadded else None
+
+    def unpadded(self) -> TorchScorer:
+        """The same, with only windows of equal length together."""
+        return TorchScorer(self._model, self._inputs, unpadded=True)
 
     def score(
         self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64
     ) -> tuple[Float32, Float32]:
         """See SpanScorer.score."""
-        bucket = 1 if self.unpadded else None
         return score_in_micro_batches(
-            self._run, input_ids, attention_mask, token_type_ids, self.budget, length_bucket=bucket
+            self._run, input_ids, attention_mask, token_type_ids, self.budget, length_bucket=self._bucket
         )
 
     def close(self) -> None:
@@ -108,9 +109,9 @@ class Original:
     scores: RowScores | None
 
     @classmethod
-    def of(cls, raw: Raw, table: pa.Table, abstains: bool, threshold: float) -> Original:
-        """The decisions, and what they score where the table has gold answers."""
-        start, end = raw.decided(abstains, threshold)
+    def of(cls, raw: Raw, table: pa.Table, manifest: Manifest) -> Original:
+        """The decisions by the bundle's rules, and what they score where the table has gold answers."""
+        start, end = raw.decided(manifest.abstains.value, manifest.threshold.value)
         spans = zip(table["context"].to_pylist(), start.tolist(), end.tolist(), strict=True)
         texts = pa.array([context[begin:stop] if begin >= 0 else "" for context, begin, stop in spans])
         has_gold = "answers" in table.schema.names
@@ -118,7 +119,24 @@ class Original:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class VerifiedOn:
+    """The rows of a verification: their file's name, and whether they are the user's own."""
+
+    name: str
+    is_users: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Verification:
+    """The rows that variants are verified on, and the original's answers to them."""
+
+    rows: pa.Table
+    on: VerifiedOn
+    original: Original
+
+
+@dataclass(frozen=True, slots=True)
+class VariantComparison:
     """A variant beside the original. `figures` go into bundle.json; `measured` is judged."""
 
     precision: str
@@ -134,6 +152,18 @@ class Comparison:
     def changed(self) -> int:
         """Rows whose answer depends on the rows beside it, floats within the tolerance aside."""
         return int(self.figures["answers_changed_by_batching"])
+
+    def record(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {"precision": self.precision, "measured": asdict(self.measured), "figures": dict(self.figures)}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> VariantComparison:
+        """The inverse of `record`."""
+        measured = dict(record["measured"])
+        if measured["f1_drop_interval"] is not None:
+            measured["f1_drop_interval"] = tuple(measured["f1_drop_interval"])
+        return cls(record["precision"], Measured(**measured), record["figures"])
 
 
 class _Timed:
@@ -185,7 +215,7 @@ def read_examples(path: str | Path, limit: int | None = None) -> pa.Table:
     table = pa.concat_tables(tables) if tables else pa.table({"context": [], "question": []})
     table = table.filter(pc.and_(pc.is_valid(table["context"]), pc.is_valid(table["question"])))
     if not len(table):
-        raise InputError(f"{path} has no row with a context and a question; give another --verify-on")
+        raise InputError(f"{path} has no row with a context and a question; choose another file")
     return table
 
 
@@ -240,22 +270,15 @@ def onnx_scorer(bundle: Bundle, precision: str, threads: int | None = None) -> S
 
 
 def compare(
-    bundle: Bundle,
-    precision: str,
-    table: pa.Table,
-    original: Original,
-    verified_on: VerifiedOn,
-    logit_difference: float,
-) -> Comparison:
-    """Run one variant on the table and set it beside the original's answers."""
+    bundle: Bundle, precision: str, verification: Verification, logit_difference: float
+) -> VariantComparison:
+    """Run one variant on the verification's rows and set its answers beside the original's."""
     threads = cpu_quota()
     scorers = [onnx_scorer(bundle, precision, count) for count in (threads, max(1, threads - 1))]
-    return _compared(bundle, scorers, precision, table, original, verified_on, logit_difference)
+    return _compared(bundle, scorers, precision, verification, logit_difference)
 
 
-def compare_openvino(
-    bundle: Bundle, variant: Variant, table: pa.Table, original: Original, verified_on: VerifiedOn
-) -> Comparison:
+def compare_openvino(bundle: Bundle, variant: Variant, verification: Verification) -> VariantComparison:
     """The same with OpenVINO, in the compute dtype that it takes by itself on this processor.
 
     Raises ModelError where it cannot run the file.
@@ -263,7 +286,7 @@ def compare_openvino(
     threads = cpu_quota()
     spec = ModelSpec.of(bundle, variant, "openvino", "cpu", threads, best_compute_dtype())
     scorers = [load_model(replace(spec, threads=count)) for count in (threads, max(1, threads - 1))]
-    found = _compared(bundle, scorers, variant.precision, table, original, verified_on, None)
+    found = _compared(bundle, scorers, variant.precision, verification, None)
     return replace(found, figures={**found.figures, "arithmetic": spec.compute_dtype})
 
 
@@ -271,13 +294,12 @@ def _compared(
     bundle: Bundle,
     scorers: Sequence[SpanScorer],
     precision: str,
-    table: pa.Table,
-    original: Original,
-    verified_on: VerifiedOn,
+    verification: Verification,
     logit_difference: float | None,
-) -> Comparison:
+) -> VariantComparison:
     """The first scorer's answers beside the original's; the second's, batched otherwise, beside these."""
     scorer, other = scorers
+    table, original = verification.rows, verification.original
     here = answer(bundle, scorer, table)
     again = answer(bundle, other, table, budget=OTHER_BUDGET)
     start, end = here.spans()
@@ -286,7 +308,7 @@ def _compared(
     changed, answers_changed = _changed(here, again)
     measured = Measured(int(judged.sum()), int(equal.sum()))
     figures: dict[str, Any] = {
-        "verified_on": verified_on.name,
+        "verified_on": verification.on.name,
         "verified_with": f"{scorer.engine} on {scorer.device}",
         "rows": measured.rows,
         "span_agreement": measured.agreement,
@@ -305,7 +327,7 @@ def _compared(
             measured,
             f1_drop=float(lost.mean()),
             f1_drop_interval=mean_interval(lost),
-            f1_decides=verified_on.is_users and before >= LEAST_F1,
+            f1_decides=verification.on.is_users and before >= LEAST_F1,
         )
         figures |= {
             "exact": 100 * float(ours.exact.mean()),
@@ -314,7 +336,7 @@ def _compared(
             "f1_of_original": before,
             "f1_drop_interval": measured.f1_drop_interval,
         }
-    return Comparison(precision, measured, figures)
+    return VariantComparison(precision, measured, figures)
 
 
 def logit_difference(
@@ -360,14 +382,6 @@ def row_scores(table: pa.Table, answers: pa.Array | pa.ChunkedArray) -> RowScore
     golds = read_gold(table["answers"], "the column `answers`").texts
     given = pc.fill_null(plain_array(answers).cast(pa.large_string()), "")
     return score_rows(given, golds)
-
-
-@dataclass(frozen=True, slots=True)
-class VerifiedOn:
-    """The rows of a verification: their file's name, and whether they are the user's own."""
-
-    name: str
-    is_users: bool
 
 
 Progress = Callable[[str], None]

@@ -32,8 +32,8 @@ _OTHERS = {
     "*.onnx": "an ONNX file; name the checkpoint that it was made from",
     "*.gguf": "a GGUF file; name the checkpoint that it was made from",
     "*.ot": "weights for Rust; name the checkpoint that they were made from",
-    "*.pt": "a PyTorch file of its owner's own format; save its model with transformers' save_pretrained",
-    "*.pth": "a PyTorch file of its owner's own format; save its model with transformers' save_pretrained",
+    "*.pt": "a PyTorch file in a format of its own; save its model with transformers' save_pretrained",
+    "*.pth": "a PyTorch file in a format of its own; save its model with transformers' save_pretrained",
 }
 """What else a folder may hold instead of weights in a format of transformers, and what to do."""
 
@@ -87,7 +87,7 @@ def as_safetensors(folder: Path, name: str, work: Path, files: Sequence[str], *,
     if not allow_pickle:
         raise ModelError(
             f"{name} has its weights as a pickle only, which can run code when it is read; give "
-            "--allow-pickle to convert it in a child process that reads tensors only, or ask its owner "
+            "--allow-pickle to convert it in a separate process that reads tensors only, or ask its owner "
             "for safetensors"
         )
     pickles = _pickles(folder)
@@ -97,7 +97,7 @@ def as_safetensors(folder: Path, name: str, work: Path, files: Sequence[str], *,
     if child.returncode:
         said = child.stderr.strip().splitlines()
         raise ModelError(
-            f"{pickles[0]} cannot be read as plain tensors: {said[-1][:300] if said else 'the child died'}"
+            f"{pickles[0]} cannot be read as plain tensors: {said[-1][:300] if said else 'it crashed'}"
         )
     return converted
 
@@ -110,14 +110,14 @@ def _pickles(folder: Path) -> list[Path]:
         try:
             names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"{index} is no index of weights{disguise(index.read_bytes())}") from error
+            raise ModelError(f"{index} is not an index of weights{disguise(index.read_bytes())}") from error
     for name in names:
         file = folder / name
         if Path(name).name != name or not file.is_file():
             raise ModelError(f"{folder} lacks {name}, a part of its weights; fetch the model again")
         with file.open("rb") as stream:
             if hint := disguise(stream.read(512)):
-                raise ModelError(f"{file} is not what it should be{hint}")
+                raise ModelError(f"{file} is not the file that it should be{hint}")
     return [folder / name for name in names]
 
 
@@ -194,7 +194,7 @@ def _check_head(
         )
     said = json.loads((folder / "config.json").read_bytes()).get("architectures") or []
     if said and not any("QuestionAnswering" in str(head) for head in said):
-        text = f"{name} is no question-answering model: config.json says {', '.join(map(str, said))}"
+        text = f"{name} is not a question-answering model: config.json says {', '.join(map(str, said))}"
         if not has_head:
             raise ModelError(
                 f"{text}; name a checkpoint that was fine-tuned for extractive question answering"
@@ -202,7 +202,7 @@ def _check_head(
         if not allow_unnamed_head:
             raise ModelError(
                 f"{text}; but its weights hold such a head. If it was trained for extractive question "
-                "answering, --allow-unnamed-head takes it"
+                "answering, give --allow-unnamed-head"
             )
 
 

@@ -10,10 +10,10 @@ import pytest
 pytest.importorskip("optimum.onnxruntime", reason="needs the extra `export`")
 
 from batchqa.errors import SettingsError
-from batchqa.export.builtin_passages import everything
+from batchqa.export.builtin_passages import all_rows
+from batchqa.export.bundle_languages import languages_answered, texts_in
 from batchqa.export.checkpoint import _languages
 from batchqa.export.exporting import export
-from batchqa.export.languages import languages_answered, texts_in
 from batchqa.export.verify import row_scores
 
 
@@ -35,7 +35,7 @@ def test_the_checkpoints_card_names_its_languages(
 
 
 def test_without_a_card_they_are_those_in_which_it_is_right_half_of_the_time() -> None:
-    table = everything()
+    table = all_rows()
     gold = [row["text"] for row in table["answers"].to_pylist()]
     language = table["language"].to_pylist()
     knows = [
@@ -48,7 +48,7 @@ def test_without_a_card_they_are_those_in_which_it_is_right_half_of_the_time() -
 
 
 def test_the_texts_are_those_in_its_languages() -> None:
-    table = everything()
+    table = all_rows()
     spanish = texts_in(table, ("es-mx",))
     assert 0 < len(spanish) < len(texts_in(table, ("es", "en"))) < len(texts_in(table, ()))
     assert texts_in(table, ("multilingual",)) == texts_in(table, ())

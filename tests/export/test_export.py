@@ -15,11 +15,10 @@ from batchqa.annotator import Annotator
 from batchqa.bundle import CARD, Variant, open_bundle
 from batchqa.engines.loading import Library
 from batchqa.errors import InputError, ModelError, PreconditionError, SettingsError
-from batchqa.export import making
-from batchqa.export.builtin_passages import everything
+from batchqa.export import variants
+from batchqa.export.builtin_passages import all_rows
 from batchqa.export.exporting import export
-from batchqa.export.smaller_last_layer import Reduced
-from batchqa.export.verify import Comparison
+from batchqa.export.verify import VariantComparison
 from tests.models import FAMILIES, SENTENCES
 from tests.reference import reference_answers
 
@@ -44,7 +43,7 @@ def test_an_exported_checkpoint_answers_as_the_original_does(
         abstains="yes",
     )
 
-    table = everything().select(["context", "question"])
+    table = all_rows().select(["context", "question"])
     answers = Annotator(tmp_path / "bundle", device="cpu", variant="fp32", threads=1).annotate(table)
     expected = reference_answers(checkpoint, list(zip(*table.to_pydict().values(), strict=True)))
 
@@ -113,7 +112,7 @@ def _own_stages(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
 
 def test_an_export_below_its_limits_leaves_nothing(checkpoints: Callable[..., Path], tmp_path: Path) -> None:
     file = tmp_path / "rows.parquet"
-    pq.write_table(everything().select(["context", "question"]), file)
+    pq.write_table(all_rows().select(["context", "question"]), file)
 
     with pytest.raises(ModelError, match="--min-agreement"):
         _export_with_damaged_weights(checkpoints("bert-uncased"), tmp_path / "out" / "bundle", file)
@@ -148,7 +147,7 @@ def test_rows_to_verify_on_may_have_their_gold_answers_as_texts(
     checkpoints: Callable[..., Path], tmp_path: Path
 ) -> None:
     rows = tmp_path / "rows.parquet"
-    passages = everything().slice(0, 6)
+    passages = all_rows().slice(0, 6)
     texts = [answers["text"] for answers in passages["answers"].to_pylist()]
     pq.write_table(passages.set_column(2, "answers", pa.array(texts)), rows)
 
@@ -213,7 +212,7 @@ def test_an_engine_stands_in_a_bundle_only_if_it_was_verified_here(
     assert f"with OpenVINO in {figures['arithmetic']}:" in (tmp_path / "good" / CARD).read_text("utf-8")
     if figures["span_agreement"] < 1:  # bfloat16, and random weights
         assert variant("bad", 1.0).engines == ("onnxruntime",)
-        assert "and not taken" in (tmp_path / "bad" / CARD).read_text("utf-8")
+        assert ", not used" in (tmp_path / "bad" / CARD).read_text("utf-8")
     monkeypatch.setattr(Library, "is_installed", lambda self: self.module != "openvino")
     assert variant("without", 0.0).engines == ("onnxruntime",)
 
@@ -245,78 +244,29 @@ def test_int8_for_openvino_reads_its_matrices_from_the_file_beside_and_answers_w
     assert expected["qa_error"].null_count == len(table)
 
 
-@pytest.mark.parametrize(("refused", "static"), [(0, 4), (1, 0)])
-def test_int8_for_openvino_has_no_static_scales_where_these_miss_the_limits(
-    checkpoints: Callable[[str], Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    refused: int,
-    static: int,
-) -> None:
-    pytest.importorskip("openvino", reason="needs the extra `openvino`")
-    said: list[str] = []
-    compared, still_refused = making.compare_openvino, iter([True] * refused)
-
-    def first_is_poor(*arguments: Any) -> Any:
-        found = compared(*arguments)
-        return _poor(found) if next(still_refused, False) else found
-
-    monkeypatch.setattr(making, "compare_openvino", first_is_poor)
-    path = tmp_path / "b"
-    export(str(checkpoints("bert-uncased")), path, min_agreement=0.0, on_progress=said.append)
-
-    scheme = open_bundle(path).manifest.variants[1].verification["scheme"]
-    assert f"activations: {static} static scales of 8" in scheme
-    assert sum("no int8 for OpenVINO with 4 static scales" in line for line in said) == refused
-
-
-@pytest.mark.parametrize("own", [True, False])
-def test_the_last_layer_is_fitted_on_the_packages_passages_too_and_the_bundle_says_how_small_it_is(
-    checkpoints: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: bool
-) -> None:
-    """They are in four languages: fitted on one alone, a model is worse at the others."""
-    pytest.importorskip("openvino", reason="needs the extra `openvino`")
-    rows, seen = everything(), []
-    file = tmp_path / "rows.parquet"
-    pq.write_table(rows.select(["context", "question"]).slice(0, 5), file)
-
-    def noted(model: Any, feeds: Any) -> Reduced:
-        seen.extend(feeds)
-        return Reduced(model, 64, 896, 0.0)
-
-    monkeypatch.setattr(making, "reduced", noted)
-    path = tmp_path / "b"
-    export(str(checkpoints("bert-uncased")), path, min_agreement=0.0, calibrate_on=file if own else None)
-
-    windows = sum(len(feed["input_ids"]) for feed in seen)
-    assert windows == len(rows) + (5 if own else 0)  # no passage has more than one window
-    scheme = open_bundle(path).manifest.variants[1].verification["scheme"]
-    assert "a last layer of 896 neurons and 64 channels" in scheme
-
-
 @pytest.mark.parametrize("why", ["below its limits", "cannot be loaded", "not installed"])
 def test_without_a_good_int8_for_openvino_a_bundle_has_onnxruntimes_alone(
     checkpoints: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
     pytest.importorskip("openvino", reason="needs the extra `openvino`")
     said: list[str] = []
-    compared = making.compare_openvino
+    compared = variants.compare_openvino
 
     def poor(*arguments: Any) -> Any:
         if why == "cannot be loaded":
             raise ModelError("no such operator")
         return _poor(compared(*arguments))
 
-    monkeypatch.setattr(making, "compare_openvino", poor)
+    monkeypatch.setattr(variants, "compare_openvino", poor)
     if why == "not installed":
         monkeypatch.setattr(Library, "is_installed", lambda self: self.module != "openvino")
     export(str(checkpoints("bert-uncased")), tmp_path / "b", min_agreement=0.0, on_progress=said.append)
 
     assert [v.engines for v in open_bundle(tmp_path / "b").manifest.variants] == [("onnxruntime",)]
     lines = [line for line in said if "no int8 for OpenVINO" in line]
-    assert len(lines) == (0 if why == "not installed" else 2)  # with static scales, and without
-    assert all("with the batching" in line or "no such operator" in line for line in lines)
+    assert len(lines) == (0 if why == "not installed" else 1)
+    assert all("batched otherwise" in line or "no such operator" in line for line in lines)
 
 
-def _poor(found: Comparison) -> Comparison:
+def _poor(found: VariantComparison) -> VariantComparison:
     return replace(found, figures={**found.figures, "changed_by_batching": 1})

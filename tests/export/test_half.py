@@ -14,9 +14,9 @@ import pytest
 from batchqa.bundle import Bundle, open_bundle
 from batchqa.engines import ModelSpec, cuda_is_available
 from batchqa.engines.onnxruntime import OnnxScorer
-from batchqa.export.builtin_passages import everything
+from batchqa.export.builtin_passages import all_rows
+from batchqa.export.calibration_data import batches_of
 from batchqa.export.exporting import export
-from batchqa.export.parity import batches_of
 from batchqa.export.verify import Progress, agreement, answer, logit_difference, onnx_scorer
 
 pytest.importorskip("torch")
@@ -64,7 +64,7 @@ def test_float16_stays_near_float32_where_the_cpu_computes_it(
     """onnxruntime's CPU operators are float32; between them the numbers are rounded to float16."""
     bundle = _half_bundle(checkpoints(family), tmp_path / "bundle")
 
-    equal, difference = _compared(bundle, everything().select(["context", "question"]))
+    equal, difference = _compared(bundle, all_rows().select(["context", "question"]))
 
     assert equal >= 0.95  # random weights: many decisions are close
     assert 0 < difference < 0.05
@@ -107,7 +107,7 @@ def test_on_a_cuda_device_everything_but_the_sizes_runs_there(
     elsewhere = {op: count for (provider, op), count in placed.items() if provider != "CUDAExecutionProvider"}
     assert set(elsewhere) <= SHAPES, f"on the CPU: {elsewhere}"
     assert any(op in ("Attention", "MultiHeadAttention") for _, op in placed)
-    table = everything().select(["context", "question"])
+    table = all_rows().select(["context", "question"])
     on_device = answer(bundle, onnx_scorer(bundle, "fp16"), table)
     assert agreement(answer(bundle, onnx_scorer(bundle, "fp32"), table), on_device) >= 0.95
 

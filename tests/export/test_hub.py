@@ -14,8 +14,9 @@ import pytest
 
 from batchqa.bundle import open_bundle
 from batchqa.errors import ModelError, TryAgainError
-from batchqa.export import exporting
-from batchqa.export.exporting import ensure_cached, export
+from batchqa.export import cached_bundles
+from batchqa.export.cached_bundles import ensure_cached
+from batchqa.export.exporting import export
 
 hub_constants = pytest.importorskip("huggingface_hub.constants")
 
@@ -76,7 +77,7 @@ def test_a_hub_id_is_exported_once_and_used_from_then_on(
         calls.append(arguments)
         return export(*arguments, **options, min_agreement=0.0, max_f1_drop=100.0)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(exporting, "export", counted)
+    monkeypatch.setattr(cached_bundles, "export", counted)
     first = ensure_cached("someone/tiny", tmp_path / "cache")
     shutil.rmtree(offline_hub)  # what was exported needs the hub no more
     second = ensure_cached("someone/tiny", tmp_path / "cache")
@@ -88,7 +89,7 @@ def test_a_hub_id_is_exported_once_and_used_from_then_on(
 
 _CACHED = """
 import sys
-from batchqa.export.exporting import ensure_cached
+from batchqa.export.cached_bundles import ensure_cached
 print(ensure_cached(sys.argv[1], on_progress=lambda text: print(text, file=sys.stderr)))
 """
 

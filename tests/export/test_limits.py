@@ -55,7 +55,7 @@ def test_all_limits_are_said_at_once_with_the_options_that_accept_it() -> None:
     misses = Limits(0.97, 0.5).misses(Measured(10_000, 9_000, 8.0, (7.0, 9.0)))
     assert "--min-agreement 0.97, and loses 8.00 points" in said(misses)
     advice = accepted_by(misses)
-    assert advice == "; --min-agreement 0.905 --max-f1-drop 7 accepts it"
+    assert advice == "; --min-agreement 0.905 --max-f1-drop 7 would accept it"
     least, most = (float(word) for word in advice.split() if word[0].isdigit())
     assert Limits(least, most).misses(Measured(10_000, 9_000, 8.0, (7.0, 9.0))) == []
 

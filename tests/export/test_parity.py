@@ -15,7 +15,7 @@ from batchqa.bundle import Manifest, open_bundle, write_manifest
 from batchqa.engines import library
 from batchqa.engines.loading import Library
 from batchqa.errors import ModelError
-from batchqa.export.builtin_passages import everything, long_rows
+from batchqa.export.builtin_passages import all_rows, long_rows
 from tests import reference
 from tests.reference import reference_answers
 
@@ -71,7 +71,7 @@ def test_an_unusual_checkpoint_answers_long_and_short_rows_as_transformers_does(
     checkpoint = write_odd(tmp_path / "checkpoint", tokenizer=NO_TYPES, **options)
     manifest = _made(checkpoint, tmp_path / "bundle")
     assert manifest.max_length == 512
-    table = pa.concat_tables([long_rows().slice(0, 1), everything().slice(0, 20)])
+    table = pa.concat_tables([long_rows().slice(0, 1), all_rows().slice(0, 20)])
     _equal_to_transformers(checkpoint, tmp_path / "bundle", table)
 
 
@@ -79,11 +79,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "padding on the left": ({"tokenizer": {"padding_side": "left"}}, "--allow-question-first"),
     "token types that the graph does not take": (
         {"model_type": "roberta"},
-        r"of 7 long rows are answered otherwise than by transformers.*token types, which the exported graph",
+        r"of 7 long rows otherwise than transformers.*token types, which the exported graph",
     ),
     "block-sparse attention": (
         {"model_type": "big_bird", "tokenizer": NO_TYPES},
-        r"long rows are answered otherwise .*block_sparse.*set attention_type to original_full",
+        r"long rows otherwise .*block_sparse.*set attention_type to original_full",
     ),
     "a fixed length": (
         {"model_type": "nystromformer", "config": {"segment_means_seq_len": 512}},
@@ -128,9 +128,9 @@ def test_a_model_whose_answers_change_with_padding_runs_windows_of_one_length_to
 
     assert manifest.unpadded
     assert manifest.variants[0].verification["changed_by_batching"] == 0
-    assert any("windows of one length only are run together" in line for line in said)
+    assert any("only windows of equal length are run together" in line for line in said)
     assert "change with padding" in (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
-    table = everything()
+    table = all_rows()
     alone = _answers(tmp_path / "bundle", table, batch_tokens=1)
     assert _answers(tmp_path / "bundle", table, batch_tokens=4096) == alone
     _equal_to_transformers(checkpoint, tmp_path / "bundle", table.slice(0, 40))
@@ -153,8 +153,8 @@ def test_openvino_runs_such_a_model_unpadded_too(tmp_path: Path, monkeypatch: py
     checkpoint = write_odd(tmp_path / "checkpoint", "mobilebert", pad_row=1.0)
     (variant,) = _made(checkpoint, tmp_path / "bundle", min_agreement=0.0).variants
     assert "openvino" in variant.engines
-    given = _answers(tmp_path / "bundle", everything(), 4096, engine="openvino", arithmetic="f32")
-    assert given == _answers(tmp_path / "bundle", everything(), 1)
+    given = _answers(tmp_path / "bundle", all_rows(), 4096, engine="openvino", arithmetic="f32")
+    assert given == _answers(tmp_path / "bundle", all_rows(), 1)
 
 
 def test_special_tokens_of_a_tokenizer_are_text_unless_they_are_kept(tmp_path: Path) -> None:

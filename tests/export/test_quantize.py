@@ -15,7 +15,14 @@ import onnxruntime
 import orjson
 import pytest
 
-from batchqa.export import editing, graphs, int8_openvino, per_token_int8, quantize, static_scales
+from batchqa.export import (
+    calibration_data,
+    editing,
+    graphs,
+    int8_openvino,
+    per_token_int8,
+    quantize,
+)
 from batchqa.export.checkpoint import open_checkpoint
 
 pytest.importorskip("optimum.exporters.onnx")
@@ -26,7 +33,7 @@ class Prepared:
     """A fused float graph, what calibration saw of it, and a batch of two windows, the second one shorter."""
 
     graph: Any
-    observed: dict[str, quantize.Observed]
+    observed: dict[str, calibration_data.Observed]
     feed: dict[str, Any]
 
 
@@ -44,7 +51,7 @@ def prepared(
         assert fused.kept
         assert fused.attentions == 2
         _as_if_trained(fused.model)
-        yield Prepared(fused.model, quantize.observe(fused.model, [feed]), feed)
+        yield Prepared(fused.model, calibration_data.observe(fused.model, [feed]), feed)
 
 
 def _as_if_trained(graph: Any) -> None:
@@ -65,27 +72,19 @@ def _as_if_trained(graph: Any) -> None:
         tensor.CopyFrom(onnx.numpy_helper.from_array(changed.astype(np.float32), tensor.name))
 
 
-def _static(graph: Any, observed: dict[str, quantize.Observed]) -> Any:
-    return int8_openvino.int8_openvino(graph, observed).model
-
-
-def _by_token(graph: Any, observed: dict[str, quantize.Observed]) -> Any:
-    return int8_openvino.int8_openvino(graph, observed, may_be_static=False).model
-
-
 def _logits(graph: Any, feed: dict[str, Any]) -> np.ndarray:
     return np.stack(graphs.session(graph, threads=1).run(list(graphs.OUTPUTS), feed))
 
 
 def test_every_int8_form_stays_near_the_float_graph(prepared: Prepared) -> None:
     expected = _logits(prepared.graph, prepared.feed)[:, prepared.feed["attention_mask"] > 0]
-    for make in (quantize.weights_only, per_token_int8.per_token, _static, _by_token):
+    for make in (quantize.weights_only, per_token_int8.per_token, int8_openvino.int8_openvino):
         got = _logits(make(prepared.graph, prepared.observed), prepared.feed)
         error = np.abs(got[:, prepared.feed["attention_mask"] > 0] - expected)
         assert 0 < error.max() < 0.1 * np.ptp(expected)
 
 
-@pytest.mark.parametrize("make", [per_token_int8.per_token, _static, _by_token])
+@pytest.mark.parametrize("make", [per_token_int8.per_token, int8_openvino.int8_openvino])
 def test_a_windows_logits_do_not_depend_on_its_neighbours_or_padding(
     prepared: Prepared, make: Callable[..., Any]
 ) -> None:
@@ -141,7 +140,7 @@ def test_every_form_of_attention_has_the_same_bias_and_scale(scale: dict[str, fl
     opsets = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid("com.microsoft", 1)]
     masked = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
     forms = per_token_int8.without_padding(masked)
-    in_plain_operators = _by_token(masked, {})
+    in_plain_operators = int8_openvino.int8_openvino(masked, {})
 
     for tokens in (per_token_int8.SHORT - 1, per_token_int8.SHORT + 1):
         feed = {
@@ -187,7 +186,7 @@ def test_a_windows_logits_are_the_same_bits_beside_others_of_its_length(
 
 
 def test_the_int8_forms_store_no_wide_matrix(prepared: Prepared) -> None:
-    for make in (quantize.weights_only, per_token_int8.per_token, _static, _by_token):
+    for make in (quantize.weights_only, per_token_int8.per_token, int8_openvino.int8_openvino):
         wide = [
             tensor.name
             for tensor in make(prepared.graph, prepared.observed).graph.initializer
@@ -198,7 +197,7 @@ def test_the_int8_forms_store_no_wide_matrix(prepared: Prepared) -> None:
 
 
 def test_codes_without_a_sign_have_no_value_below_zero_to_code(prepared: Prepared) -> None:
-    graph = _by_token(prepared.graph, prepared.observed)
+    graph = int8_openvino.int8_openvino(prepared.graph, prepared.observed)
     raised = [node.output[0] for node in graph.graph.node if node.output[0].startswith("int8_")]
     raised = [name for name in raised if name.endswith("_raised")]
     assert len(raised) == 2  # GELU's output in each layer
@@ -208,28 +207,6 @@ def test_codes_without_a_sign_have_no_value_below_zero_to_code(prepared: Prepare
     for values in graphs.session(graph, threads=1).run(raised, prepared.feed):
         assert values.min() > -1e-6
         assert values.min(axis=(0, 1)).max() > 0.01  # raised by no more than it takes
-
-
-def test_static_codes_hold_what_calibration_saw_and_use_their_whole_range(prepared: Prepared) -> None:
-    made = int8_openvino.int8_openvino(prepared.graph, prepared.observed)
-    units = [node.input[0] for node in made.model.graph.node if node.op_type == "QuantizeLinear"]
-    tokens = [name for name in units if f"{name[: -len('_units')]}_scale" in _outputs(made.model)]
-    assert len(units) == made.coded == 8
-    assert made.static == len(units) - len(tokens) == 4  # what attention and feed-forward layers read
-    made.model.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in units
-    )
-    real = prepared.feed["attention_mask"] > 0
-    found = graphs.session(made.model, threads=1).run(units, prepared.feed)
-    for name, values in zip(units, found, strict=True):
-        if name not in tokens:
-            reached = quantize.LARGEST_CODE / static_scales.MARGIN
-            # what is computed before is not exact, so neither is the largest value
-            assert np.abs(values[real]).max() == pytest.approx(reached, rel=0.05)
-
-
-def _outputs(graph: Any) -> set[str]:
-    return {output for node in graph.graph.node for output in node.output}
 
 
 @dataclass(frozen=True)
@@ -242,19 +219,15 @@ class Product:
     weights: np.ndarray
 
     @property
-    def observed(self) -> dict[str, quantize.Observed]:
+    def observed(self) -> dict[str, calibration_data.Observed]:
         """What calibration saw."""
-        return {"normed": quantize.Observed.of(self.normed)}
+        return {"normed": calibration_data.Observed.of(self.normed)}
 
-    def errors(self, **options: Any) -> np.ndarray:
+    def errors(self) -> np.ndarray:
         """What int8 adds to the product, (tokens, outputs)."""
-        made = int8_openvino.int8_openvino(self.graph, self.observed, **options)
-        (found,) = graphs.session(made.model, threads=1).run(None, {"x": self.tokens[None]})
+        made = int8_openvino.int8_openvino(self.graph, self.observed)
+        (found,) = graphs.session(made, threads=1).run(None, {"x": self.tokens[None]})
         return np.asarray(found[0]) - self.normed @ self.weights
-
-    def is_static(self) -> bool:
-        """Whether one scale for all tokens is good enough."""
-        return int8_openvino.int8_openvino(self.graph, self.observed).static == 1
 
 
 def _product(tokens: np.ndarray, weights: np.ndarray, scale: np.ndarray, bias: np.ndarray) -> Product:
@@ -277,55 +250,19 @@ def _product(tokens: np.ndarray, weights: np.ndarray, scale: np.ndarray, bias: n
     return Product(model, tokens, normed.astype(np.float32), weights)
 
 
-def test_a_channel_that_is_large_in_all_tokens_does_not_make_static_codes_coarser() -> None:
-    rng = np.random.default_rng(7)
-    tokens, weights, ones, bias = (
-        rng.normal(size=(300, 32)),
-        rng.normal(size=(32, 16)),
-        np.ones(32),
-        np.zeros(32),
-    )
-    usual = _product(tokens, weights, ones, bias)
-    bias[5] = 40
-    moved = _product(tokens, weights, ones, bias)
-
-    assert usual.is_static()
-    assert moved.is_static()
-    assert moved.errors().std() < 1.2 * usual.errors().std()
-    assert moved.errors(may_be_static=False).std() > 2 * moved.errors().std()
-
-
-def test_what_a_far_token_would_make_coarse_is_scaled_token_by_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(8)
-    tokens, weights, scale = rng.normal(size=(300, 32)), rng.normal(size=(32, 16)), np.ones(32)
-    tokens[:, 5], scale[5] = 0, 100
-    tokens[::30, 5] = 1_000  # one token of each window, as [CLS] often is
-    product = _product(tokens, weights, scale, np.zeros(32))
-
-    def error_of_others() -> float:
-        return float(np.delete(product.errors(), np.s_[::30], axis=0).std())
-
-    assert not product.is_static()
-    good = error_of_others()
-    monkeypatch.setattr(static_scales, "MOST_NOISE", np.inf)
-    assert product.is_static()
-    assert good < 0.5 * error_of_others()
-
-
-@pytest.mark.parametrize("may_be_static", [True, False])
-def test_products_are_right_on_average(may_be_static: bool) -> None:
+def test_products_are_right_on_average() -> None:
     rng = np.random.default_rng(9)
     tokens, weights = rng.normal(size=(400, 32)), rng.normal(size=(32, 16))
     product = _product(tokens, weights, np.full(32, 0.5), np.full(32, 2))
 
-    errors = product.errors(may_be_static=may_be_static)
+    errors = product.errors()
 
     assert np.abs(errors.mean(axis=0)).max() < 0.15 * errors.std(axis=0).min()
 
 
 def test_what_stands_in_the_file_beside_is_read_from_there(prepared: Prepared, tmp_path: Path) -> None:
     first = per_token_int8.per_token(prepared.graph, prepared.observed)
-    second = _by_token(prepared.graph, prepared.observed)
+    second = int8_openvino.int8_openvino(prepared.graph, prepared.observed)
     expected = _logits(second, prepared.feed)
     graphs.save(first, tmp_path / "first.onnx")
     alone = graphs.save(second, tmp_path / "alone.onnx")

@@ -1,4 +1,4 @@
-"""An export keeps what passes and says all that does not; repeated, it goes on from what is finished."""
+"""An export keeps what passes and says all that does not; repeated, it resumes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from batchqa.bundle import open_bundle
 from batchqa.cli.entry import main
 from batchqa.engines.loading import Library
 from batchqa.errors import ModelError
-from batchqa.export import graphs, making
+from batchqa.export import graphs, variants
 from batchqa.export.exporting import export
 from batchqa.export.reference import Reference
 from batchqa.export.stages import KEPT, Stages
@@ -32,13 +32,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 def _poor(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A variant of this precision has none of the original's answers."""
-    compare = making.compare
+    compare = variants.compare
 
     def compared(bundle: Any, which: str, *others: Any) -> Any:
         found = compare(bundle, which, *others)
         return replace(found, measured=replace(found.measured, equal=0)) if which == precision else found
 
-    monkeypatch.setattr(making, "compare", compared)
+    monkeypatch.setattr(variants, "compare", compared)
 
 
 def test_what_misses_a_limit_is_left_out_and_the_rest_is_kept(
@@ -61,20 +61,20 @@ def test_what_misses_a_limit_is_left_out_and_the_rest_is_kept(
     assert "## Left out" in (tmp_path / "b" / "README.md").read_text(encoding="utf-8")
 
 
-def test_a_repeated_export_goes_on_from_what_is_finished_and_is_judged_anew(
+def test_a_repeated_export_resumes_from_finished_work_and_is_judged_anew(
     checkpoints: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = str(checkpoints("bert-uncased"))
     with monkeypatch.context() as patch:
         _poor("fp32", patch)
-        with pytest.raises(ModelError, match="what is finished is kept"):
+        with pytest.raises(ModelError, match="finished work is kept"):
             export(checkpoint, tmp_path / "b", precisions=("fp32",))
 
     def again(*_: Any) -> Any:
         pytest.fail("done a second time")
 
     monkeypatch.setattr(graphs, "export_graph", again)
-    monkeypatch.setattr(making, "compare", again)
+    monkeypatch.setattr(variants, "compare", again)
     made = export(checkpoint, tmp_path / "b", precisions=("fp32",), min_agreement=0.0)
     assert made.variants[0].precision == "fp32"
     assert open_bundle(tmp_path / "b").manifest == made
@@ -107,10 +107,10 @@ def test_stages_of_a_few_checkpoints_are_kept_and_a_changed_file_is_another_chec
     checkpoint.mkdir()
     for number in range(KEPT + 2):
         (checkpoint / "config.json").write_text(str(number), encoding="utf-8")
-        stages = Stages(checkpoint, {}, {})
+        stages = Stages(checkpoint, {})
         assert stages.record("x", {}) is None
         stages.keep_record("x", {}, [number])
-        assert Stages(checkpoint, {}, {}).record("x", {}) == [number]
+        assert Stages(checkpoint, {}).record("x", {}) == [number]
     assert len(list((cache / "exports").iterdir())) == KEPT
 
 
@@ -120,7 +120,7 @@ def test_without_a_cache_that_can_be_written_an_export_is_made_all_the_same(
     file = tmp_path / "file"
     file.write_text("no folder", encoding="utf-8")
     monkeypatch.setenv("BATCHQA_CACHE", str(file))
-    stages = Stages(tmp_path, {}, {})
+    stages = Stages(tmp_path, {})
     stages.keep_record("x", {}, 1)
     stages.put("y", {}, file)
     assert stages.record("x", {}) is None

@@ -13,7 +13,7 @@ from batchqa.cli.rendering import render_facts
 from batchqa.engines import devices
 from batchqa.engines.devices import int8_warning, products_overflow
 from batchqa.errors import DeviceError, SettingsError
-from batchqa.export import exporting, making
+from batchqa.export import exporting, variants
 from batchqa.export.exporting import export
 
 pytest.importorskip("torch")
@@ -41,7 +41,7 @@ def test_weights_have_seven_bits_where_the_target_lacks_vnni_and_the_bundle_says
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(exporting, "cpu_flags", lambda: flags)
-    monkeypatch.setattr(making, "cpu_flags", lambda: flags)
+    monkeypatch.setattr(variants, "cpu_flags", lambda: flags)
     monkeypatch.setattr(devices.platform, "machine", lambda: "x86_64")
 
     export(str(checkpoints("bert-uncased")), tmp_path / "b", min_agreement=0.0, target=target)
@@ -103,7 +103,7 @@ def test_a_form_below_the_limits_is_named_with_its_figures_and_the_option_that_a
     (line,) = [line for line in said if "with a scale per token" in line]
     assert f"{first:.2%}" in line
     assert f"below --min-agreement {limit:g}" in line
-    assert "accepts it" in line
+    assert "would accept it" in line
     assert "\n" not in line
     (variant,) = open_bundle(tmp_path / "b").manifest.variants
     assert variant.weight_bits == 0
@@ -111,5 +111,5 @@ def test_a_form_below_the_limits_is_named_with_its_figures_and_the_option_that_a
     assert refused["span_agreement"] == first
     assert refused["megabytes"] > 0
     card = (tmp_path / "b" / "README.md").read_text(encoding="utf-8")
-    assert "Tried before" in card
+    assert "Tried first" in card
     assert f"{first:.2%}" in card

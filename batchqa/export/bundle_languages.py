@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchqa.languages import TextProfile, profile_of
 from batchqa.squad import RowScores
+from batchqa.steps.windowing import TextEncoder, open_tokenizer
 
 COLUMN = "language"
-"""The package's passages have it."""
+"""The built-in passages have it."""
 
 MULTILINGUAL = "multilingual"
 
@@ -34,6 +37,13 @@ def languages_answered(table: pa.Table, original: RowScores | None) -> tuple[str
     exact = original.exact
     names = dict.fromkeys(language[answerable].tolist())
     return tuple(name for name in names if exact[answerable & (language == name)].mean() >= RIGHT)
+
+
+def profile_in(table: pa.Table, languages: Sequence[str], tokenizer: Path) -> TextProfile | None:
+    """What the rows' texts in these languages look like to the tokenizer; None without texts."""
+    texts = texts_in(table, languages)
+    encoder = TextEncoder(open_tokenizer(tokenizer))
+    return profile_of(texts, encoder.tokenizer, encoder.unknown) if texts else None
 
 
 def texts_in(table: pa.Table, languages: Sequence[str]) -> list[str]:

@@ -28,7 +28,7 @@ _PRODUCTS = {
 def model_card(manifest: Manifest, notes: str = "") -> str:
     """The card's text; `notes` is a paragraph of its maker's."""
     source = manifest.source
-    says = "says when a passage does not answer" if manifest.abstains.value else "always answers"
+    says = "says so when a passage does not answer" if manifest.abstains.value else "always answers"
     left_out = [f"- {precision}: {why}" for precision, why in manifest.left_out.items()]
     parts = [
         f"# {manifest.name}",
@@ -36,7 +36,7 @@ def model_card(manifest: Manifest, notes: str = "") -> str:
         notes,
         "## Origin",
         _origin(manifest),
-        "## How it decides",
+        "## Decisions",
         _decision(manifest),
         "## Variants",
         *(_variant(variant) for variant in manifest.variants),
@@ -60,7 +60,7 @@ def _origin(manifest: Manifest) -> str:
 def _decision(manifest: Manifest) -> str:
     abstains, threshold = manifest.abstains, manifest.threshold
     unpadded = (
-        "\n- Its answers change with padding: windows of one length only are run together"
+        "\n- Its answers change with padding: only windows of equal length are run together"
         if manifest.runs_unpadded
         else ""
     )
@@ -87,11 +87,11 @@ def _variant(variant: Variant) -> str:
         _figures(figures),
     ]
     if beside := figures.get("openvino"):
-        taken = "" if "openvino" in variant.engines else ", and not taken"
+        taken = "" if "openvino" in variant.engines else ", not used"
         lines += [f"The same file with OpenVINO in {beside['arithmetic']}{taken}:", _figures(beside)]
     if refused := figures.get("refused"):
         lines += [
-            f"Tried before, and not taken because it {refused['why']}: {refused['scheme']}.",
+            f"Tried first, and not used because it {refused['why']}: {refused['scheme']}.",
             _figures(refused),
         ]
     return "\n\n".join(line for line in lines if line)
