@@ -238,7 +238,7 @@ def test_int8_for_openvino_reads_its_matrices_from_the_file_beside_and_answers_w
     )
     options: dict[str, Any] = {"device": "cpu", "in_process": True, "engine": "openvino", "variant": "int8"}
     small = Annotator(path, batch_tokens=64, threads=1, **options)
-    assert small.resolved.arithmetic == arithmetic
+    assert small.resolved.compute_dtype == arithmetic
     expected, given = small.annotate(table), Annotator(path, batch_tokens=2048, **options).annotate(table)
     assert given.equals(expected)
     assert expected["qa_error"].null_count == len(table)
