@@ -1,4 +1,4 @@
-"""Files of (context, question) rows -> `Rows`, streamed: Parquet, JSONL, JSON arrays, CSV, TSV, SQuAD JSON.
+"""Files of (context, question) rows -> `Rows`, streamed: Parquet, JSONL, JSON arrays, CSV, TSV, text, SQuAD JSON.
 
 ::
 
@@ -21,6 +21,7 @@
     csv_files.py   records -> Rows
     squad.py       SQuAD documents -> Rows
     cursors.py     where parts begin and end, without reading rows
+    text_files.py  a text file -> a row
     dataset.py     the same files as columns, and single rows by number: for evaluation and `show`
 """
 

@@ -35,6 +35,8 @@ from .parquet import opened_columns
 from .plan import known_formats
 from .squad import Document, read_document
 from .streams import read_whole
+from .text_files import SCHEMA as TEXT_SCHEMA
+from .text_files import read_text
 
 REPEATED = ("context", "title")
 """Columns whose texts repeat a lot: read as dictionaries, so that a context is in memory once."""
@@ -172,6 +174,8 @@ def open_dataset(given: str) -> Dataset:
         rows, names = _squad(files)
     elif kind == "csv":
         rows, names = _csv(files)
+    elif kind == "text":
+        rows, names = _texts(files)
     else:
         rows, names = _jsonl(files)
     return Dataset(given, public(given), kind, rows, names)
@@ -287,6 +291,19 @@ def _squad(files: Sequence[tuple[Place, FileFormat]]) -> _Opened:
             yield _Rows(len(table), partial(columns, place, document, table))
 
     return rows, lambda: tuple(tables[0].column_names)
+
+
+def _texts(files: Sequence[tuple[Place, FileFormat]]) -> _Opened:
+    def columns(place: Place, kind: FileFormat, names: Sequence[str]) -> pa.Table:
+        batch, fault = read_text(place, kind, _SETTINGS)
+        _refuse({} if fault is None else {0: fault})
+        return _selected(pa.Table.from_batches([batch]), names, 1)
+
+    def rows() -> Iterator[_Rows]:
+        for place, kind in files:
+            yield _Rows(1, partial(columns, place, kind))
+
+    return rows, lambda: tuple(TEXT_SCHEMA.names)
 
 
 def _selected(table: pa.Table, names: Sequence[str], count: int) -> pa.Table:

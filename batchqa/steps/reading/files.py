@@ -35,8 +35,8 @@ from batchqa.store.locations import EMPTY_PART, has_empty_part, is_uri, locate, 
 from .partitions import with_keys
 from .table_formats import live
 
-Format = Literal["parquet", "jsonl", "json", "csv", "squad", "empty"]
-"""`json` is an array of objects, whose items are read like lines; `empty` holds nothing but white space."""
+Format = Literal["parquet", "jsonl", "json", "csv", "squad", "text", "empty"]
+"""`json` is an array of objects, whose items are read like lines; `text` a document; `empty` blank."""
 
 Compression = Literal["none", "gzip", "zstd"]
 

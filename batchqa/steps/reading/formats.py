@@ -18,6 +18,9 @@ from .streams import BOM, ArrayCutter, TextStream
 from .table_text import looks_like_table
 
 _SQUAD = re.compile(rb'"data"\s*:\s*\[')
+_JSON = re.compile(rb'\s*(\{\s*"|\[\s*\{)')
+"""How JSON begins that holds rows, also in a file that is named .txt."""
+
 _QAS = re.compile(rb'"qas"\s*:\s*\[')
 
 
@@ -48,10 +51,13 @@ def format_of(place: Place, max_window: int) -> FileFormat:
     head = _head(place, compression, max_window)
     if head.startswith(b"PAR1"):
         raise InputError(f"{place.shown} is Parquet inside {compression}; decompress it first")
-    if what := foreign(head):
+    document = _named_as_text(place)
+    if what := foreign(head, document=document):
         inside = "" if compression == "none" else f"{compression} around "
         raise InputError(f"{place.shown} is {inside}{what}")
     head = head.removeprefix(BOM)
+    if document and not _JSON.match(head):
+        return FileFormat("text", compression)
     if not head.strip():
         return FileFormat("empty", compression)
     return FileFormat(_text_format(place, head), compression)
@@ -61,6 +67,12 @@ def refuse_empty(place: Place) -> None:
     """Raise NoInputError for a file of nothing that may have been meant to be anything but JSONL."""
     if place.tape is None and not named(place, ".jsonl", ".ndjson"):
         raise NoInputError(f"{place.shown} is empty (no Parquet file, and not named .jsonl)")
+
+
+def _named_as_text(place: Place) -> bool:
+    """Whether the file's name says that it is a text: the content of a text can be like anything."""
+    name = PurePath(place.path).name.lower()
+    return place.tape is None and name.removesuffix(".gz").removesuffix(".zst").endswith(".txt")
 
 
 def named(place: Place, *suffixes: str) -> bool:

@@ -61,11 +61,14 @@ _OFFICE = (
 )
 
 
-def foreign(head: bytes) -> str | None:
-    """What a file is that begins with `head`, with its article and the way out; None for what may be text."""
+def foreign(head: bytes, *, document: bool = False) -> str | None:
+    """What a file is that begins with `head`, with its article and the way out; None for what may be text.
+
+    A `document` may be a text of any kind.
+    """
     if not head.strip(b"\0"):
         return "nothing but zero bytes: it was never written to its end; make it again" if head else None
-    return _text_encoding(head) or _binary(head) or _markup(head)
+    return _text_encoding(head) or _binary(head) or (None if document else _markup(head))
 
 
 def unknown(head: bytes) -> str:

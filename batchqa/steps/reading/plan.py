@@ -22,6 +22,7 @@ from .jsonl import JsonlReader
 from .parquet import ParquetReader
 from .partitions import Partitions
 from .squad import SquadReader
+from .text_files import TextReader
 
 Result = TypeVar("Result")
 
@@ -140,7 +141,7 @@ def open_source(
         place.check(file.identity)  # nothing changed while it was looked at
         if place.tape is not None:
             place.tape.keep_no_more()
-    if settings.schema is not None and isinstance(reader, ParquetReader | SquadReader):
+    if settings.schema is not None and isinstance(reader, ParquetReader | SquadReader | TextReader):
         notes += (f"{places[0].shown}: --schema is for JSON and CSV, and is not used here",)
     streams = [place.shown for place in places if place.tape is not None]
     notes += tuple(f"{shown} can be read only once: this job cannot be resumed" for shown in streams)
@@ -208,8 +209,8 @@ def known_formats(
 def _reader_of(kind: Format) -> type[Reader]:
     if kind == "parquet":
         return ParquetReader
-    if kind == "squad":
-        return SquadReader
+    if kind in ("squad", "text"):
+        return SquadReader if kind == "squad" else TextReader
     return CsvReader if kind == "csv" else JsonlReader
 
 
@@ -219,8 +220,8 @@ def _reader(
     reader = _reader_of(kinds[0].format)
     if reader is ParquetReader:
         return ParquetReader(places, settings, as_json=keep_raw)
-    if reader is SquadReader:
-        return SquadReader(places, kinds, settings)
+    if reader is SquadReader or reader is TextReader:
+        return reader(places, kinds, settings)
     return (
         CsvReader(places, kinds, settings)
         if reader is CsvReader
