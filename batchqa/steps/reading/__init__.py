@@ -1,4 +1,4 @@
-"""Files of (context, question) rows -> `Rows`, streamed: Parquet, JSONL, JSON arrays, CSV, TSV, text, SQuAD JSON.
+"""Files of (context, question) rows -> `Rows`, streamed: Parquet, JSONL, JSON, CSV, TSV, text, SQuAD.
 
 ::
 
