@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchqa import job, planner
+from batchqa import job
+from batchqa.job import estimate
 from batchqa.machine import cpu_quota
 from batchqa.records import Cursor, Rows
 from tests.models import SENTENCES
@@ -31,7 +32,7 @@ def _parquet(path: Path, rows: list[Row]) -> Path:
     return path
 
 
-def _predicted_and_real(bundle: Path, source: Path) -> tuple[planner.Estimate, job.Summary]:
+def _predicted_and_real(bundle: Path, source: Path) -> tuple[estimate.Estimate, job.Summary]:
     options: dict[str, Any] = {"model": bundle, **OPTIONS}
     predicted = job.dry_run(source, source.with_suffix(".out.parquet"), **options)
     return predicted, job.run(source, source.with_suffix(".out.parquet"), **options)
@@ -92,7 +93,7 @@ def test_the_memory_grows_with_what_a_part_has_to_remember(tiny_bundle: Path, tm
 
 def test_host_and_model_overlap_and_the_slower_one_decides() -> None:
     def together(device: str, host: float, model: float, count: int, cpu: float | None = None) -> float:
-        return planner._together(device, np.array([host, host if cpu is None else cpu]), model, count)
+        return estimate._together(device, np.array([host, host if cpu is None else cpu]), model, count)
 
     assert together("cuda:0", host=10.0, model=1.0, count=1000) == pytest.approx(10.0, rel=0.01)
     assert together("cuda:0", host=1.0, model=10.0, count=1000) == pytest.approx(10.0, rel=0.01)
@@ -116,7 +117,7 @@ def test_where_the_host_is_the_limit_the_estimate_says_so(tiny_bundle: Path, tmp
 def test_the_model_is_timed_however_few_batches_fit_into_the_sample(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planner, "SAMPLE_SECONDS", 0.0)
+    monkeypatch.setattr(estimate, "SAMPLE_SECONDS", 0.0)
     source = _parquet(tmp_path / "in.parquet", [_row(n, 1) for n in range(500)])
     predicted = job.dry_run(source, tmp_path / "out.parquet", model=tiny_bundle, workers=2, **OPTIONS)
     assert predicted.tokens > 0
@@ -133,7 +134,7 @@ def test_nothing_to_read_costs_nothing_but_the_start(tiny_bundle: Path, tmp_path
 
 @given(sizes=st.lists(st.integers(1, 700), min_size=1, max_size=120))
 def test_the_slices_are_bounded_and_evenly_spread(sizes: list[int]) -> None:
-    slices, total = planner._Slices(), 0
+    slices, total = estimate._Slices(), 0
     for size in sizes:
         texts = pa.array([f"{total + row}" for row in range(size)])
         columns = pa.record_batch([texts], names=["context"])
@@ -141,8 +142,8 @@ def test_the_slices_are_bounded_and_evenly_spread(sizes: list[int]) -> None:
         total += size
     kept = slices.rows()
     taken = [int(text) for rows in kept for text in rows.context.to_pylist()]
-    assert len(kept) <= planner.SLICES
+    assert len(kept) <= estimate.SLICES
     assert taken == sorted(set(taken))
     gaps = [after - before for before, after in zip([-1, *taken], [*taken, total], strict=True)]
-    every = -(-sum(-(-size // planner.SLICE_ROWS) for size in sizes) // (planner.SLICES // 2))
-    assert max(gaps) <= 1 + planner.SLICE_ROWS * every
+    every = -(-sum(-(-size // estimate.SLICE_ROWS) for size in sizes) // (estimate.SLICES // 2))
+    assert max(gaps) <= 1 + estimate.SLICE_ROWS * every
