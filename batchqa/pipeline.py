@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from batchqa.records import AnsweredChunk, Chunk, PaddedBatch, Windows
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.decoding import Decoder, DecodingRules
-from batchqa.steps.pairing import AnswerCache, answered_rows, pairs_of
+from batchqa.steps.pairing import AnswerCache, EarlierAnswers, answered_rows, pairs_of
 from batchqa.steps.scoring import SpanScorer, score_batch
 from batchqa.steps.windowing import Windower
 
@@ -49,15 +49,18 @@ class Road:
     rules: DecodingRules
 
     def answer(
-        self, chunks: Iterable[Chunk], on_scored: Callable[[Chunk, float], None] | None = None
+        self,
+        chunks: Iterable[Chunk],
+        on_scored: Callable[[Chunk, float], None] | None = None,
+        earlier: EarlierAnswers | None = None,
     ) -> Iterator[AnsweredChunk]:
         """Answer the chunks, in order; they must come part by part.
 
         `on_scored` is told after each batch which share of its chunk's tokens has been scored: a chunk can
-        take minutes. Closing the iterator early stops the threads. An error of any step, and of `chunks`
-        itself, is raised here.
+        take minutes. Pairs that `earlier` answers are not scored. Closing the iterator early stops the
+        threads. An error of any step, and of `chunks` itself, is raised here.
         """
-        cache = AnswerCache(self.rules.top_k, self.rules.most_answers)
+        cache = AnswerCache(self.rules.top_k, self.rules.most_answers, earlier)
         windower, decoder = self.windower.fresh(), Decoder(self.rules)
         stop, process = threading.Event(), os.getpid()
         windows = side_by_side(

@@ -247,6 +247,8 @@ class Pairs:
     number: int64, (pairs,): under which the part's pairs are kept (`steps/pairing`), in order; the answers of
     numbers below `oldest` are needed no more.
     to_ask: int32, (asked,): the pairs that the part has not asked before, or no longer remembers.
+    reused: int32, (reused,): those of them that an earlier output answers, with `reused_answers`; the columns
+    are those of `pair_schema`.
     row_pair: int32, (rows,): the pair that answers each row, -1 for a row that `faults` names.
     """
 
@@ -258,6 +260,8 @@ class Pairs:
     number: Int64
     oldest: int
     to_ask: Int32
+    reused: Int32
+    reused_answers: pa.RecordBatch
     row_pair: Int32
     faults: Mapping[int, RowFault]
 
@@ -350,6 +354,7 @@ class AnsweredChunk:
     answers: pa.RecordBatch
     windows: int
     questions_cut: int
+    reused_rows: int
 
 
 CANDIDATE_TYPE = pa.list_(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from batchqa.domains import (
@@ -185,8 +186,9 @@ class ErrorSettings:
 
 @dataclass(frozen=True, slots=True)
 class OutputSettings:
-    """What is written, and how."""
+    """What is written, and how; `reuse` names earlier outputs whose answers are copied for the same pairs."""
 
+    reuse: tuple[str, ...] = ()
     compression: Literal["zstd", "snappy", "gzip", "lz4", "none"] = "zstd"
     overwrite: bool = False
     restart: bool = False
@@ -218,6 +220,10 @@ class RunSettings:
         limit = left.get("max_errors")
         if isinstance(limit, (str, int)) and not isinstance(limit, bool):
             left["max_errors"] = ErrorLimit.parse(str(limit))
+
+        if isinstance(reuse := left.get("reuse", ()), (str, Path)):
+            reuse = [reuse]
+        left["reuse"] = tuple(map(str, reuse))
 
         def take(step: type[Any]) -> Any:
             return step(**{name: left.pop(name) for name in step.__dataclass_fields__ if name in left})

@@ -172,8 +172,8 @@ def _dashed(key: str) -> str:
     return key.replace("_", "-")
 
 
-class _ColumnList(click.types.StringParamType):
-    """Column names as one text. In the environment it is not split at spaces, which names may have."""
+class _Name(click.types.StringParamType):
+    """A column or an output. In the environment names are not split at spaces, which they may have."""
 
     envvar_list_splitter = "\n"
 
@@ -346,7 +346,7 @@ reading_options = together(
         "Input columns to write; all others are left out. Repeat it, or separate names by commas.",
         metavar="COLUMNS",
         multiple=True,
-        type=_ColumnList(),
+        type=_Name(),
         callback=_columns,
         show_default="all",
     ),
@@ -359,7 +359,7 @@ reading_options = together(
         "Input columns to leave out. Repeat it, or separate names by commas.",
         metavar="COLUMNS",
         multiple=True,
-        type=_ColumnList(),
+        type=_Name(),
         callback=_columns,
         show_default="none",
     ),
@@ -462,6 +462,15 @@ output_options = together(
     setting(
         "--compression",
         "Compression of Parquet output.",
+    ),
+    setting(
+        "--reuse",
+        "An earlier output of the same model and options: rows that it answers are copied, not scored. "
+        "Repeat it for several.",
+        metavar="OUTPUT",
+        multiple=True,
+        type=_Name(),
+        show_default="none",
     ),
     setting("--overwrite", "Replace an output that exists."),
     setting("--restart", "Discard the parts of a stopped run instead of resuming from them."),

@@ -30,6 +30,7 @@ def _summary(summary: Summary) -> str:
     lines = _counts(summary.rows, summary.answered, summary.no_answer, summary.errors, summary.statuses)
     if summary.rejected:
         lines.append(("rejected", f"{_rows(summary.rejected)}, in {output}.rejects.jsonl"))
+    lines += _reused(summary.reused_rows)
     if summary.questions_cut:
         lines.append(("questions cut", f"{summary.questions_cut:,} (--max-question-length)"))
     if summary.already_done:
@@ -45,10 +46,15 @@ def _summary(summary: Summary) -> str:
     return _block(title, lines)
 
 
+def _reused(rows: int) -> list[tuple[str, str]]:
+    return [("reused", f"{_rows(rows)}, copied from earlier outputs")] if rows else []
+
+
 def _estimate(estimate: Estimate) -> str:
     lines = [
         *_faults(estimate.errors, estimate.statuses),
         *(("", place) for place in estimate.bad_rows),
+        *_reused(estimate.reused_rows),
         ("windows", f"{estimate.windows:,}, {estimate.tokens:,} tokens"),
         ("time", f"about {_time(estimate.seconds)} ({estimate.rows_per_second:,.1f} rows/s)"),
         ("memory", f"about {_bytes(estimate.memory_bytes)}, all {estimate.workers} workers included"),

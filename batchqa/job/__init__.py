@@ -4,6 +4,7 @@
 
     running.py    run(): the whole job in the order in which it happens; dry_run()
     estimate.py   what a job would cost
+    reusing.py    the answers of earlier outputs
     following.py  how far a job is: rows, counts, seconds
 """
 

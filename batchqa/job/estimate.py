@@ -38,7 +38,7 @@ from batchqa.records import (
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.chunking import chunks
 from batchqa.steps.decoding import Decoder, DecodingRules
-from batchqa.steps.pairing import AnswerCache, answered_rows, most_bytes, pairs_of
+from batchqa.steps.pairing import AnswerCache, EarlierAnswers, answered_rows, most_bytes, pairs_of
 from batchqa.steps.scoring import micro_batches, score_batch
 from batchqa.steps.windowing import CACHED_BYTES, Windower
 
@@ -66,6 +66,7 @@ class Estimate:
     `startup_seconds` included; `host_seconds` is the part of it that reading, tokenizing, batching and
     decoding need by themselves, `model_seconds` the model, and the two overlap. `memory_bytes` is the sum of
     the peak resident memory of all the job's processes, its workers' included: what a scheduler should grant.
+    `reused_rows` are copied from earlier outputs (--reuse); windows, tokens and times are the others'.
     `bad_rows` says where the first NAMED_ROWS errors are, then the first rows that cannot be asked.
     """
 
@@ -85,6 +86,7 @@ class Estimate:
     engine: str
     device: str
     workers: int
+    reused_rows: int = 0
     bad_rows: list[str] = field(default_factory=list)
     dry_run: bool = True
 
@@ -93,9 +95,14 @@ class Estimate:
         return asdict(self)
 
 
-def estimate(annotator: Annotator, cut: Iterable[Chunk], startup_seconds: float) -> Estimate:
-    """Count the rows of the chunks and estimate what annotating them takes. `startup_seconds` went before."""
-    counted, slices = _Counted(), _Slices()
+def estimate(
+    annotator: Annotator, cut: Iterable[Chunk], startup_seconds: float, earlier: EarlierAnswers
+) -> Estimate:
+    """Count the rows of the chunks and estimate what annotating them takes.
+
+    `startup_seconds` went before; rows that `earlier` answers are not scored.
+    """
+    counted, slices = _Counted(earlier), _Slices()
     reading = np.zeros(2)
     for chunk in _clocked(cut, reading):
         counted.add(chunk)
@@ -127,6 +134,7 @@ def estimate(annotator: Annotator, cut: Iterable[Chunk], startup_seconds: float)
         engine=resolved.engine,
         device=resolved.device,
         workers=resolved.workers,
+        reused_rows=counted.reused_rows,
         bad_rows=_first(counted.named + sample.named),
     )
 
@@ -191,7 +199,9 @@ class _Counted:
     distinct pairs, how many have a context of 2 ** (place / BINS_PER_DOUBLING) bytes.
     """
 
+    earlier: EarlierAnswers = field(default_factory=EarlierAnswers)
     rows: int = 0
+    reused_rows: int = 0
     chunks: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     named: list[RowFault] = field(default_factory=list)
@@ -220,10 +230,14 @@ class _Counted:
     def _count_pairs(self, part: _Part, rows: Rows) -> None:
         contexts, sizes = _hashes(rows.context)
         questions, _ = _hashes(rows.question)
+        reused = set(np.flatnonzero(self.earlier.knows(rows.context, rows.question)).tolist())
+        self.reused_rows += len(reused.difference(rows.faults))
         new_sizes = []
         for row, pair in enumerate(zip(contexts, questions, strict=True)):
             context, question = pair
             if context is None or question is None or row in rows.faults or pair in part.pairs:
+                continue
+            if row in reused:
                 continue
             part.pairs.add((context, question))
             new_sizes.append(sizes[row])

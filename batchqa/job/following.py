@@ -80,11 +80,13 @@ class Tally:
         """Count the rows of a chunk."""
         answers = piece.answers
         self.rows += len(answers)
-        silent = pc.sum(answers.column("no_answer")).as_py() or 0
-        self.counts["no_answer"] += silent
-        self.counts["answered"] += len(answers) - answers.column("score").null_count - silent
+        abstained = pc.sum(answers.column("no_answer")).as_py() or 0
+        self.counts["no_answer"] += abstained
+        self.counts["answered"] += len(answers) - answers.column("score").null_count - abstained
         self.counts["windows"] += piece.windows
         self.counts["questions_cut"] += piece.questions_cut
+        if piece.reused_rows:  # a job without them is recorded as ever
+            self.counts["reused_rows"] += piece.reused_rows
         for entry in pc.value_counts(answers.column("error").drop_null()).to_pylist():
             self.errors[entry["values"]] += entry["counts"]
 

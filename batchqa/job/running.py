@@ -7,7 +7,7 @@ leaves nothing behind; after it, everything that is committed is kept and the sa
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from batchqa.engines import Resolved, engine_versions
 from batchqa.errors import LimitError, NoInputError, SettingsError, StorageError
 from batchqa.job.estimate import Estimate, estimate
 from batchqa.job.following import Clock, Follower, Progress, Tally
+from batchqa.job.reusing import EarlierOutput, earlier_answers, find_earlier
 from batchqa.languages import FirstTexts
 from batchqa.machine import process_seconds
 from batchqa.output import (
@@ -43,6 +44,7 @@ from batchqa.output import (
 from batchqa.records import ROW_ERRORS, AnsweredChunk, Rows
 from batchqa.settings import RunSettings
 from batchqa.steps.chunking import chunks
+from batchqa.steps.pairing import EarlierAnswers
 from batchqa.steps.reading import Source, open_source
 from batchqa.steps.writing import output_batch, output_schema
 from batchqa.version import VERSION
@@ -65,6 +67,7 @@ class Summary:
     run had committed. `commit_seconds` is the time spent in writing, committing and publishing.
     `cpu_because` says why the CPU was taken, where there is a GPU or one was asked for.
     `already_done`: the output was there, made by the same job, and was left untouched.
+    `reused_rows` were copied from earlier outputs (--reuse), not scored.
     `skipped`: there was no input (--if-no-input skip), so nothing was written, and what only a run finds out
     is None.
     """
@@ -77,6 +80,7 @@ class Summary:
     rejected: int
     questions_cut: int
     windows: int
+    reused_rows: int
     seconds: float
     startup_seconds: float
     commit_seconds: float
@@ -138,6 +142,7 @@ def run(
     _check_summary(summary, target, _inputs(names, source))
     for text in source.notes:
         note(text)
+    reusable = find_earlier(settings.output.reuse, target)
     bundle = open_model(model)
     earlier = None if settings.output.restart or settings.output.overwrite else _earlier(target)
     machine = earlier.pin(settings.machine) if earlier else settings.machine
@@ -155,9 +160,10 @@ def run(
         # what a job resolved when it began is used again: no model is needed to see that it is done
         annotator = None if earlier else load()
         resolved = earlier or _loaded(annotator).resolved
+        fields = _fields(source, bundle, resolved, settings)
         commit = open_output(
             target,
-            fields=_fields(source, bundle, resolved, settings),
+            fields=fields,
             schema=schema,
             part_rows=settings.output.part_rows,
             compression=settings.output.compression,
@@ -181,7 +187,8 @@ def run(
                 of_all = "" if total is None else f" of {total:,}"
                 status(f"resuming: {done:,}{of_all} rows are done")
             follower = Follower(clock, commit.committed, total, progress or (lambda _: None))
-            job = _Job(source, annotator, settings, commit, schema, follower, note)
+            answers = _earlier_answers(reusable, fields, annotator, note, status)
+            job = _Job(source, annotator, settings, commit, schema, follower, note, answers)
             job.annotate()
             job.check_share_of_errors()
             source.check_unchanged()
@@ -216,13 +223,16 @@ def dry_run(
     note = on_note or (lambda _: None)
     for text in source.notes:
         note(text)
+    reusable = find_earlier(settings.output.reuse, target)
     first = FirstTexts()
     rows = first.passing(_up_to(source.read(), settings.output.limit))
     with Annotator(open_model(model), settings=settings) as annotator:
         for text in annotator.engine.notes:
             note(text)
+        fields = _fields(source, annotator.bundle, annotator.resolved, settings)
+        answers = _earlier_answers(reusable, fields, annotator, note, lambda _: None)
         startup = clock.seconds() - annotator.engine.measuring_seconds  # the run will not measure again
-        found = estimate(annotator, chunks(rows, settings.output.part_rows), startup)
+        found = estimate(annotator, chunks(rows, settings.output.part_rows), startup, answers)
         if unlike := annotator.unlike_verified(first.texts):
             note(unlike)
     counted = [found.errors] + ([found.statuses] if settings.errors.strict else [])
@@ -281,6 +291,7 @@ class _Job:
         schema: pa.Schema,
         follower: Follower,
         note: Callable[[str], None],
+        earlier: EarlierAnswers,
     ) -> None:
         self._source = source
         self._annotator = annotator
@@ -290,6 +301,7 @@ class _Job:
         self._follower = follower
         self._named: list[str] = []
         self._note = note
+        self._earlier = earlier
         self._first = FirstTexts() if annotator.bundle.manifest.texts else None
         self.unlike = ""
         self._versions = {"batchqa": VERSION, **_versions(annotator.resolved.engine)}
@@ -301,7 +313,7 @@ class _Job:
             rows = self._looked_at(missing, self._rows(missing))
             part_rows = self._settings.output.part_rows
             cut = chunks(rows, part_rows, missing.first_part)
-            answered = self._annotator.road.answer(cut, on_scored=self._follower.scored)
+            answered = self._annotator.road.answer(cut, self._follower.scored, self._earlier)
             with closing(answered):  # type: ignore[type-var]
                 self._write_parts(answered)
         self._say_what_is_unlike(at_the_end=True)
@@ -479,6 +491,23 @@ def _earlier(target: LocalTarget | ObjectTarget) -> Resolved | None:
         return None
 
 
+def _earlier_answers(
+    outputs: Sequence[EarlierOutput],
+    fields: Mapping[str, Any],
+    annotator: Annotator,
+    note: Callable[[str], None],
+    status: Callable[[str], None],
+) -> EarlierAnswers:
+    """The answers of the outputs that --reuse names; what cannot be reused is said."""
+    if outputs:
+        status(f"reading the answers of {', '.join(output.name for output in outputs)}")
+    rules = annotator.road.rules
+    answers, notes = earlier_answers(outputs, fields, rules.top_k, rules.most_answers)
+    for text in notes:
+        note(text)
+    return answers
+
+
 def _loaded(annotator: Annotator | None) -> Annotator:
     assert annotator is not None
     return annotator
@@ -540,6 +569,7 @@ def _summary(
         rejected=outcome["rejects"],
         questions_cut=counts.get("questions_cut", 0),
         windows=counts.get("windows", 0),
+        reused_rows=counts.get("reused_rows", 0),
         seconds=round(seconds, 3),
         startup_seconds=round(startup, 3),
         commit_seconds=round(clock.in_commit, 3),
@@ -581,6 +611,7 @@ def _skipped(clock: Clock, model: str, target: LocalTarget | ObjectTarget) -> Su
         rejected=0,
         questions_cut=0,
         windows=0,
+        reused_rows=0,
         seconds=seconds,
         startup_seconds=seconds,
         commit_seconds=0.0,

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchqa.records import BatchLogits, Chunk, Pairs, RowFault, Rows
+from batchqa.records import BatchLogits, Chunk, Pairs, RowFault, Rows, answer_schema
 from batchqa.settings import WindowSettings
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.decoding import Decoder, DecodingRules
-from batchqa.steps.pairing import AnswerCache, answered_rows, cache, pairs_of
-from batchqa.steps.pairing.cache import PairNumbers, UInt64, pair_digests
+from batchqa.steps.pairing import AnswerCache, EarlierAnswers, answered_rows, cache, pairs_of
+from batchqa.steps.pairing.cache import PairNumbers
+from batchqa.steps.pairing.digests import DistinctTexts, UInt64, pair_digests
 from batchqa.steps.windowing import Windower, learn_layout
 from tests.models import tiny_tokenizer
 from tests.steps.rows import rows_of
@@ -41,14 +42,18 @@ class _Road:
     """Pairing and its inverse around windowing and decoding, with logits that depend on the ids alone."""
 
     def __init__(
-        self, rules: DecodingRules = RULES, max_length: int = 384, longest_question: int = 64
+        self,
+        rules: DecodingRules = RULES,
+        max_length: int = 384,
+        longest_question: int = 64,
+        earlier: EarlierAnswers | None = None,
     ) -> None:
         tokenizer = tiny_tokenizer("bert-uncased")
         settings = WindowSettings(stride=2, max_question_length=longest_question)
         self.windower = Windower(tokenizer, learn_layout(tokenizer, 0), settings, max_length)
-        self.decoder, self.cache = Decoder(rules), AnswerCache(rules.top_k)
+        self.decoder, self.cache = Decoder(rules), AnswerCache(rules.top_k, earlier)
         self.asked: list[tuple[str, str]] = []
-        self.cut = 0
+        self.cut = self.reused = 0
 
     def answers(self, rows: Rows, part: int = 0, failed: str | None = None) -> list[dict[str, object]]:
         pairs = pairs_of(_chunk(rows, part), self.cache)
@@ -59,7 +64,7 @@ class _Road:
             answers = self.decoder.add(BatchLogits(batch, logits, logits, bad))
         assert answers is not None
         answered = answered_rows(answers, self.cache)
-        self.cut = answered.questions_cut
+        self.cut, self.reused = answered.questions_cut, answered.reused_rows
         return answered.answers.to_pylist()
 
 
@@ -116,8 +121,10 @@ def test_a_text_that_a_dictionary_holds_is_hashed_once_for_all_its_questions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     hashed: list[str] = []
-    digests = cache._digests
-    monkeypatch.setattr(cache, "_digests", lambda texts: hashed.extend(texts) or digests(texts))
+    digests = DistinctTexts.digests
+    monkeypatch.setattr(
+        DistinctTexts, "digests", lambda distinct: hashed.extend(distinct.texts) or digests(distinct)
+    )
     texts = [(context, f"question {n}?") for context in ("one", "two") for n in range(40)]
     rows = rows_of(texts)
     context = pa.DictionaryArray.from_arrays(np.repeat(np.arange(2), 40), pa.array(["one", "two"]))
@@ -254,10 +261,8 @@ def test_a_new_part_leaves_nothing_of_the_one_before(monkeypatch: pytest.MonkeyP
 
 
 def _number(numbers: PairNumbers, pairs: list[tuple[str, str]]) -> tuple[list[int], list[bool]]:
-    contexts, questions = (sorted(set(texts)) for texts in zip(*pairs, strict=True))
-    context = np.array([contexts.index(context) for context, _ in pairs], dtype=np.int32)
-    question = np.array([questions.index(question) for _, question in pairs], dtype=np.int32)
-    found, is_new = numbers.number(*pair_digests(contexts, questions, context, question))
+    contexts, questions = (DistinctTexts.of(pa.array(texts)) for texts in zip(*pairs, strict=True))
+    found, is_new = numbers.number(*pair_digests(contexts, questions, contexts.codes, questions.codes))
     return found.tolist(), is_new.tolist()
 
 
@@ -278,7 +283,8 @@ def test_a_chunk_without_pairs_changes_nothing() -> None:
     numbers = PairNumbers(1000)
     none = np.zeros(0, dtype=np.int32)
     for texts in ([], ["a"]):
-        found, is_new = numbers.number(*pair_digests(texts, texts, none, none))
+        distinct = DistinctTexts.of(pa.array(texts, pa.string()))
+        found, is_new = numbers.number(*pair_digests(distinct, distinct, none, none))
         assert (len(found), len(is_new), numbers.count) == (0, 0, 0)
 
 
@@ -291,11 +297,67 @@ def test_pairs_are_forgotten_rather_than_too_many_and_no_number_is_given_twice()
 
 
 def test_pairs_that_share_half_of_their_bits_are_different_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    def half(texts: list[str]) -> UInt64:
-        return np.array([(0, ord(text)) for text in texts], dtype=np.uint64)
+    def half(distinct: DistinctTexts) -> UInt64:
+        return np.array([(0, ord(text)) for text in distinct.texts], dtype=np.uint64)
 
-    monkeypatch.setattr(cache, "_digests", half)
+    monkeypatch.setattr(DistinctTexts, "digests", half)
     numbers = PairNumbers(1000)
     first, _ = _number(numbers, [("a", "1"), ("b", "1")])
     second, _ = _number(numbers, [("c", "1"), ("d", "1")])
     assert sorted(first + second) == [0, 1, 2, 3]
+
+
+# --- earlier outputs -------------------------------------------------------------------------------------
+
+
+def _as_written(answers: list[dict[str, object]], top_k: int) -> dict[str, pa.Array]:
+    table = pa.RecordBatch.from_pylist(answers, answer_schema(top_k))
+    return dict(zip(table.schema.names, table.columns, strict=True))
+
+
+def _texts(rows: list[Texts]) -> tuple[pa.Array, pa.Array]:
+    contexts, questions = zip(*rows, strict=True)
+    return pa.array(contexts, pa.string()), pa.array(questions, pa.string())
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.none() | TEXTS, TEXTS), min_size=1, max_size=6), max_size=5),
+    st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=8),
+    st.integers(0, 2),
+)
+def test_earlier_answers_are_those_of_the_rows_that_were_added_in_however_many_runs(
+    earlier: list[list[Texts]], rows: list[Texts], top_k: int
+) -> None:
+    known = EarlierAnswers(top_k)
+    for number, piece in enumerate(earlier):
+        known.add(
+            *_texts(piece), _as_written(_Road(replace(RULES, top_k=top_k)).answers(rows_of(piece)), top_k)
+        )
+        if number % 2:
+            known.settle()
+    known.settle()
+    expected = _Road(replace(RULES, top_k=top_k)).answers(rows_of(rows))
+    road = _Road(replace(RULES, top_k=top_k), earlier=known)
+    assert road.answers(rows_of(rows)) == expected
+    seen = {pair for piece in earlier for pair in piece}
+    assert set(road.asked) == set(rows) - seen
+    assert road.reused == sum(pair in seen for pair in rows)
+
+
+def test_a_pair_takes_some_35_bytes_however_long_its_texts_are() -> None:
+    numbers = np.arange(200_000)
+    columns = {
+        "start": pa.array(numbers.astype(np.int64)),  # as JSON has it
+        "end": pa.array(numbers.astype(np.int64)),
+        "score": pa.array(numbers / 7),
+        "no_answer": pa.array(numbers % 3 == 0),
+        "null_odds": pa.array(numbers / 11),
+        "error": pa.nulls(len(numbers)),
+    }
+    known = EarlierAnswers()
+    known.add(
+        pa.array([f"{n} {'long ' * 20}" for n in numbers]), pa.array([f"{n}?" for n in numbers]), columns
+    )
+    known.settle()
+    assert len(known) == len(numbers)
+    assert known.nbytes / len(known) < 36

@@ -2,13 +2,18 @@
 
 ::
 
-    cache.py    which pairs a part has asked before, and their answers
-    pairing.py  rows of a chunk -> pairs to ask; what is wrong with the other rows
-    rows.py     answers of pairs -> answers of rows, in order, with their texts and errors
+    pairing.py   rows of a chunk -> pairs to ask
+    rows.py      answers of pairs -> answers of rows, in order
+    statuses.py  what is wrong with a row
+    cache.py     which pairs a part has asked before, and their answers
+    earlier.py   the answers of earlier outputs
+    digests.py   texts and pairs as 128 bits
+    texts.py     answers with their texts and without
 """
 
 from .cache import AnswerCache, most_bytes
+from .earlier import EarlierAnswers
 from .pairing import pairs_of
 from .rows import answered_rows
 
-__all__ = ["AnswerCache", "answered_rows", "most_bytes", "pairs_of"]
+__all__ = ["AnswerCache", "EarlierAnswers", "answered_rows", "most_bytes", "pairs_of"]

@@ -6,13 +6,13 @@ alone, never on how fast the model is, so a part that is made again is batched a
 
 from __future__ import annotations
 
-from hashlib import blake2b
-
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from batchqa.records import Bool, Int32, Int64, pair_schema
+from batchqa.records import Bool, Int64, pair_schema
+
+from .digests import UInt64
+from .earlier import EarlierAnswers
 
 MOST_PAIRS = 1_000_000
 """Distinct pairs of a part that later rows can be recognised as copies of."""
@@ -27,10 +27,7 @@ ANSWER_BYTES, CANDIDATE_BYTES, ONE_OF_ANSWERS_BYTES = 24, 12, 20
 """What is kept of its answer, of each candidate, and of each of all answers: numbers only, since texts are
 cut from the context."""
 
-_MIX = np.uint64(0x9E3779B97F4A7C15)  # odd: no two digests become the same
 _LAST = np.full(1, 2**64 - 1, dtype=np.uint64)
-
-UInt64 = npt.NDArray[np.uint64]
 
 
 def most_bytes(pairs: int, top_k: int, most_answers: int = 0) -> int:
@@ -47,8 +44,9 @@ def _bytes_per_pair(top_k: int, most_answers: int) -> int:
 
 
 def _kept_schema(top_k: int, most_answers: int) -> pa.Schema:
-    """What is kept of an answer: the columns of `pair_schema`, and whether the question was cut."""
-    return pair_schema(top_k, most_answers).append(pa.field("question_cut", pa.bool_()))
+    """What is kept of an answer: `pair_schema`, and whether the question was cut, the answer reused."""
+    added = [pa.field(name, pa.bool_()) for name in ("question_cut", "reused")]
+    return pa.schema([*pair_schema(top_k, most_answers), *added])
 
 
 class AnswerCache:
@@ -58,7 +56,9 @@ class AnswerCache:
     chunk by chunk, in the same order, answers are kept and taken under those numbers.
     """
 
-    def __init__(self, top_k: int = 0, most_answers: int = 0) -> None:
+    def __init__(self, top_k: int = 0, most_answers: int = 0, earlier: EarlierAnswers | None = None) -> None:
+        """`earlier` has answers of earlier outputs; it is not changed."""
+        self.earlier = EarlierAnswers(top_k, most_answers) if earlier is None else earlier
         self._none = pa.RecordBatch.from_pylist([], _kept_schema(top_k, most_answers))
         self._numbers = PairNumbers(_most_pairs(top_k, most_answers))
         self._part = -1
@@ -136,21 +136,3 @@ class PairNumbers:
         self._high = np.insert(self._high, place[added], high[added])
         self._number = np.insert(self._number, place[added], numbers[added])
         return numbers, is_new
-
-
-def pair_digests(
-    contexts: list[str], questions: list[str], context: Int32, question: Int32
-) -> tuple[UInt64, UInt64]:
-    """128 bits of each pair in two halves: uint64, (pairs,) each. Each text is hashed once.
-
-    context, question: (pairs,), places in the lists of texts.
-    """
-    # the digests' halves are mixed each by itself, modulo 2**64
-    low, high = (_digests(contexts)[context] * _MIX + _digests(questions)[question]).T
-    return low, high
-
-
-def _digests(texts: list[str]) -> UInt64:
-    """128 bits of each text: uint64, (texts, 2)."""
-    joined = b"".join([blake2b(text.encode(), digest_size=16).digest() for text in texts])
-    return np.frombuffer(joined, dtype=np.uint64).reshape(-1, 2)

@@ -1,0 +1,114 @@
+"""`--reuse`: the answers of earlier outputs, where the same model with the same options gave them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchqa.errors import InputError, SettingsError
+from batchqa.output import JobRecord, Target, differences, earlier_job
+from batchqa.records import pair_schema
+from batchqa.steps.pairing import EarlierAnswers
+from batchqa.steps.reading import Dataset, open_dataset
+
+_OF_THE_FILES = ("inputs", "output", "part_rows")
+_OPTIONS_OF_THE_FILES = ("reading", "errors", "limit", "compression")
+"""What is in a job's fingerprint and changes no row's answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierOutput:
+    """A finished output of `batchqa run`, as it was named, and what it says of itself."""
+
+    name: str
+    record: JobRecord
+
+
+def find_earlier(names: Sequence[str], target: Target) -> list[EarlierOutput]:
+    """The outputs that --reuse names, for a job that writes to `target`.
+
+    Raises InputError where there is none, SettingsError where one would be replaced.
+    """
+    found = []
+    for name in names:
+        place = Target.parse(name)
+        if place == target:
+            raise SettingsError(f"--reuse {name} is the output itself; write to another file or folder")
+        record = earlier_job(place)
+        if record is None or not record.outcome:
+            what = "no output" if record is None else "no finished output"
+            raise InputError(f"--reuse {name}: there is {what} of `batchqa run`; name one")
+        found.append(EarlierOutput(name, record))
+    return found
+
+
+def earlier_answers(
+    outputs: Sequence[EarlierOutput], fields: Mapping[str, Any], top_k: int, most_answers: int
+) -> tuple[EarlierAnswers, list[str]]:
+    """The answers that a job with these `fields` can take over, and a note for each output that has none.
+
+    An answer is the same whatever the row's other columns, its file and its part are, so only what decides
+    about a pair must be the same. Raises InputError where an output has not kept the texts.
+    """
+    answers, notes = EarlierAnswers(top_k, most_answers), list[str]()
+    for output in outputs:
+        made = output.record.fields
+        if differing := differences(_deciding(made), _deciding(fields)):
+            notes.append(
+                f"nothing of {output.name} is reused, it was made differently: {'; '.join(differing)}"
+            )
+        else:
+            _add(answers, output, pair_schema(top_k, most_answers).names)
+    answers.settle()
+    return answers, notes
+
+
+def _deciding(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a job's fields that decide about the answer to a pair."""
+    options = {name: value for name, value in fields["options"].items() if name not in _OPTIONS_OF_THE_FILES}
+    return {name: value for name, value in fields.items() if name not in _OF_THE_FILES} | {"options": options}
+
+
+def _add(answers: EarlierAnswers, output: EarlierOutput, names: Sequence[str]) -> None:
+    """Remember the rows of an output: their texts, and the columns that answers have."""
+    earlier, reading = open_dataset(output.name), output.record.fields["options"]["reading"]
+    prefix = reading["output_prefix"]
+    if prefix + "error" not in earlier.names:
+        raise InputError(
+            f"--reuse {output.name}: its answers are in a column for each question (--layout wide); name an "
+            "output that has a row for each"
+        )
+    asked = prefix + "question" if prefix + "question" in earlier.names else reading["question"]
+    texts = [_column(earlier, "context", reading["context"]), _column(earlier, "question", asked)]
+    for table in earlier.batches([texts[0][0], texts[1][0], *(prefix + name for name in names)]):
+        for batch in table.to_batches():
+            context, question = (_at(batch, path) for path in texts)
+            answers.add(context, question, {name: batch.column(prefix + name) for name in names})
+
+
+def _column(earlier: Dataset, option: str, name: str) -> list[str]:
+    """Where a text is: a column, and the fields to take of it. Raises InputError where it was left out."""
+    for path in ([name], name.split(".")):
+        if path[0] in earlier.names:
+            return path
+    raise InputError(
+        f"--reuse {earlier.path}: it has no column {name!r} (its --{option}), by which rows are recognized; "
+        "name an output that keeps it"
+    )
+
+
+def _at(batch: pa.RecordBatch, path: Sequence[str]) -> pa.Array:
+    """The texts at a path, plain or as a dictionary array; null where a value is no text."""
+    column = batch.column(path[0])
+    for field in path[1:]:
+        column = pc.struct_field(column, field)
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return column
+    return column.cast(pa.large_string())
