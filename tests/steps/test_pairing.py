@@ -51,7 +51,7 @@ class _Road:
         tokenizer = tiny_tokenizer("bert-uncased")
         settings = WindowSettings(stride=2, max_question_length=longest_question)
         self.windower = Windower(tokenizer, learn_layout(tokenizer, 0), settings, max_length)
-        self.decoder, self.cache = Decoder(rules), AnswerCache(rules.top_k, earlier)
+        self.decoder, self.cache = Decoder(rules), AnswerCache(rules.top_k, earlier=earlier)
         self.asked: list[tuple[str, str]] = []
         self.cut = self.reused = 0
 
