@@ -37,9 +37,9 @@ ERRORS = [
 HEAVY = {"torch", "transformers", "onnxruntime", "pyarrow", "numpy", "polars", "rich", "tokenizers"}
 
 SUMMARY_KEYS = {
-    "rows", "answered", "no_answer", "errors", "statuses", "rejected", "questions_cut", "windows", "reused_rows",
-    "seconds", "startup_seconds", "rows_per_second", "resumed_rows", "model", "variant", "engine", "device", "output",
-    "fingerprint",
+    "rows", "answered", "no_answer", "errors", "statuses", "rejected", "questions_cut", "windows",
+    "reused_rows", "seconds", "startup_seconds", "rows_per_second", "resumed_rows", "model", "variant",
+    "engine", "device", "output", "fingerprint",
 }  # fmt: skip
 
 

@@ -249,7 +249,14 @@ def test_the_command_takes_several_outputs_and_tells_how_many_rows_it_copied(
     work: Path, yesterday: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = [*("--model", str(tiny_bundle)), *("--device", "cpu"), *("--engine", "onnxruntime")]
-    given += [*("--top-k", "2"), *("--threads", "1"), *("--batch-tokens", "256"), "--in-process", "--answers", "all"]
+    given += [
+        *("--top-k", "2"),
+        *("--threads", "1"),
+        *("--batch-tokens", "256"),
+        "--in-process",
+        "--answers",
+        "all",
+    ]
     reuse = [*("--reuse", str(yesterday)), *("--reuse", str(yesterday))]
     out = tmp_path / "out.parquet"
     assert main(["run", str(work / "today.parquet"), "-o", str(out), *given, *reuse]) == 0
