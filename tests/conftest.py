@@ -38,6 +38,7 @@ LONG = (
     "test_faults.py",
     "test_estimate.py",
     "test_migrate.py",
+    "test_notebook.py",
     "test_processes.py",
     "test_properties.py",
     "test_sample_data.py",

@@ -92,7 +92,7 @@ def test_what_label_studios_own_converter_makes_of_the_labels_is_gold_as_it_is(
     made = tmp_path / "min" / "result.json"
     first = json.loads(made.read_text())[0]["answers"][0]
     assert EMOJI[first["start"] : first["end"]] == "steel"
-    found = evaluate(made, model=tiny_bundle)  # no conversion in between
+    found = evaluate(made, model=tiny_bundle, annotated=tmp_path / "a.parquet")  # nothing in between
     assert found.figures.has_answer is not None
     assert (found.figures.all.total, found.figures.has_answer.total) == (3, 2)
     gold = converted(str(made), tmp_path / "gold.jsonl", "gold")
