@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -21,12 +21,13 @@ from batchqa.one_question import as_asked, as_pairs
 from batchqa.pipeline import Road
 from batchqa.records import Cursor, Rows
 from batchqa.settings import DEFAULT_MAX_LENGTH, RunSettings
+from batchqa.steps.asking import Questions
 from batchqa.steps.chunking import chunks
 from batchqa.steps.decoding import DecodingRules
 from batchqa.steps.reading import ColumnPlan, pieces
 from batchqa.steps.scoring import SpanScorer
 from batchqa.steps.windowing import Windower, open_tokenizer
-from batchqa.steps.writing import output_batch, output_schema
+from batchqa.steps.writing import output_batches, output_schema
 from batchqa.table_kinds import annotated_as_given
 
 BUNDLED = Path(__file__).parent / "bundled"
@@ -90,7 +91,8 @@ class Annotator:
         if self._loaded:
             machine = self._loaded.engine.resolved.pin(machine)
         model = self._model if self._model == "default" else self.bundle.path.absolute()
-        return _unpickled, (model, self.bundle.digest, replace(self.settings, machine=machine))
+        settings = replace(self.settings, machine=machine)
+        return _unpickled, (model, self.bundle.digest, settings, self._own_questions)
 
     @cached_property
     def bundle(self) -> Bundle:
@@ -173,33 +175,60 @@ class Annotator:
             "answers may be poor; name a model for these texts with --model"
         )
 
-    def stream(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def stream(
+        self,
+        batches: Iterable[pa.RecordBatch],
+        questions: Mapping[str, Any] | None = None,
+        layout: Literal["long", "wide"] = "long",
+    ) -> Iterator[pa.RecordBatch]:
         """Annotate record batches as they come, in order and in bounded memory.
 
         The batches must share one schema. The output's rows are the input's in order, in batches of its own
         size. Memory holds a few thousand rows at a time, and the answers of up to STREAM_PART_ROWS.
+        `questions` and `layout` as for `annotate`.
         """
+        asks = self._asks(questions, layout)
         stream = iter(batches)
         first = next(stream, None)
         if first is None:
             return
-        plan = self._plan(first.schema)
-        schema = self._output_schema(plan)
-        rows = chunks(_rows(plan, chain([first], stream)), STREAM_PART_ROWS)
-        for answered in self.road.answer(rows):
-            yield output_batch(answered, schema)
+        plan = self._plan(first.schema, asks)
+        schema = self._output_schema(plan, asks)
+        each = len(asks) if asks else 1
+        rows = chunks(_rows(plan, chain([first], stream)), STREAM_PART_ROWS, questions=each)
+        for answered in self.road.answer(rows, questions=asks):
+            yield from output_batches(answered, schema, wide=asks is not None and asks.wide)
 
-    def annotate(self, table: Any) -> Any:
+    def annotate(
+        self,
+        table: Any,
+        questions: Mapping[str, Any] | None = None,
+        layout: Literal["long", "wide"] = "long",
+    ) -> Any:
         """The table with the answer columns added; a row that cannot be judged has its code in `qa_error`.
 
         Takes pyarrow, polars and pandas tables, lists of dicts, and anything with `__arrow_c_stream__`, and
         returns the same kind (of the last, a pyarrow table).
-        """
-        return annotated_as_given(table, self.stream, self.schema)
 
-    def schema(self, input_schema: pa.Schema) -> pa.Schema:
+        Every row is asked `questions` if they are given: {"brand": "What brand is it?"}, or in the place of
+        a text {"question": text, "threshold": number}. `layout` "long" gives a row for each question, "wide"
+        a column.
+        """
+        return annotated_as_given(
+            table,
+            lambda batches: self.stream(batches, questions, layout),
+            lambda schema: self.schema(schema, questions, layout),
+        )
+
+    def schema(
+        self,
+        input_schema: pa.Schema,
+        questions: Mapping[str, Any] | None = None,
+        layout: Literal["long", "wide"] = "long",
+    ) -> pa.Schema:
         """The schema of the output for tables of `input_schema`. Raises InputError where columns lack."""
-        return self._output_schema(self._plan(input_schema))
+        asks = self._asks(questions, layout)
+        return self._output_schema(self._plan(input_schema, asks), asks)
 
     def ask(
         self,
@@ -227,21 +256,44 @@ class Annotator:
         schema = output_schema(plan.schema, settings.reading.output_prefix, decoding.top_k)
         road = replace(self.road, rules=rules)
         answered = road.answer(chunks(_rows(plan, pairs.to_batches()), STREAM_PART_ROWS))
-        rows = [row for each in answered for row in output_batch(each, schema).to_pylist()]
+        rows = [
+            row for each in answered for batch in output_batches(each, schema) for row in batch.to_pylist()
+        ]
         return as_asked(rows, top_k, single=isinstance(question, str) and isinstance(context, str))
 
-    def _plan(self, schema: pa.Schema) -> ColumnPlan:
-        return ColumnPlan.of(schema, self.settings.reading, "the table")
+    @cached_property
+    def _own_questions(self) -> Questions | None:
+        """The questions of the settings: the options `ask` and `questions`."""
+        return Questions.of(self.settings.asking)
 
-    def _output_schema(self, plan: ColumnPlan) -> pa.Schema:
-        decoding, prefix = self.settings.decoding, self.settings.reading.output_prefix
-        return output_schema(plan.schema, prefix, decoding.top_k, decoding.most_answers)
+    def _asks(self, questions: Mapping[str, Any] | None, layout: Literal["long", "wide"]) -> Questions | None:
+        return self._own_questions if questions is None else Questions.given(questions, layout)
+
+    def _plan(self, schema: pa.Schema, asks: Questions | None) -> ColumnPlan:
+        reading = self.settings.reading
+        if asks is None:
+            return ColumnPlan.of(schema, reading, "the table")
+        with asks.explaining():
+            return ColumnPlan.of(schema, asks.reading(reading), "the table")
+
+    def _output_schema(self, plan: ColumnPlan, asks: Questions | None) -> pa.Schema:
+        return output_schema(
+            plan.schema,
+            self.settings.reading.output_prefix,
+            self.settings.decoding.top_k,
+            self.settings.decoding.most_answers,
+            wide=asks.wide_names if asks else None,
+            asked=asks is not None or plan.lists,
+        )
 
 
-def _unpickled(model: str | Path, digest: str, settings: RunSettings) -> Annotator:
+def _unpickled(
+    model: str | Path, digest: str, settings: RunSettings, questions: Questions | None
+) -> Annotator:
     """An annotator that loads nothing before it is used."""
     annotator = Annotator.__new__(Annotator)
     annotator.settings = settings
+    annotator._own_questions = questions  # noqa: SLF001
     annotator._model, annotator._digest, annotator._loaded = model, digest, None  # noqa: SLF001
     return annotator
 

@@ -13,12 +13,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from typing import Any
 
 import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
-from batchqa.records import Rows
+from batchqa.records import QUESTIONS_TYPE, Rows
 
 ROWS = 1000
 """Rows that are looked at in a run, from the first on."""
@@ -122,12 +123,15 @@ def script_of(letter: str) -> str:
 
 
 class FirstTexts:
-    """The beginnings of the first distinct contexts and questions of some rows, gathered as the rows pass."""
+    """The beginnings of the first distinct contexts and questions of some rows, gathered as the rows pass.
 
-    def __init__(self) -> None:
+    `questions` are those that every row is asked, where the rows do not bring their own.
+    """
+
+    def __init__(self, questions: Iterable[str] = ()) -> None:
         self._rows_left = ROWS
         self._contexts: dict[str, None] = {}
-        self._questions: dict[str, None] = {}
+        self._questions = {text[:TEXT_CHARACTERS]: None for text in islice(questions, TEXTS)}
 
     @property
     def complete(self) -> bool:
@@ -156,7 +160,10 @@ class FirstTexts:
 
     def _add(self, rows: Rows) -> None:
         head = rows.slice(0, min(self._rows_left, len(rows)))
-        for column, gathered in ((head.context, self._contexts), (head.question, self._questions)):
+        questions = head.question
+        if questions.type == QUESTIONS_TYPE:
+            questions = pc.struct_field(pc.list_flatten(questions), "question")
+        for column, gathered in ((head.context, self._contexts), (questions, self._questions)):
             short = pc.unique(pc.utf8_slice_codeunits(column, 0, TEXT_CHARACTERS)).drop_null()
             for text in short.to_pylist():
                 if len(gathered) == TEXTS:

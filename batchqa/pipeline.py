@@ -17,7 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from batchqa.records import AnsweredChunk, Chunk, PaddedBatch, Windows
+from batchqa.records import AnsweredChunk, BatchLogits, Chunk, PaddedBatch, Windows
+from batchqa.steps.asking import Questions, asked, whole
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.decoding import Decoder, DecodingRules
 from batchqa.steps.pairing import AnswerCache, EarlierAnswers, answered_rows, pairs_of
@@ -53,19 +54,20 @@ class Road:
         chunks: Iterable[Chunk],
         on_scored: Callable[[Chunk, float], None] | None = None,
         earlier: EarlierAnswers | None = None,
+        questions: Questions | None = None,
     ) -> Iterator[AnsweredChunk]:
         """Answer the chunks, in order; they must come part by part.
 
-        `on_scored` is told after each batch which share of its chunk's tokens has been scored: a chunk can
-        take minutes. Pairs that `earlier` answers are not scored. Closing the iterator early stops the
-        threads. An error of any step, and of `chunks` itself, is raised here.
+        With `questions` each row is asked them all. `on_scored` is told after each batch which share of its
+        chunk has been scored: a chunk can take minutes. Pairs that `earlier` answers are not scored. Closing
+        the iterator early stops the threads. An error of any step, and of `chunks` itself, is raised here.
         """
         cache = AnswerCache(self.rules.top_k, self.rules.most_answers, earlier)
         windower, decoder = self.windower.fresh(), Decoder(self.rules)
         stop, process = threading.Event(), os.getpid()
         windows = side_by_side(
             lambda chunk: windower.windows(pairs_of(chunk, cache)),
-            chunks,
+            asked(chunks, questions),
             width=1,
             ahead=CHUNKS_AHEAD,
             name="batchqa-windowing",
@@ -80,20 +82,8 @@ class Road:
             name="batchqa-device",
             stop=stop,
         )
-        tokens = 0
         try:
-            for logits in scored:
-                answers = decoder.add(logits)
-                batch = logits.batch
-                tokens = 0 if batch.last else tokens + int(batch.windows.length[batch.index].sum())
-                if on_scored is not None and tokens:
-                    on_scored(batch.windows.pairs.chunk, tokens / int(batch.windows.length.sum()))
-                if answers is not None:
-                    answered = answered_rows(
-                        answers, cache, self.rules.threshold if self.rules.abstains else None
-                    )
-                    _check_count(answered)
-                    yield answered
+            yield from whole(_decoded(scored, decoder, cache, self.rules, on_scored))
         finally:
             if os.getpid() == process:  # else the threads are another process's
                 stop.set()
@@ -104,6 +94,34 @@ class Road:
     def _batches(self, windows: Iterable[Windows]) -> Iterator[PaddedBatch]:
         for chunk in windows:
             yield from padded_batches(chunk, self.scorer.budget, self.scorer.length_bucket)
+
+
+def _decoded(
+    scored: Iterable[BatchLogits],
+    decoder: Decoder,
+    cache: AnswerCache,
+    rules: DecodingRules,
+    on_scored: Callable[[Chunk, float], None] | None,
+) -> Iterator[AnsweredChunk]:
+    tokens = 0
+    for logits in scored:
+        answers = decoder.add(logits)
+        batch = logits.batch
+        tokens = 0 if batch.last else tokens + int(batch.windows.length[batch.index].sum())
+        if on_scored is not None and tokens:
+            on_scored(*_share(batch.windows.pairs.chunk, tokens / int(batch.windows.length.sum())))
+        if answers is not None:
+            answered = answered_rows(answers, cache, rules.threshold if rules.abstains else None)
+            _check_count(answered)
+            yield answered
+
+
+def _share(chunk: Chunk, share: float) -> tuple[Chunk, float]:
+    """The chunk of records that a chunk of questions belongs to, and which share of those is scored."""
+    if chunk.asked is None:
+        return chunk, share
+    first, end = chunk.asked.record[0], chunk.asked.record[-1] + 1
+    return chunk.asked.records, float(first + share * (end - first)) / len(chunk.asked.records.rows)
 
 
 class _Handover:

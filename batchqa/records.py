@@ -52,8 +52,20 @@ ROW_STATUSES = (
     "empty_context",
     "empty_question",
     "question_too_long",
+    "low_score",
 )
 """Codes of `qa_error` that say why a good row was not judged; they count only with `--strict`."""
+
+
+QUESTION_CODES = (
+    "null_question",
+    "empty_question",
+    "question_too_long",
+    "low_score",
+    "oom",
+    "crashed",
+)
+"""Codes that are of one question; the others are of the record, however many questions it is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +101,11 @@ class Rows:
     answer: pa.string() or pa.large_string(), valid UTF-8, null where there is none to judge. A row that has
     an entry in `faults` (by position) is not answered. `cursor_after(n)` is the place after the first n rows,
     `locate(i)` that of row i for messages: file and line or row, from 1.
+
+    Where a record is asked several questions, reading gives one row for each record: `question` is an array
+    of QUESTIONS_TYPE (each row brings its own), or all null, and `values` has the columns that questions are
+    made with, as texts, under their dotted paths. The step `asking` makes one row of each record and question
+    of it; `context` and `question` are dictionary arrays then, so that each distinct text is held once.
     """
 
     columns: pa.RecordBatch
@@ -98,6 +115,7 @@ class Rows:
     first_record: int
     cursor_after: Callable[[int], Cursor]
     locate: Callable[[int], str]
+    values: pa.RecordBatch | None = None
 
     def __len__(self) -> int:
         return len(self.context)
@@ -114,6 +132,7 @@ class Rows:
             first_record=self.first_record + start,
             cursor_after=lambda count: cursor_after(start + count),
             locate=lambda row: locate(start + row),
+            values=None if self.values is None else self.values.slice(start, end - start),
         )
 
 
@@ -122,12 +141,30 @@ class Chunk:
     """The look-ahead buffer: consecutive rows of one part whose windows are sorted and batched together.
 
     The cut depends on the part's rows alone (not on how they were read), so that a resumed run makes the
-    same batches. `last_of_part` marks the chunk with which a part is complete.
+    same batches. `last_of_part` marks the chunk with which a part is complete. `asked` is there where `rows`
+    are not the records themselves, but the questions that they are asked.
     """
 
     rows: Rows
     part: int
     last_of_part: bool
+    asked: Asked | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """What the rows of a chunk are, where records are asked several questions: question after question.
+
+    record: int64, (rows,): which row of `records` it is asked of, ascending. columns: `name` and `question`,
+    strings, (rows,). threshold: float64, (rows,): the question's own no-answer threshold, NaN where it has
+    none; None where no question has one. A chunk of many questions comes in pieces; `last` marks the last.
+    """
+
+    records: Chunk
+    record: Int64
+    columns: pa.RecordBatch
+    threshold: Float64 | None
+    last: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +278,8 @@ class EncodedContext(Protocol):
 class Pairs:
     """The distinct (context, question) pairs of a chunk, and which of them each row asks.
 
-    Pairs are in the order in which the rows first ask them; `contexts` and `questions` are distinct texts.
+    Pairs are in the order in which the rows first ask them; `contexts` and `questions` are distinct texts. A
+    question with two no-answer thresholds is two questions.
 
     context, question: int32, (pairs,): each pair's places in `contexts` and `questions`.
     number: int64, (pairs,): under which the part's pairs are kept (`steps/pairing`), in order; the answers of
@@ -250,6 +288,8 @@ class Pairs:
     reused: int32, (reused,): those of them that an earlier output answers, with `reused_answers`; the columns
     are those of `pair_schema`.
     row_pair: int32, (rows,): the pair that answers each row, -1 for a row that `faults` names.
+    threshold: float64, (questions,): each question's own no-answer threshold, NaN where it has none; None
+    where none has.
     """
 
     chunk: Chunk
@@ -264,6 +304,7 @@ class Pairs:
     reused_answers: pa.RecordBatch
     row_pair: Int32
     faults: Mapping[int, RowFault]
+    threshold: Float64 | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -347,7 +388,8 @@ class PairAnswers:
 class AnsweredChunk:
     """A chunk with its answers, in the rows' order.
 
-    answers: one Arrow record batch with the columns of `ANSWER_FIELDS` (and `candidates` with top-k).
+    answers: one Arrow record batch with the columns of `ANSWER_FIELDS` (and `candidates` with top-k). With
+    `asked`, `chunk` has the records, and there is an answer for each question that they were asked.
     """
 
     chunk: Chunk
@@ -355,7 +397,16 @@ class AnsweredChunk:
     windows: int
     questions_cut: int
     reused_rows: int
+    asked: Asked | None = None
 
+
+QUESTIONS_TYPE = pa.list_(
+    pa.struct([pa.field("name", pa.string()), pa.field("question", pa.string())]),
+)
+"""The questions of a row that brings several; their names may be null."""
+
+ASKED_FIELDS = (pa.field("name", pa.string()), pa.field("question", pa.string()))
+"""The columns that say what was asked, where a record has a row for each question."""
 
 CANDIDATE_TYPE = pa.list_(
     pa.struct(

@@ -21,10 +21,11 @@ from batchqa.domains import (
     Domain,
     Percent,
     Rows,
+    Share,
     check_fields,
     shown,
 )
-from batchqa.errors import SettingsError
+from batchqa.errors import InputError, SettingsError
 
 DEFAULT_MAX_LENGTH = 384
 """Tokens of a window where neither the user nor the model says otherwise (run_qa's default)."""
@@ -41,7 +42,12 @@ Cores = Annotated[int, Between(1, 1024)]
 
 @dataclass(frozen=True, slots=True)
 class ReadingSettings:
-    """Where the texts stand in the input, which columns pass through, and the bounds of a record."""
+    """Where the texts stand in the input, which columns pass through, and the bounds of a record.
+
+    `template_columns` and `added_columns` are no options: a job that asks its own questions sets them. The
+    first are the columns that its questions hold, and there is no column of questions then; the second the
+    names of the columns that it adds, without their prefix.
+    """
 
     context: str = "context"
     question: str = "question"
@@ -55,11 +61,44 @@ class ReadingSettings:
     max_context_chars: Count = 10_000_000
     max_zstd_window: Annotated[int, Between(1024, 2**31)] = 2**27  # bytes; what the command zstd allows
     if_no_input: Literal["fail", "skip"] = "fail"
+    template_columns: tuple[str, ...] | None = None
+    added_columns: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
         if self.keep is not None and self.drop:
             raise SettingsError("--keep and --drop exclude each other: name the columns in one of them")
+
+    @property
+    def text_columns(self) -> tuple[tuple[str, str], ...]:
+        """The columns with the texts: the option that names each one, and its name."""
+        if self.template_columns is None:
+            return ("context", self.context), ("question", self.question)
+        return ("context", self.context), *(("ask", name) for name in self.template_columns)
+
+
+class TemplateColumnError(InputError):
+    """The column `column` of `template_columns` is not in the input, or has no text."""
+
+    def __init__(self, column: str, message: str) -> None:
+        super().__init__(message)
+        self.column = column
+
+
+@dataclass(frozen=True, slots=True)
+class AskingSettings:
+    """The questions that every row is asked, where the rows do not bring their own.
+
+    `ask` has them as NAME=QUESTION, `questions` names a file of them; what they may be is in
+    docs/asking.md. `layout` is how the answers are written: a row for each question, or a column.
+    """
+
+    ask: tuple[str, ...] = ()
+    questions: str | None = None
+    layout: Literal["long", "wide"] = "long"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +122,7 @@ class DecodingSettings:
     """How logits become an answer. `no_answer_threshold` None means the bundle's.
 
     With `answers` "all" there is a list of all answers beside the best one, at most `max_answers` long.
+    An answer with a score below `min_score` is none.
     """
 
     max_answer_length: Count = 30
@@ -93,6 +133,7 @@ class DecodingSettings:
     top_k: CountOrZero = 0
     overlapping_candidates: bool = False
     raw_score: bool = False
+    min_score: Share | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -204,6 +245,7 @@ class RunSettings:
     """All settings of a run."""
 
     reading: ReadingSettings = field(default_factory=ReadingSettings)
+    asking: AskingSettings = field(default_factory=AskingSettings)
     windows: WindowSettings = field(default_factory=WindowSettings)
     decoding: DecodingSettings = field(default_factory=DecodingSettings)
     machine: MachineSettings = field(default_factory=MachineSettings)
@@ -220,6 +262,8 @@ class RunSettings:
         limit = left.get("max_errors")
         if isinstance(limit, (str, int)) and not isinstance(limit, bool):
             left["max_errors"] = ErrorLimit.parse(str(limit))
+        if isinstance(left.get("ask"), Mapping):
+            left["ask"] = tuple(f"{name}={question}" for name, question in left["ask"].items())
 
         if isinstance(reuse := left.get("reuse", ()), (str, Path)):
             reuse = [reuse]
@@ -230,6 +274,7 @@ class RunSettings:
 
         settings = cls(
             take(ReadingSettings),
+            take(AskingSettings),
             take(WindowSettings),
             take(DecodingSettings),
             take(MachineSettings),
@@ -245,9 +290,10 @@ class RunSettings:
 
         Device, threads and batch size are not among them: they change floats within the tolerance of
         docs/contract.md (Equality). What zstd may hold only decides whether an input can be read, and what
-        happens without input whether there is an output.
+        happens without input whether there is an output. The questions that are asked are not among the
+        options: what a file says of them counts, not its name.
         """
-        without_effect = {"max_zstd_window", "if_no_input"}
+        without_effect = {"max_zstd_window", "if_no_input", "template_columns", "added_columns"}
         return {
             "reading": {k: v for k, v in asdict(self.reading).items() if k not in without_effect},
             "windows": asdict(self.windows),

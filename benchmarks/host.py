@@ -37,7 +37,7 @@ from batchqa.steps.pairing import AnswerCache, answered_rows, pairs_of
 from batchqa.steps.reading import open_source
 from batchqa.steps.scoring import score_batch
 from batchqa.steps.windowing import Windower, open_tokenizer
-from batchqa.steps.writing import output_batch, output_schema
+from batchqa.steps.writing import output_batches, output_schema
 from benchmarks.measuring import HERE, WORK, keep, spread
 
 T = TypeVar("T")
@@ -173,7 +173,7 @@ def _road(file: Path) -> dict[str, float]:
     scored = clock.each("scoring", (score_batch(scorer, batch) for batch in batches))
     decoded = clock.each("decoding", (a for s in scored if (a := decoder.add(s)) is not None))
     answered = clock.each("unpairing", (answered_rows(answers, cache) for answers in decoded))
-    written = clock.each("writing", ((a, output_batch(a, schema)) for a in answered))
+    written = clock.each("writing", ((a, b) for a in answered for b in output_batches(a, schema)))
     target = Target.parse(str(WORK / "host-out.parquet"))
     with open_output(
         target,

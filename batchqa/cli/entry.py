@@ -25,6 +25,7 @@ from batchqa.cache import cache_folders
 from batchqa.cli.options import (
     Commands,
     answer_options,
+    asking_options,
     columns_option,
     config_option,
     error_options,
@@ -141,7 +142,15 @@ def commands() -> None:
     "-o", "--output", required=True, metavar="OUTPUT", help=".parquet or .jsonl file, folder/, or - (JSONL)."
 )
 @model_option
-@together(text_options, reading_options, answer_options, machine_options, error_options, output_options)
+@together(
+    text_options,
+    asking_options,
+    reading_options,
+    answer_options,
+    machine_options,
+    error_options,
+    output_options,
+)
 @click.option("--dry-run", is_flag=True, help="Read, count and estimate; write nothing.")
 @click.option(
     "--summary",

@@ -22,6 +22,7 @@ from click.core import ParameterSource
 
 from batchqa.domains import Domain, domains_of, shown
 from batchqa.settings import (
+    AskingSettings,
     DecodingSettings,
     ErrorSettings,
     MachineSettings,
@@ -38,6 +39,7 @@ VARIABLES = "BATCHQA_"
 
 _STEPS = (
     ReadingSettings,
+    AskingSettings,
     WindowSettings,
     DecodingSettings,
     MachineSettings,
@@ -321,6 +323,23 @@ text_options = together(
     setting("--question", "Column with the questions.", metavar="COLUMN"),
 )
 
+asking_options = together(
+    setting(
+        "--ask",
+        "Ask this of every row, which then needs no question; {column} is the row's value. Repeat it.",
+        metavar="NAME=QUESTION",
+        multiple=True,
+        type=_Name(),
+    ),
+    setting(
+        "--questions",
+        "File of questions to ask of every row: TOML, JSONL, CSV or Parquet with name, question and perhaps "
+        "a no-answer threshold for each.",
+        metavar="FILE",
+    ),
+    setting("--layout", "A row for each question that a row is asked, or a column (a struct) for each."),
+)
+
 prefix_option = setting("--output-prefix", "Prefix of the names of the added columns.", metavar="TEXT")
 
 columns_option = together(
@@ -399,6 +418,12 @@ answer_options = together(
     setting(
         "--no-answer",
         "Whether the model may give no answer; auto: if it was trained to abstain.",
+    ),
+    setting(
+        "--min-score",
+        "An answer with a lower score becomes no answer, with the status low_score.",
+        metavar="SHARE",
+        show_default="any score will do",
     ),
     setting("--answers", "Also list all spans that pass the threshold and do not overlap, as `answers`."),
     setting("--max-answers", "Length of that list at most.", metavar="N"),

@@ -23,6 +23,7 @@ from batchqa.machine import cpu_quota, peak_memory
 from batchqa.output.part_writer import ROW_GROUP_BYTES
 from batchqa.pipeline import side_by_side
 from batchqa.records import (
+    QUESTION_CODES,
     ROW_ERRORS,
     AnsweredChunk,
     BatchLogits,
@@ -62,6 +63,7 @@ NAMED_ROWS = 5
 class Estimate:
     """What a run would meet, and about how long it would take on this machine.
 
+    `rows` are input rows, `questions` what they are asked; `errors` and `statuses` count as in a summary.
     `tokens` are those of all windows, padding included. `seconds` is what the run's own summary would say,
     `startup_seconds` included; `host_seconds` is the part of it that reading, tokenizing, batching and
     decoding need by themselves, `model_seconds` the model, and the two overlap. `memory_bytes` is the sum of
@@ -71,6 +73,7 @@ class Estimate:
     """
 
     rows: int
+    questions: int
     errors: dict[str, int]
     statuses: dict[str, int]
     windows: int
@@ -118,7 +121,8 @@ def estimate(
     faults.update({code: round(n * share) for code, n in sample.faults.items() if code not in faults})
     resolved = annotator.resolved
     return Estimate(
-        rows=counted.rows,
+        rows=counted.records,
+        questions=counted.rows,
         errors={code: n for code, n in faults.items() if code in ROW_ERRORS},
         statuses={code: n for code, n in faults.items() if code not in ROW_ERRORS},
         windows=windows,
@@ -127,7 +131,7 @@ def estimate(
         host_seconds=round(float(host[0]), 3),
         model_seconds=round(model, 3),
         seconds=round(startup_seconds + seconds, 3),
-        rows_per_second=round(counted.rows / seconds, 1) if seconds else 0.0,
+        rows_per_second=round(counted.records / seconds, 1) if seconds else 0.0,
         memory_bytes=peak_memory() + _remembered_bytes(sample, counted, annotator.road.rules),
         model=annotator.bundle.manifest.name,
         variant=resolved.variant,
@@ -195,11 +199,13 @@ class _Part:
 class _Counted:
     """What is known of every row without a tokenizer.
 
+    `rows` are those of the road, one for each question that the `records` are asked.
     Distinct contexts and pairs are distinct within their part, as for the windower. `lengths`: of the
     distinct pairs, how many have a context of 2 ** (place / BINS_PER_DOUBLING) bytes.
     """
 
     earlier: EarlierAnswers = field(default_factory=EarlierAnswers)
+    records: int = 0
     rows: int = 0
     reused_rows: int = 0
     chunks: int = 0
@@ -218,11 +224,19 @@ class _Counted:
         part, rows = self._part, chunk.rows
         self.rows += len(rows)
         self.chunks += 1
-        self.faults.update(fault.code for fault in rows.faults.values())
-        self.named += [rows.faults[row] for row in sorted(rows.faults)][: NAMED_ROWS - len(self.named)]
+        if chunk.asked is None:
+            self.records += len(rows)
+        elif chunk.asked.last:
+            self.records += len(chunk.asked.records.rows)
+        faults = _faults(chunk)
+        self.faults.update(fault.code for fault in faults)
+        self.named += faults[: NAMED_ROWS - len(self.named)]
         before = part.context_bytes
         self._count_pairs(part, rows)
         part.column_bytes += rows.columns.nbytes
+        if chunk.asked is not None:
+            records = chunk.asked.records.rows
+            part.column_bytes += records.columns.nbytes * len(rows) // len(records)
         self.context_bytes += part.context_bytes - before
         self.most_pairs = max(self.most_pairs, len(part.pairs))
         self.most_column_bytes = max(self.most_column_bytes, part.column_bytes)
@@ -247,12 +261,33 @@ class _Counted:
         self.lengths += np.bincount(_bins(np.array(new_sizes, dtype=np.int64)), minlength=len(self.lengths))
 
 
+def _faults(chunk: Chunk) -> list[RowFault]:
+    """The faults of a chunk in order; what is wrong with a record is one, however much it is asked."""
+    faults = [(row, chunk.rows.faults[row]) for row in sorted(chunk.rows.faults)]
+    if chunk.asked is None:
+        return [fault for _, fault in faults]
+    record = chunk.asked.record
+    distinct = {
+        (row if fault.code in QUESTION_CODES else -1 - int(record[row]), fault.code): fault
+        for row, fault in faults
+    }
+    return list(distinct.values())
+
+
 def _hashes(texts: pa.Array) -> tuple[list[int | None], list[int]]:
     """Each text's hash (None for null) and its size in bytes."""
     encoded = texts.dictionary_encode()
     of_distinct = [hash(text) for text in encoded.dictionary.to_pylist()]
     hashes = [None if code is None else of_distinct[code] for code in encoded.indices.to_pylist()]
-    return hashes, pc.fill_null(pc.binary_length(texts), 0).to_pylist()
+    return hashes, _sizes(texts).tolist()
+
+
+def _sizes(texts: pa.Array) -> Int64:
+    """Each text's bytes, 0 for null: int64, (texts,)."""
+    encoded = texts.dictionary_encode()
+    sizes = pc.binary_length(encoded.dictionary).take(encoded.indices)
+    bytes_of: Int64 = pc.fill_null(sizes, 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    return bytes_of
 
 
 def _bins(sizes: Int64) -> Int64:
@@ -272,7 +307,8 @@ class _Slices:
 
     def add(self, rows: Rows) -> None:
         """Look at the next rows."""
-        size = max(sum(text.nbytes for text in (rows.context, rows.question)) // max(len(rows), 1), 1)
+        texts = (rows.context, rows.question)
+        size = max(sum(int(_sizes(text).sum()) for text in texts) // max(len(rows), 1), 1)
         count = max(min(SLICE_ROWS, SLICE_BYTES // size), 1)
         for begin in range(0, len(rows), count):
             if self._seen % self._step == 0:
@@ -293,13 +329,17 @@ def _copy(rows: Rows) -> Rows:
     places = [rows.locate(row) for row in range(len(rows))]
     return Rows(
         columns=pa.record_batch([pa.nulls(len(rows))], names=["none"]),
-        context=rows.context.take(every),
-        question=rows.question.take(every),
+        context=_plain(rows.context.take(every)),
+        question=_plain(rows.question.take(every)),
         faults=rows.faults,
         first_record=rows.first_record,
         cursor_after=lambda count: Cursor(row=count),
         locate=places.__getitem__,
     )
+
+
+def _plain(texts: pa.Array) -> pa.Array:
+    return texts.dictionary_decode() if pa.types.is_dictionary(texts.type) else texts
 
 
 @dataclass

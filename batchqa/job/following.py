@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchqa.output import PartRecord
-from batchqa.records import AnsweredChunk, Chunk
+from batchqa.records import QUESTION_CODES, AnsweredChunk, Asked, Chunk
 
 PAUSE_SECONDS = 0.1
 """Between two reports on batches at least: those of a small model come by the hundred."""
@@ -64,22 +66,29 @@ class _Stretch:
 
 @dataclass
 class Tally:
-    """What happened to the rows of a part, or of several."""
+    """What happened to the rows of a part, or of several.
+
+    `counts` are of questions. `errors` are of rows: what is wrong with a row counts once, however many
+    questions it is asked, and what is wrong with a question counts for each. `rows_out` are the rows written.
+    """
 
     rows: int = 0
+    rows_out: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
 
     def add(self, part: PartRecord) -> None:
         """Count a committed part."""
         self.rows += part.records_in
+        self.rows_out += part.rows_out
         self.errors.update(part.errors)
         self.counts.update(part.counts)
 
     def count(self, piece: AnsweredChunk) -> None:
         """Count the rows of a chunk."""
         answers = piece.answers
-        self.rows += len(answers)
+        self.rows += len(piece.chunk.rows)
+        self.counts["questions"] += len(answers)
         abstained = pc.sum(answers.column("no_answer")).as_py() or 0
         self.counts["no_answer"] += abstained
         self.counts["answered"] += len(answers) - answers.column("score").null_count - abstained
@@ -87,8 +96,16 @@ class Tally:
         self.counts["questions_cut"] += piece.questions_cut
         if piece.reused_rows:  # a job without them is recorded as ever
             self.counts["reused_rows"] += piece.reused_rows
-        for entry in pc.value_counts(answers.column("error").drop_null()).to_pylist():
-            self.errors[entry["values"]] += entry["counts"]
+        errors = answers.column("error")
+        for entry in pc.value_counts(errors.drop_null()).to_pylist():
+            code = entry["values"]
+            of_rows = piece.asked is not None and code not in QUESTION_CODES
+            self.errors[code] += _rows_with(code, errors, piece.asked) if of_rows else entry["counts"]
+
+
+def _rows_with(code: str, errors: pa.Array, asked: Asked | None) -> int:
+    assert asked is not None
+    return len(np.unique(asked.record[pc.indices_nonzero(pc.equal(errors, code)).to_numpy()]))
 
 
 class Follower:

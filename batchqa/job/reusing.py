@@ -61,6 +61,8 @@ def earlier_answers(
             notes.append(
                 f"nothing of {output.name} is reused, it was made differently: {'; '.join(differing)}"
             )
+        elif any("threshold" in question for question in made.get("asked", {}).get("questions", ())):
+            notes.append(f"nothing of {output.name} is reused: its questions have thresholds of their own")
         else:
             _add(answers, output, pair_schema(top_k, most_answers).names)
     answers.settle()

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import orjson
 import pyarrow as pa
 
@@ -43,10 +44,11 @@ from batchqa.output import (
 )
 from batchqa.records import ROW_ERRORS, AnsweredChunk, Rows
 from batchqa.settings import RunSettings
+from batchqa.steps.asking import Questions, asked
 from batchqa.steps.chunking import chunks
 from batchqa.steps.pairing import EarlierAnswers
 from batchqa.steps.reading import Source, open_source
-from batchqa.steps.writing import output_batch, output_schema
+from batchqa.steps.writing import output_batches, output_schema
 from batchqa.version import VERSION
 
 __all__ = ["Estimate", "Progress", "Summary", "dry_run", "run"]
@@ -62,6 +64,9 @@ NAMED_ERRORS = 5
 class Summary:
     """What a job did.
 
+    `rows` are input rows, `questions` what they were asked: one each, unless the job asks several. `answered`
+    and `no_answer` count questions, and so do `errors` and `statuses` that are of a question (`oom`,
+    `null_question`); those of a row (`bad_json`, `null_context`) count once, whatever it was asked.
     `seconds` run from the start to the published output, `startup_seconds` to the first row.
     `rows_per_second` is that of this run, without its startup and without `resumed_rows`, which an earlier
     run had committed. `commit_seconds` is the time spent in writing, committing and publishing.
@@ -73,6 +78,7 @@ class Summary:
     """
 
     rows: int
+    questions: int
     answered: int
     no_answer: int
     errors: dict[str, int]
@@ -128,13 +134,15 @@ def run(
     note, status = on_note or (lambda _: None), on_status or (lambda _: None)
     names = [str(name) for name in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
 
+    questions, settings = _asking(settings)
     target = Target.parse(str(output))
     if target.kind == "stdout" and settings.errors.on_error == "reject":
         raise SettingsError(
             "--on-error reject needs an output file: standard output has no room for the rejects"
         )
     stdout = _standard_output(target)
-    source = _open_input(names, settings, status, keep_raw=target.format == "jsonl")
+    with questions.explaining() if questions else nullcontext():
+        source = _open_input(names, settings, status, keep_raw=target.format == "jsonl")
     if source is None:
         _check_summary(summary, target, [])
         return _written(summary, _skipped(clock, str(model), target))
@@ -147,7 +155,14 @@ def run(
     earlier = None if settings.output.restart or settings.output.overwrite else _earlier(target)
     machine = earlier.pin(settings.machine) if earlier else settings.machine
     decoding, prefix = settings.decoding, settings.reading.output_prefix
-    schema = output_schema(source.schema, prefix, decoding.top_k, decoding.most_answers)
+    schema = output_schema(
+        source.schema,
+        prefix,
+        decoding.top_k,
+        decoding.most_answers,
+        wide=questions.wide_names if questions else None,
+        asked=questions is not None or source.lists,
+    )
     with ExitStack() as stack:
 
         def load() -> Annotator:
@@ -160,7 +175,7 @@ def run(
         # what a job resolved when it began is used again: no model is needed to see that it is done
         annotator = None if earlier else load()
         resolved = earlier or _loaded(annotator).resolved
-        fields = _fields(source, bundle, resolved, settings)
+        fields = _fields(source, bundle, resolved, settings, questions)
         commit = open_output(
             target,
             fields=fields,
@@ -188,7 +203,7 @@ def run(
                 status(f"resuming: {done:,}{of_all} rows are done")
             follower = Follower(clock, commit.committed, total, progress or (lambda _: None))
             answers = _earlier_answers(reusable, fields, annotator, note, status)
-            job = _Job(source, annotator, settings, commit, schema, follower, note, answers)
+            job = _Job(source, annotator, settings, questions, commit, schema, follower, note, answers)
             job.annotate()
             job.check_share_of_errors()
             source.check_unchanged()
@@ -217,22 +232,26 @@ def dry_run(
     clock = Clock(process_seconds() if whole_process else 0.0)
     settings = _one_of(settings, options)
     names = [str(name) for name in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
+    questions, settings = _asking(settings)
     target = Target.parse(str(output))
-    source = open_source(names, settings.reading)
+    with questions.explaining() if questions else nullcontext():
+        source = open_source(names, settings.reading)
     check_target(target, _inputs(names, source), settings.output.overwrite)
     note = on_note or (lambda _: None)
     for text in source.notes:
         note(text)
     reusable = find_earlier(settings.output.reuse, target)
-    first = FirstTexts()
+    first = FirstTexts(questions.texts if questions else ())
     rows = first.passing(_up_to(source.read(), settings.output.limit))
     with Annotator(open_model(model), settings=settings) as annotator:
         for text in annotator.engine.notes:
             note(text)
-        fields = _fields(source, annotator.bundle, annotator.resolved, settings)
+        fields = _fields(source, annotator.bundle, annotator.resolved, settings, questions)
         answers = _earlier_answers(reusable, fields, annotator, note, lambda _: None)
         startup = clock.seconds() - annotator.engine.measuring_seconds  # the run will not measure again
-        found = estimate(annotator, chunks(rows, settings.output.part_rows), startup, answers)
+        each = len(questions) if questions else 1
+        cut = chunks(rows, settings.output.part_rows, questions=each)
+        found = estimate(annotator, asked(cut, questions), startup, answers)
         if unlike := annotator.unlike_verified(first.texts):
             note(unlike)
     counted = [found.errors] + ([found.statuses] if settings.errors.strict else [])
@@ -249,6 +268,14 @@ def _one_of(settings: RunSettings | None, options: dict[str, Any]) -> RunSetting
     if settings is not None and options:
         raise TypeError(f"options are given twice, in settings and as {', '.join(sorted(options))}")
     return settings or RunSettings.from_options(options)
+
+
+def _asking(settings: RunSettings) -> tuple[Questions | None, RunSettings]:
+    """The questions that every row is asked, and the settings by which rows are read that are asked them."""
+    questions = Questions.of(settings.asking)
+    if questions is None:
+        return None, settings
+    return questions, replace(settings, reading=questions.reading(settings.reading))
 
 
 def _open_input(
@@ -287,6 +314,7 @@ class _Job:
         source: Source,
         annotator: Annotator,
         settings: RunSettings,
+        questions: Questions | None,
         commit: Commit | StreamCommit,
         schema: pa.Schema,
         follower: Follower,
@@ -296,13 +324,16 @@ class _Job:
         self._source = source
         self._annotator = annotator
         self._settings = settings
+        self._questions = questions
+        self._wide = questions is not None and questions.wide
         self._commit = commit
         self._schema = schema
         self._follower = follower
         self._named: list[str] = []
         self._note = note
         self._earlier = earlier
-        self._first = FirstTexts() if annotator.bundle.manifest.texts else None
+        texts = questions.texts if questions else ()
+        self._first = FirstTexts(texts) if annotator.bundle.manifest.texts else None
         self.unlike = ""
         self._versions = {"batchqa": VERSION, **_versions(annotator.resolved.engine)}
 
@@ -312,8 +343,9 @@ class _Job:
         for missing in self._commit.todo():
             rows = self._looked_at(missing, self._rows(missing))
             part_rows = self._settings.output.part_rows
-            cut = chunks(rows, part_rows, missing.first_part)
-            answered = self._annotator.road.answer(cut, self._follower.scored, self._earlier)
+            each = len(self._questions) if self._questions else 1
+            cut = chunks(rows, part_rows, missing.first_part, questions=each)
+            answered = self._annotator.road.answer(cut, self._follower.scored, self._earlier, self._questions)
             with closing(answered):  # type: ignore[type-var]
                 self._write_parts(answered)
         self._say_what_is_unlike(at_the_end=True)
@@ -380,27 +412,33 @@ class _Job:
     def _write(self, piece: AnsweredChunk, writer: PartWriter | StreamPart) -> None:
         """Write a chunk's rows, and those to be rejected to the rejects."""
         bad = self._bad_rows(piece)
-        batch = output_batch(piece, self._schema)
-        if bad and self._settings.errors.on_error == "reject":
-            keep = pa.array([row not in bad for row in range(len(batch))])
-            for row in sorted(bad):
-                writer.reject(_reject_line(piece, row, lines=self._source.lines))
-            batch = batch.filter(keep)
-        writer.write(batch)
+        rejected = bad if self._settings.errors.on_error == "reject" else {}
+        for row, at in rejected.items():
+            writer.reject(_reject_line(piece, row, at, lines=self._source.lines))
+        for batch in output_batches(piece, self._schema, wide=self._wide, without=rejected):
+            writer.write(batch)
+        if piece.asked is None or self._wide:
+            self._follower.part.rows_out += len(piece.chunk.rows) - len(rejected)
+        else:
+            self._follower.part.rows_out += int((~np.isin(piece.asked.record, list(rejected))).sum())
 
-    def _bad_rows(self, piece: AnsweredChunk) -> set[int]:
-        """Rows that count as errors; with --on-error fail the first one ends the run."""
+    def _bad_rows(self, piece: AnsweredChunk) -> dict[int, int]:
+        """Rows that count as errors, and for each its first answer that does, both by position.
+
+        With --on-error fail the first one ends the run.
+        """
         errors = piece.answers.column("error")
         if errors.null_count == len(errors):
-            return set()
+            return {}
         details = piece.answers.column("error_detail")
-        bad = set()
-        for row, code in enumerate(errors.to_pylist()):
+        bad: dict[int, int] = {}
+        for at, code in enumerate(errors.to_pylist()):
             if code is None or not self._counts_as_error(code):
                 continue
-            bad.add(row)
-            if len(self._named) < NAMED_ERRORS:
-                self._named.append(f"{code} at {details[row].as_py()}")
+            bad.setdefault(at if piece.asked is None else int(piece.asked.record[at]), at)
+            named = f"{code} at {details[at].as_py()}"
+            if len(self._named) < NAMED_ERRORS and named not in self._named:
+                self._named.append(named)
             if self._settings.errors.on_error == "fail":
                 raise LimitError(
                     f"--on-error fail: {self._named[0]}; correct the row, or choose annotate or reject"
@@ -421,6 +459,7 @@ class _Job:
             counts=tally.counts,
             versions=self._versions,
             device=self._annotator.resolved.device,
+            rows_out=tally.rows_out,
         )
         self._follower.part_committed(record)
 
@@ -449,14 +488,14 @@ class _Job:
         )
 
 
-def _reject_line(piece: AnsweredChunk, row: int, *, lines: bool) -> bytes:
-    """A rejected row as JSON: which record, why, and its columns or line as they were read."""
+def _reject_line(piece: AnsweredChunk, row: int, at: int, *, lines: bool) -> bytes:
+    """A rejected row as JSON: which record, why (answer `at`), and its columns or line as they were read."""
     rows, answers = piece.chunk.rows, piece.answers
     (as_read,) = jsonlines.lines(rows.columns.slice(row, 1), originals=lines)
     record = {
         "record": rows.first_record + row,
-        "error": answers.column("error")[row].as_py(),
-        "error_detail": answers.column("error_detail")[row].as_py(),
+        "error": answers.column("error")[at].as_py(),
+        "error_detail": answers.column("error_detail")[at].as_py(),
         "row": orjson.Fragment(as_read.strip()),
     }
     return orjson.dumps(record)
@@ -513,7 +552,9 @@ def _loaded(annotator: Annotator | None) -> Annotator:
     return annotator
 
 
-def _fields(source: Source, bundle: Bundle, resolved: Resolved, settings: RunSettings) -> dict[str, Any]:
+def _fields(
+    source: Source, bundle: Bundle, resolved: Resolved, settings: RunSettings, questions: Questions | None
+) -> dict[str, Any]:
     """What the fingerprint is made of: all that can change the output, so not device, threads, batch size."""
     asked = settings.machine
     engine = resolved.engine if asked.engine == "auto" else asked.engine
@@ -526,6 +567,8 @@ def _fields(source: Source, bundle: Bundle, resolved: Resolved, settings: RunSet
         "versions": _versions(engine),
         "options": settings.of_the_output(),
     }
+    if questions is not None:
+        fields["asked"] = questions.to_record()
     if engine == "openvino":
         fields["arithmetic"] = resolved.compute_dtype if asked.arithmetic == "auto" else asked.arithmetic
     return fields
@@ -562,6 +605,7 @@ def _summary(
     working = seconds - startup
     return Summary(
         rows=rows,
+        questions=counts.get("questions", rows),
         answered=counts.get("answered", 0),
         no_answer=counts.get("no_answer", 0),
         errors={code: n for code, n in errors.items() if code in ROW_ERRORS},
@@ -604,6 +648,7 @@ def _skipped(clock: Clock, model: str, target: LocalTarget | ObjectTarget) -> Su
     seconds = round(clock.seconds(), 3)
     return Summary(
         rows=0,
+        questions=0,
         answered=0,
         no_answer=0,
         errors={},

@@ -83,18 +83,21 @@ class PartWriter:
         counts: Mapping[str, int],
         versions: Mapping[str, str],
         device: str,
+        rows_out: int | None = None,
     ) -> PartRecord:
         """Make the part durable: after this returns it survives any kill.
 
-        `records_in` input records went in; each is a row or a rejected line, anything else is a ValueError.
+        `records_in` input records went in; each is a row or a rejected line, or all that are not rejected are
+        `rows_out` rows together. Anything else is a ValueError.
         `cursor` is the place in the inputs after the last of them.
         """
         if not self._open:
             raise ValueError(f"part {self._part} is closed already")
-        if self._rows + self._rejects.count != records_in or records_in > self._part_rows:
+        expected = records_in - self._rejects.count if rows_out is None else rows_out
+        if self._rows != expected or records_in > self._part_rows:
             raise ValueError(
                 f"part {self._part}: {records_in} records in, but {self._rows} rows and {self._rejects.count}"
-                f" rejects out (at most {self._part_rows})"
+                f" rejects out ({expected} rows expected, of at most {self._part_rows} records)"
             )
         with files.translated(f"committing part {self._part} of {self._staging.what}"):
             self._flush()

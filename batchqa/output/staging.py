@@ -146,7 +146,8 @@ class Staging:
                 record.part == part
                 and record.first_record == part * part_rows
                 and record.rows_out == footer.metadata.num_rows
-                and record.rows_out + record.rejects == record.records_in <= part_rows
+                and record.rows_out + record.rejects >= record.records_in  # more where they ask several
+                and record.records_in <= part_rows
                 and footer.schema_arrow.equals(schema)
             )
             return record if sound and self._has_rejects(record) else None

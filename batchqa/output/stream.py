@@ -111,9 +111,10 @@ class StreamPart:
         counts: Mapping[str, int],
         versions: Mapping[str, str],
         device: str,
+        rows_out: int | None = None,
     ) -> PartRecord:
         """Count the part."""
-        if self._rows != records_in:
+        if self._rows != (records_in if rows_out is None else rows_out):
             raise ValueError(f"part {self._part}: {records_in} records in, but {self._rows} rows out")
         record = PartRecord(
             fingerprint=self._commit.fingerprint,

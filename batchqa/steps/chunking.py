@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchqa.records import Chunk, Cursor, Int64, Rows
+from batchqa.records import QUESTIONS_TYPE, Chunk, Cursor, Int64, Rows
 
 CHUNK_ROWS = 4096
 """Rows of a chunk at most: enough windows of each length for batches without much padding.
@@ -25,45 +25,58 @@ CHUNK_BYTES = 8 * 2**20
 """UTF-8 bytes of text in a chunk at most, unless one row alone has more."""
 
 
-def chunks(rows: Iterable[Rows], part_rows: int, first_part: int = 0) -> Iterator[Chunk]:
+def chunks(
+    rows: Iterable[Rows], part_rows: int, first_part: int = 0, *, questions: int = 1
+) -> Iterator[Chunk]:
     """Cut a stream of rows that begins with the first row of part `first_part`.
 
-    Each part has `part_rows` rows, the last one fewer. A stream without any row gives no chunk.
+    Each part has `part_rows` rows, the last one fewer. A stream without any row gives no chunk. `questions`
+    are asked of each row, unless it brings a list of them: a row counts as often, and so does its context.
     """
     part, left = first_part, part_rows
     held: list[Rows] = []
-    rows_held = bytes_held = 0  # running: to measure all that is held for each piece would be quadratic
+    rows_held = asked_held = bytes_held = 0  # running: to measure all that is held would be quadratic
     for piece in rows:
         if not len(piece):
             continue
         held.append(piece)
         rows_held += len(piece)
-        bytes_held += _bytes_at_most(piece)
+        asked_held += int(_times_asked(piece, questions).sum())
+        bytes_held += _bytes_at_most(piece, questions)
         # one row more than fits shows that the stream goes on
-        while rows_held > _most_rows(left) or bytes_held > CHUNK_BYTES:
-            end = _chunk_end(held, left)
+        while rows_held > _most_rows(left, questions) or asked_held > CHUNK_ROWS or bytes_held > CHUNK_BYTES:
+            end = _chunk_end(held, left, questions)
             if end == rows_held:
                 break
             chunk, held = _split(held, end)
             yield Chunk(chunk, part, last_of_part=end == left)
             part, left = (part + 1, part_rows) if end == left else (part, left - end)
             rows_held -= end
-            bytes_held = sum(map(_bytes_at_most, held))
+            asked_held = sum(int(_times_asked(rest, questions).sum()) for rest in held)
+            bytes_held = sum(_bytes_at_most(rest, questions) for rest in held)
     while held:
-        end = _chunk_end(held, left)
+        end = _chunk_end(held, left, questions)
         chunk, held = _split(held, end)
         yield Chunk(chunk, part, last_of_part=end == left or not held)
         part, left = (part + 1, part_rows) if end == left else (part, left - end)
 
 
-def _bytes_at_most(rows: Rows) -> int:
+def _times_asked(rows: Rows, questions: int) -> Int64:
+    """How many questions each row is asked, one where it has none: int64, (rows,)."""
+    if rows.question.type != QUESTIONS_TYPE:
+        return np.full(len(rows), questions, dtype=np.int64)
+    lengths: Int64 = pc.fill_null(pc.list_value_length(rows.question), 0).to_numpy().astype(np.int64)
+    return np.maximum(lengths, 1)
+
+
+def _bytes_at_most(rows: Rows, questions: int) -> int:
     """The bytes of the texts and a little more, quickly."""
-    return int(rows.context.nbytes + rows.question.nbytes)
+    return int(rows.context.nbytes * _times_asked(rows, questions).max() + rows.question.nbytes)
 
 
-def _most_rows(left: int) -> int:
+def _most_rows(left: int, questions: int) -> int:
     """Rows of the next chunk at most, when the part still lacks `left` rows: an even share of them."""
-    return -(-left // -(-left // CHUNK_ROWS))
+    return -(-left // -(-left // max(CHUNK_ROWS // questions, 1)))
 
 
 def _split(held: list[Rows], end: int) -> tuple[Rows, list[Rows]]:
@@ -78,19 +91,23 @@ def _split(held: list[Rows], end: int) -> tuple[Rows, list[Rows]]:
     return _join(taken), []
 
 
-def _chunk_end(held: list[Rows], left: int) -> int:
+def _chunk_end(held: list[Rows], left: int, questions: int) -> int:
     """How many of the rows held are the next chunk, when the part still lacks `left` rows (at least 1)."""
-    sizes = _text_bytes(held)
-    most = min(_most_rows(left), len(sizes))
-    fits = int(np.searchsorted(np.cumsum(sizes[:most]), CHUNK_BYTES, side="right"))
+    counts = np.concatenate([_times_asked(rows, questions) for rows in held])
+    sizes = _text_bytes(held, counts)
+    most = min(_most_rows(left, questions), len(sizes))
+    limits = ((sizes, CHUNK_BYTES), (counts, CHUNK_ROWS))
+    fits = min(int(np.searchsorted(np.cumsum(each[:most]), limit, side="right")) for each, limit in limits)
     return min(max(fits, 1), most)
 
 
-def _text_bytes(pieces: list[Rows]) -> Int64:
-    """The bytes of each row's texts."""
-    total: Int64 = np.zeros(sum(map(len, pieces)), np.int64)
-    for texts in ([rows.context for rows in pieces], [rows.question for rows in pieces]):
-        total += pc.fill_null(pc.binary_length(pa.chunked_array(texts)), 0).to_numpy()
+def _text_bytes(pieces: list[Rows], counts: Int64) -> Int64:
+    """The bytes of each row's texts, its context counted for each question."""
+    contexts = pa.chunked_array([rows.context for rows in pieces])
+    total: Int64 = pc.fill_null(pc.binary_length(contexts), 0).to_numpy() * counts
+    if pieces[0].question.type != QUESTIONS_TYPE:
+        questions = pa.chunked_array([rows.question for rows in pieces])
+        total = total + pc.fill_null(pc.binary_length(questions), 0).to_numpy()
     return total
 
 
@@ -100,6 +117,7 @@ def _join(pieces: list[Rows]) -> Rows:
     starts: list[int] = np.cumsum([0, *map(len, pieces)]).tolist()
     cursors = [piece.cursor_after for piece in pieces]
     places = [piece.locate for piece in pieces]
+    values = [piece.values for piece in pieces if piece.values is not None]
 
     def cursor_after(count: int) -> Cursor:
         piece = max(bisect_left(starts, count) - 1, 0)
@@ -121,4 +139,5 @@ def _join(pieces: list[Rows]) -> Rows:
         first_record=pieces[0].first_record,
         cursor_after=cursor_after,
         locate=locate,
+        values=pa.concat_batches(values) if values else None,
     )

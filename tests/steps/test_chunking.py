@@ -117,6 +117,8 @@ def test_rows_that_come_one_by_one_are_measured_a_few_times_each_however_many_th
     text_bytes = chunking._text_bytes
     monkeypatch.setattr(chunking, "CHUNK_ROWS", 1000)
     monkeypatch.setattr(chunking, "CHUNK_BYTES", 10**6)
-    monkeypatch.setattr(chunking, "_text_bytes", lambda held: measured.append(len(held)) or text_bytes(held))
+    monkeypatch.setattr(
+        chunking, "_text_bytes", lambda held, n: measured.append(len(held)) or text_bytes(held, n)
+    )
     assert _cut([1] * 3000, 100_000)
     assert sum(measured) <= 2 * 3000

@@ -59,6 +59,7 @@ class DecodingRules:
     trained_to_abstain: bool = True
     most_answers: int = 0
     overlapping_candidates: bool = False
+    min_score: float | None = None
 
     @classmethod
     def join(
@@ -79,6 +80,7 @@ class DecodingRules:
             trained_to_abstain=trained_to_abstain,
             most_answers=settings.most_answers,
             overlapping_candidates=settings.overlapping_candidates,
+            min_score=settings.min_score,
         )
 
     @property
@@ -199,7 +201,7 @@ class Decoder:
         good[list(pairs.failed)] = False
         with np.errstate(invalid="ignore", over="ignore"):
             odds = pairs.null - pairs.best
-            abstained = good & rules.abstains & (odds > rules.threshold)
+            abstained = good & rules.abstains & (odds > _thresholds(windows, rules.threshold))
             with_null = np.logaddexp(pairs.log_sum, pairs.null)
             total = with_null if rules.abstains else pairs.log_sum
             chosen = np.where(abstained, pairs.null, pairs.best)
@@ -212,21 +214,37 @@ class Decoder:
                     decided = Decided(np.exp(chosen - pairs.log_sum), np.full_like(odds, np.nan))
                 score = rules.calibrate(decided, abstained)
         answered = good & ~abstained
+        may_abstain = rules.abstains or rules.min_score is not None
+        failed: list[str | None] = [pairs.failed.get(pair) for pair in range(len(good))]
+        if rules.min_score is not None:
+            low = answered & (score.astype(np.float32) < np.float32(rules.min_score))
+            answered, abstained = answered & ~low, abstained | low
+            for pair in np.flatnonzero(low).tolist():
+                failed[pair] = "low_score"
         starts, ends = _spans_of(windows, pairs, answered)
         missing = ~good
         columns: list[pa.Array] = [
             pa.array(starts, pa.int32(), mask=~answered),
             pa.array(ends, pa.int32(), mask=~answered),
             pa.array(score.astype(np.float32), mask=missing),
-            pa.array(abstained, mask=missing | (not rules.abstains)),
+            pa.array(abstained, mask=missing | (not may_abstain)),
             pa.array(odds.astype(np.float32), mask=missing | (not rules.abstains)),
-            pa.array([pairs.failed.get(pair) for pair in range(len(good))], pa.string()),
+            pa.array(failed, pa.string()),
         ]
         if rules.top_k:
             columns.append(_candidates_of(pairs, good, total))
         if rules.most_answers:
             columns.append(_answers_of(pairs, good, total))
         return pa.record_batch(columns, schema=pair_schema(rules.top_k, rules.most_answers))
+
+
+def _thresholds(windows: Windows, default: float) -> Float64:
+    """The no-answer threshold of each asked pair: float64, (asked,)."""
+    pairs = windows.pairs
+    if pairs.threshold is None:
+        return np.full(len(pairs.to_ask), default)
+    own = pairs.threshold[pairs.question[pairs.to_ask]]
+    return np.where(np.isnan(own), default, own)
 
 
 @dataclass(frozen=True, slots=True)

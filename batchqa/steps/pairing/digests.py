@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchqa.records import Int32, Int64
+from batchqa.records import Float64, Int32, Int64
 
 UInt64 = npt.NDArray[np.uint64]
 
@@ -21,11 +21,13 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd: no two digests become the same
 class DistinctTexts:
     """A column of texts: the distinct ones, and each row's place among them.
 
-    codes: int64, (rows,), -1 for null.
+    codes: int64, (rows,), -1 for null. threshold: float64, (texts,): each question's own no-answer threshold,
+    NaN for those without; None where no question has one. A text with two thresholds is two.
     """
 
     codes: Int64
     texts: list[str]
+    threshold: Float64 | None = None
 
     @classmethod
     def of(cls, column: pa.Array) -> DistinctTexts:
@@ -40,9 +42,22 @@ class DistinctTexts:
         encoded = column.dictionary.take(pa.array(used, mask=used < 0)).dictionary_encode()
         return cls(_codes(encoded)[place], encoded.dictionary.to_pylist())
 
+    def split_by(self, threshold: Float64) -> DistinctTexts:
+        """The same with a threshold for each row: float64, (rows,)."""
+        distinct, place = np.unique(threshold, return_inverse=True)
+        both = np.where(self.codes < 0, -1, self.codes * len(distinct) + place)
+        used = np.unique(both[both >= 0])
+        text, own = np.divmod(used, len(distinct))
+        codes = np.where(both < 0, -1, np.searchsorted(used, both))
+        return DistinctTexts(codes, [self.texts[at] for at in text.tolist()], distinct[own])
+
     def digests(self) -> UInt64:
         """128 bits of each distinct text: uint64, (texts, 2)."""
-        joined = b"".join([blake2b(text.encode(), digest_size=16).digest() for text in self.texts])
+        texts = [text.encode() for text in self.texts]
+        if self.threshold is not None:
+            own = zip(texts, self.threshold, strict=True)
+            texts = [text if np.isnan(of_text) else text + b"\0" + of_text.tobytes() for text, of_text in own]
+        joined = b"".join([blake2b(text, digest_size=16).digest() for text in texts])
         return np.frombuffer(joined, dtype=np.uint64).reshape(-1, 2)
 
 

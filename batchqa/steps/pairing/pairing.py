@@ -18,6 +18,8 @@ def pairs_of(chunk: Chunk, cache: AnswerCache) -> Pairs:
     """
     rows = chunk.rows
     contexts, questions = DistinctTexts.of(rows.context), DistinctTexts.of(rows.question)
+    if chunk.asked is not None and chunk.asked.threshold is not None:
+        questions = questions.split_by(chunk.asked.threshold)
     # the last status is that of code -1
     context_status = [*(status_of_text("context", text) for text in contexts.texts), "null_context"]
     question_status = [*(status_of_text("question", text) for text in questions.texts), "null_question"]
@@ -53,6 +55,7 @@ def pairs_of(chunk: Chunk, cache: AnswerCache) -> Pairs:
         reused_answers=reused_answers,
         row_pair=row_pair,
         faults=faults,
+        threshold=questions.threshold,
     )
 
 

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from batchqa.records import (
     AnsweredChunk,
     Bool,
+    Float64,
     PairAnswers,
     Pairs,
     RowFault,
@@ -24,7 +25,8 @@ from .texts import with_texts
 def answered_rows(answered: PairAnswers, cache: AnswerCache, threshold: float | None = None) -> AnsweredChunk:
     """The chunk with its rows' answers: new ones are kept in `cache`, the others are taken from it.
 
-    Of all answers, where they are wanted, those remain whose odds are not above `threshold` (None: all).
+    Of all answers, where they are wanted, those remain whose odds are not above the question's own threshold,
+    or `threshold` where it has none (None: all remain).
     """
     windows, pairs = answered.windows, answered.windows.pairs
     new = np.concatenate([pairs.to_ask, pairs.reused])
@@ -34,7 +36,8 @@ def answered_rows(answered: PairAnswers, cache: AnswerCache, threshold: float | 
     of_pairs = cache.take(pairs.number)
     of_rows = pa.array(pairs.row_pair, mask=pairs.row_pair < 0)
     cut, reused = (pc.sum(of_pairs.column(name).take(of_rows)) for name in ("question_cut", "reused"))
-    answers = with_texts(of_pairs, pairs.contexts, pairs.context, threshold).take(of_rows)
+    limits = _limits(of_pairs, pairs, threshold)
+    answers = with_texts(of_pairs, pairs.contexts, pairs.context, limits).take(of_rows)
     errors = answers.column("error")
     faults = dict(pairs.faults)
     for row in np.flatnonzero(errors.is_valid().to_numpy(zero_copy_only=False)).tolist():
@@ -42,6 +45,17 @@ def answered_rows(answered: PairAnswers, cache: AnswerCache, threshold: float | 
     if faults:
         answers = _with_faults(answers, faults)
     return AnsweredChunk(pairs.chunk, answers, len(windows), cut.as_py() or 0, reused.as_py() or 0)
+
+
+def _limits(answers: pa.RecordBatch, pairs: Pairs, threshold: float | None) -> Float64:
+    """The odds that answers of each pair may have at most: float64, (pairs,); none passes a low score."""
+    limits = np.full(len(answers), np.inf if threshold is None else threshold)
+    if threshold is not None and pairs.threshold is not None:
+        own = pairs.threshold[pairs.question]
+        limits = np.where(np.isnan(own), limits, own)
+    low = pc.fill_null(pc.equal(answers.column("error"), "low_score"), fill_value=False)
+    limits[low.to_numpy(zero_copy_only=False)] = -np.inf
+    return limits
 
 
 def _judged(answered: PairAnswers) -> pa.RecordBatch:

@@ -8,16 +8,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchqa.records import CANDIDATE_TYPE, Int32, answer_schema
+from batchqa.records import CANDIDATE_TYPE, Float64, Int32, answer_schema
 
 
 def with_texts(
-    answers: pa.RecordBatch, contexts: Sequence[str], context: Int32, threshold: float | None
+    answers: pa.RecordBatch, contexts: Sequence[str], context: Int32, limits: Float64
 ) -> pa.RecordBatch:
     """The columns of `answer_schema`: answers and candidates with their texts, cut from the contexts.
 
     context: int32, (answers,): each answer's place in `contexts`. Of all answers, those remain whose odds
-    are not above `threshold`.
+    are not above their pair's of `limits`: float64, (answers,).
     """
 
     def with_their_texts(lists: pa.ListArray) -> pa.ListArray:
@@ -32,7 +32,7 @@ def with_texts(
     if "candidates" in answers.schema.names:
         added["candidates"] = with_their_texts(answers.column("candidates"))
     if "answers" in answers.schema.names:
-        added["answers"] = with_their_texts(_passing(answers.column("answers"), threshold))
+        added["answers"] = with_their_texts(_passing(answers.column("answers"), limits))
     schema = answer_schema("candidates" in added, "answers" in added)
     columns = [added[name] if name in added else answers.column(name) for name in schema.names]
     return pa.record_batch(columns, schema=schema)
@@ -68,12 +68,13 @@ def _lists_like(lists: pa.Array, fields: list[pa.Array], kind: pa.DataType) -> p
     return pa.ListArray.from_arrays(offsets, structs, type=kind, mask=lists.is_null())
 
 
-def _passing(lists: pa.ListArray, threshold: float | None) -> pa.ListArray:
-    """The lists without the answers that lose against null by more than the threshold."""
-    if threshold is None:
+def _passing(lists: pa.ListArray, limits: Float64) -> pa.ListArray:
+    """The lists without the answers that lose against null by more than their pair's limit."""
+    if np.isposinf(limits).all():
         return lists
-    passed = pc.less_equal(lists.flatten().field("null_odds"), threshold)
-    row = pc.list_parent_indices(lists).to_numpy()[passed.to_numpy(zero_copy_only=False)]
+    parent = pc.list_parent_indices(lists).to_numpy()
+    passed = pc.less_equal(lists.flatten().field("null_odds"), pa.array(limits[parent]))
+    row = parent[passed.to_numpy(zero_copy_only=False)]
     offsets = np.searchsorted(row, np.arange(len(lists) + 1)).astype(np.int32)
     return pa.ListArray.from_arrays(
         pa.array(offsets), lists.flatten().filter(passed), type=lists.type, mask=lists.is_null()

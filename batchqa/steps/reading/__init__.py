@@ -9,7 +9,9 @@
     formats.py     what an input is, from its content
     other_formats.py  what it is where it is nothing that can be read
     plan.py        all inputs of a job -> one `Source`
-    columns.py     what passes through, where the texts stand, which cells are bad
+    columns.py     what passes through, and where the texts are
+    cells.py       types with texts; cells that are not UTF-8; texts and questions
+    json_values.py the same in JSON records: lists of questions, values that questions hold
     parquet.py     row groups -> Rows
     union.py       files whose schemas differ harmlessly -> one table
     parquet_descriptions.py  columns as Parquet described them -> columns as it will

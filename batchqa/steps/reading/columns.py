@@ -6,6 +6,7 @@ shares only the rules.
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,17 +16,30 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchqa.errors import InputError, StorageError
-from batchqa.records import ANSWER_FIELDS, Cursor, RowFault, Rows
-from batchqa.settings import ReadingSettings
+from batchqa.errors import InputError
+from batchqa.records import ANSWER_FIELDS, ASKED_FIELDS, QUESTIONS_TYPE, Cursor, RowFault, Rows
+from batchqa.settings import ReadingSettings, TemplateColumnError
+
+from .cells import (
+    Locate,
+    Path,
+    as_texts,
+    at_path,
+    clean_cells,
+    has_a_text,
+    is_list,
+    may_be_questions,
+    may_be_text,
+    plain_text,
+    question_lists,
+    struct_fields,
+    texts_of,
+    type_at,
+)
 
 MAX_ROWS = 4096
 BATCH_BYTES = 8 * 2**20
 """About how much text one `Rows` holds at most, unless a single row is larger."""
-
-Path = tuple[str, ...]
-Locate = Callable[[int], str]
-"""Names the place of a row (by its position in the batch) for messages: file, line or row."""
 
 
 def find_path(dotted: str, fields: Any, children: Callable[[Any], Any]) -> Path | None:
@@ -58,16 +72,27 @@ def passed_through(names: Sequence[str], settings: ReadingSettings, where: str) 
     return [name for name in names if name in settings.keep]
 
 
-def added_names(settings: ReadingSettings) -> set[str]:
-    """The columns that a run may add."""
-    return {
-        settings.output_prefix + name for name in (*(field.name for field in ANSWER_FIELDS), "candidates")
-    }
+def added_names(settings: ReadingSettings, *, lists: bool = False) -> set[str]:
+    """The columns that a run may add; `lists` says that rows bring several questions each."""
+    names = settings.added_columns
+    if names is None:
+        asked = ASKED_FIELDS if lists or settings.template_columns is not None else ()
+        names = (*(field.name for field in (*asked, *ANSWER_FIELDS)), "candidates", "answers")
+    return {settings.output_prefix + name for name in names}
 
 
-def refuse_clash(names: Iterable[str], settings: ReadingSettings, where: str, *, extra: bool = False) -> None:
+def refuse_clash(
+    names: Iterable[str], settings: ReadingSettings, where: str, *, extra: bool = False, lists: bool = False
+) -> None:
     """Raise InputError where a column that passes through bears the name of one that the run adds."""
-    output = added_names(settings) | ({settings.output_prefix + "extra"} if extra else set())
+    added = added_names(settings, lists=lists)
+    unknown_keys = settings.output_prefix + "extra"
+    if extra and unknown_keys in added:
+        raise InputError(
+            f"a question named 'extra' would be written as {unknown_keys!r}, which has the keys that {where} "
+            "does not show at its beginning; name it differently"
+        )
+    output = added | ({unknown_keys} if extra else set())
     for name in names:
         if name in output:
             raise InputError(
@@ -84,37 +109,50 @@ def listed(names: Iterable[str]) -> str:
 
 def missing_column(option: str, name: str, names: Iterable[str], where: str) -> InputError:
     """The error for a text column that the input does not have."""
+    known = list(names)
+    if option == "ask":
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it has: {listed(known)}"
+        return TemplateColumnError(name, f"{where} has no column {name!r}; {hint}")
+    names = known
     return InputError(f"{where} has no column {name!r} (--{option}); it has: {listed(names)}")
 
 
 def judged(
     columns: pa.RecordBatch,
     context: pa.Array,
-    question: pa.Array,
+    question: pa.Array | None,
     faults: dict[int, RowFault],
     locate: Locate,
     settings: ReadingSettings,
     first_record: int,
     cursor_after: Callable[[int], Cursor],
+    values: pa.RecordBatch | None = None,
 ) -> Rows:
     """The rows with the faults of their texts added (too_large, null_*), and faulted texts nulled.
 
-    A row has one fault: those found earlier stay, errors go before statuses.
+    A row has one fault: those found earlier stay, errors go before statuses. With `question` None the job
+    asks its own questions; what is wrong with questions of a list is seen where they are asked.
     """
     limit = settings.max_context_chars
-    for name, texts in (("context", context), ("question", question)):
+    own = question is not None and question.type != QUESTIONS_TYPE
+    judged_texts = [("context", context)] + ([("question", question)] if own else [])
+    for name, texts in judged_texts:
         for row in _longer_than(texts, limit):
             detail = f"{locate(row)}: the {name} is longer than {limit} characters (--max-context-chars)"
             faults.setdefault(row, RowFault("too_large", detail))
-    for name, texts in (("context", context), ("question", question)):
+    for name, texts in judged_texts:
         if texts.null_count:
             for row in np.flatnonzero(texts.is_null()).tolist():
                 faults.setdefault(row, RowFault(f"null_{name}", f"{locate(row)}: the {name} is null"))
     if faults:
         mask = np.zeros(len(context), dtype=bool)
         mask[list(faults)] = True
-        context, question = (pc.if_else(pa.array(mask), None, texts) for texts in (context, question))
-    return Rows(columns, context, question, faults, first_record, cursor_after, locate)
+        context = pc.if_else(pa.array(mask), None, context)
+        question = pc.if_else(pa.array(mask), None, question) if own else question
+    if question is None:
+        question = pa.nulls(len(context), pa.string())
+    return Rows(columns, context, question, faults, first_record, cursor_after, locate, values)
 
 
 def _longer_than(texts: pa.Array, limit: int) -> list[int]:
@@ -127,11 +165,17 @@ def _longer_than(texts: pa.Array, limit: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ColumnPlan:
-    """What to take from record batches of one schema: the columns passed through, and where the texts are."""
+    """What to take from record batches of one schema: the columns passed through, and where the texts are.
+
+    `question` is None, and `values` has the columns that the questions hold, where the job asks its own.
+    `lists` says that the column of questions has lists of them.
+    """
 
     schema: pa.Schema
     context: Path
-    question: Path
+    question: Path | None
+    values: Mapping[str, Path]
+    lists: bool
     settings: ReadingSettings
 
     @classmethod
@@ -139,23 +183,32 @@ class ColumnPlan:
         """Plan for an input's schema. Raises InputError where it cannot be: `where` is the file's name."""
         names = schema.names
         fields = {field.name: field.type for field in schema}
-        context, question = (
-            _text_path(fields, option, getattr(settings, option), where) for option in ("context", "question")
-        )
-        if settings.id is not None and find_path(settings.id, fields, _struct_fields) is None:
+        paths = {name: _text_path(fields, option, name, where) for option, name in settings.text_columns}
+        context = paths[settings.context]
+        asks = settings.template_columns
+        question = paths[settings.question] if asks is None else None
+        lists = question is not None and is_list(type_at(fields, question))
+        if settings.id is not None and find_path(settings.id, fields, struct_fields) is None:
             raise missing_column("id", settings.id, names, where)
         kept = passed_through(names, settings, where)
-        for name in {*kept, context[0], question[0]}:
+        for name in {*kept, *(path[0] for path in paths.values())}:
             if names.count(name) > 1:
                 raise InputError(f"{where} has two columns named {name!r}; rename one")
-        refuse_clash(kept, settings, where)
-        fields_kept = [schema.field(name) for name in kept]
-        return cls(pa.schema(fields_kept, metadata=schema.metadata), context, question, settings)
+        refuse_clash(kept, settings, where, lists=lists)
+        kept_schema = pa.schema([schema.field(name) for name in kept], metadata=schema.metadata)
+        return cls(
+            kept_schema, context, question, {name: paths[name] for name in asks or ()}, lists, settings
+        )
+
+    @property
+    def _paths(self) -> list[Path]:
+        """Where all texts are."""
+        return [self.context, *([self.question] if self.question else []), *self.values.values()]
 
     @property
     def only_read(self) -> list[Path]:
         """The texts of columns that do not pass through."""
-        paths = (path for path in (self.context, self.question) if path[0] not in self.schema.names)
+        paths = (path for path in self._paths if path[0] not in self.schema.names)
         return list(dict.fromkeys(paths))
 
     def needed(self, has: Collection[str]) -> list[str]:
@@ -180,13 +233,19 @@ class ColumnPlan:
         `faults` are those found already; `cursor_after` is for inputs whose cursors count more than rows.
         """
         faults = {} if faults is None else faults
-        roots = [path[0] for path in (self.context, self.question)]
+        roots = [path[0] for path in self._paths]
         clean: dict[str, pa.Array] = {}
         for name in dict.fromkeys([*self.schema.names, *roots]):
             field = batch.schema.field(name)
-            clean[name] = _clean(batch.column(name), field, locate, faults)
-        context, question = (
-            _texts(clean[path[0]], path, locate, faults) for path in (self.context, self.question)
+            clean[name] = clean_cells(batch.column(name), field, locate, faults)
+        context = texts_of(clean[self.context[0]], self.context, locate, faults)
+        question = None
+        if self.question is not None and self.lists:
+            question = question_lists(at_path(clean[self.question[0]], self.question))
+        elif self.question is not None:
+            question = texts_of(clean[self.question[0]], self.question, locate, faults)
+        values = pa.record_batch(
+            {name: as_texts(clean[path[0]], path, locate, faults) for name, path in self.values.items()}
         )
         columns = pa.RecordBatch.from_arrays([clean[name] for name in self.schema.names], schema=self.schema)
         if not self.schema.names:
@@ -196,7 +255,17 @@ class ColumnPlan:
             return Cursor(begin.file, begin.row + count)
 
         after = cursor_after or rows_after
-        return judged(columns, context, question, faults, locate, self.settings, first_record, after)
+        return judged(
+            columns,
+            context,
+            question,
+            faults,
+            locate,
+            self.settings,
+            first_record,
+            after,
+            values if self.values else None,
+        )
 
 
 def pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
@@ -218,137 +287,20 @@ def decoded_bytes(batch: pa.RecordBatch) -> int:
 def _decoded_bytes(column: pa.Array) -> int:
     if not pa.types.is_dictionary(column.type):
         return int(column.nbytes)
-    if not _plain_text(column.type.value_type):
+    if not plain_text(column.type.value_type):
         return int(column.indices.nbytes)
     lengths = pc.binary_length(column.dictionary).cast(pa.int64()).take(column.indices)
     return pc.sum(lengths).as_py() or 0
 
 
-def _struct_fields(kind: pa.DataType) -> Mapping[str, pa.DataType]:
-    return {field.name: field.type for field in kind} if pa.types.is_struct(kind) else {}
-
-
 def _text_path(fields: Mapping[str, pa.DataType], option: str, name: str, where: str) -> Path:
-    path = find_path(name, fields, _struct_fields)
+    path = find_path(name, fields, struct_fields)
     if path is None:
         raise missing_column(option, name, fields, where)
-    kind: Any = fields
-    for step in path:
-        kind = (kind if kind is fields else _struct_fields(kind))[step]
-    if not _may_be_text(kind):
+    kind = type_at(fields, path)
+    if option == "ask":
+        if not (may_be_text(kind) or has_a_text(kind)):
+            raise TemplateColumnError(name, f"{where}: column {name!r} is {kind}, which has no one text")
+    elif not may_be_text(kind) and not (option == "question" and may_be_questions(kind)):
         raise InputError(f"{where}: column {name!r} (--{option}) is {kind}, not text; name one of strings")
     return path
-
-
-def _storage(kind: pa.DataType) -> pa.DataType:
-    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
-
-
-def _plain_text(kind: pa.DataType) -> bool:
-    return any(
-        test(kind)
-        for test in (
-            pa.types.is_string,
-            pa.types.is_large_string,
-            pa.types.is_binary,
-            pa.types.is_large_binary,
-        )
-    )
-
-
-def _may_be_text(kind: pa.DataType) -> bool:
-    kind = _storage(kind)
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    views = (pa.types.is_string_view(kind), pa.types.is_binary_view(kind))
-    return _plain_text(kind) or any(views) or pa.types.is_null(kind)
-
-
-def _is_valid(column: pa.Array) -> bool:
-    try:
-        column.validate(full=True)
-    except pa.ArrowInvalid:
-        return False
-    return True
-
-
-def _invalid_cells(column: pa.Array, begin: int = 0) -> list[int]:
-    """Positions of the cells that do not validate, found by halving."""
-    # `take` copies only the cells asked for: a slice of a list or struct validates all that is behind it
-    if _is_valid(column.take(pa.array(np.arange(len(column))))):
-        return []
-    if len(column) == 1:
-        return [begin]
-    half = len(column) // 2
-    return _invalid_cells(column.slice(0, half), begin) + _invalid_cells(column.slice(half), begin + half)
-
-
-def _without(column: pa.Array, rows: list[int]) -> pa.Array:
-    """The column with the cells of `rows` null."""
-    keep = np.arange(len(column))
-    mask = np.isin(keep, rows)
-    return column.take(pa.array(keep, mask=mask))
-
-
-def _clean(column: pa.Array, field: pa.Field, locate: Locate, faults: dict[int, RowFault]) -> pa.Array:
-    """The column with cells that are not valid UTF-8 replaced by null ("" where the column is required).
-
-    Such cells cannot be written: other readers would refuse the file, or read something else.
-    """
-    if _is_valid(column):
-        return column
-    kind = column.type
-    plain = column
-    if pa.types.is_dictionary(kind):
-        plain = column.dictionary_decode()
-    elif pa.types.is_string_view(kind):  # pyarrow 26 cannot take from views
-        plain = column.cast(pa.large_string(), safe=False)
-    try:
-        bad = _invalid_cells(plain)
-        cleaned = _without(plain, bad)
-        instead = "null"
-        if not field.nullable:
-            cleaned, instead = pc.fill_null(cleaned, ""), "an empty string"
-        cleaned = cleaned.cast(kind) if cleaned.type != kind else cleaned
-    except (pa.ArrowException, NotImplementedError) as error:
-        raise StorageError(
-            f"{locate(0)} ff.: column {field.name!r} ({kind}) holds invalid UTF-8 and cannot be repaired; "
-            f"leave it out with --drop {field.name}"
-        ) from error
-    for row in bad:
-        detail = f"{locate(row)}: column {field.name!r} is not valid UTF-8 and is written as {instead}"
-        faults.setdefault(row, RowFault("bad_utf8", detail))
-    return cleaned
-
-
-def _texts(column: pa.Array, path: Path, locate: Locate, faults: dict[int, RowFault]) -> pa.Array:
-    """The texts at `path` as string or large_string, null where a binary cell is not UTF-8."""
-    texts = pc.struct_field(column, list(path[1:])) if len(path) > 1 else column
-    if isinstance(texts, pa.ExtensionArray):
-        texts = texts.storage
-    if pa.types.is_dictionary(texts.type):
-        texts = texts.dictionary_decode()
-    if pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type):
-        return texts
-    target = pa.large_string() if pa.types.is_large_binary(texts.type) else pa.string()
-    try:
-        return texts.cast(target)
-    except pa.ArrowInvalid:
-        return _decoded(texts.cast(pa.large_binary()), path, locate, faults).cast(target)
-
-
-def _decoded(cells: pa.Array, path: Path, locate: Locate, faults: dict[int, RowFault]) -> pa.Array:
-    """Binary cells as text, cell by cell, because the cast refuses the whole column for one bad cell."""
-    bad = [row for row, cell in enumerate(cells) if cell.is_valid and not _is_utf8(cell.as_buffer())]
-    for row in bad:
-        detail = f"{locate(row)}: column {'.'.join(path)!r} is not valid UTF-8"
-        faults.setdefault(row, RowFault("bad_utf8", detail))
-    return _without(cells, bad).cast(pa.large_string())
-
-
-def _is_utf8(cell: pa.Buffer) -> bool:
-    try:
-        str(cell, "utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True

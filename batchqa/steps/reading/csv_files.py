@@ -133,7 +133,7 @@ class CsvReader:
     def __init__(
         self, places: Sequence[Place], kinds: Sequence[FileFormat], settings: ReadingSettings
     ) -> None:
-        texts = (settings.context, settings.question)
+        texts = [name for _, name in settings.text_columns]
         self._files = [
             CsvFile(place, kind, settings, texts) for place, kind in zip(places, kinds, strict=True)
         ]
@@ -144,7 +144,7 @@ class CsvReader:
             raise SettingsError(f"--schema {strange[0]}: {has}")
         self._types = {name: _of_text(given.get(name, STRING), name) for name in names}
         for place, file in zip(places, self._files, strict=True):
-            for option, name in (("context", settings.context), ("question", settings.question)):
+            for option, name in settings.text_columns:
                 if name not in file.names:
                     raise missing_column(option, name, file.names, place.shown)
         schema = pa.schema([(name, json_type.type) for name, json_type in self._types.items()])
@@ -152,6 +152,7 @@ class CsvReader:
         self.schema = self._plan.schema
         self.rows: list[int | None] = [None] * len(places)
         self.notes: tuple[str, ...] = ()
+        self.lists = self._plan.lists
 
     def read(self, start: Cursor, first_record: int) -> Iterator[Rows]:
         """The rows of one file from `start` to its end."""

@@ -133,6 +133,11 @@ class Guess:
         """Whether any value but null was seen."""
         return bool(self._types)
 
+    @property
+    def saw_lists(self) -> bool:
+        """Whether any value was an array."""
+        return list in self._types
+
     def json_type(self, texts: Sequence[tuple[str, ...]] = ()) -> JsonType:
         """The type that holds all values seen. `texts` are the paths below it that must be strings."""
         if () in texts:

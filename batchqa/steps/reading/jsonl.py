@@ -13,9 +13,9 @@ from batchqa.errors import SettingsError
 from batchqa.records import Cursor, RowFault, Rows
 from batchqa.settings import ReadingSettings
 
+from .cells import Path
 from .columns import (
     MAX_ROWS,
-    Path,
     added_names,
     find_path,
     judged,
@@ -39,6 +39,7 @@ from .json_types import (
     json_text,
     parse_schema,
 )
+from .json_values import INSIDE, MISSING, held_values, question_lists, value_at
 from .lines import Parsed, blocks, is_utf8, kind_of, parse
 from .streams import BOM, ArrayLines, TextStream
 
@@ -97,7 +98,9 @@ class _Columns:
 
     types: dict[str, JsonType]
     context: Path
-    question: Path
+    question: Path | None
+    values: dict[str, Path]
+    lists: bool
     kept: list[str]
     known: frozenset[str]
     extra: str | None  # the column for unknown keys
@@ -158,6 +161,7 @@ class JsonlReader:
         self._raw = keep_raw
         self.schema = RAW_SCHEMA if keep_raw else self._columns.schema()
         self.names = self._columns.schema().names
+        self.lists = self._columns.lists
         as_text = () if keep_raw or settings.schema else self._columns.json_names()
         self.notes = tuple(
             f"{where}: column {name!r} has no one type; it passes through as JSON text"
@@ -202,19 +206,33 @@ class JsonlReader:
     def _plan(self, sample: _Sample, where: str) -> _Columns:
         settings = self._settings
         if settings.schema is not None:
-            types, context, question = self._given(parse_schema(settings.schema))
+            types, paths = self._given(parse_schema(settings.schema))
+            lists = self._question_type(types, paths) == "list"
         else:
-            types, context, question = self._guessed(sample, where)
+            types, paths, lists = self._guessed(sample, where)
         names = list(types)
         nothing_known = settings.schema is None and not sample.objects
         kept = names if nothing_known else passed_through(names, settings, where)
         all_known = sample.complete and not sample.overflowed
         extra = None if all_known or settings.keep is not None else settings.output_prefix + EXTRA
-        refuse_clash(kept, settings, where, extra=extra is not None)
-        return _Columns(types, context, question, kept, frozenset(names) | {*settings.drop}, extra)
+        refuse_clash(kept, settings, where, extra=extra is not None, lists=lists)
+        asks = settings.template_columns
+        return _Columns(
+            types,
+            paths[settings.context],
+            paths[settings.question] if asks is None else None,
+            {name: paths[name] for name in asks or ()},
+            lists,
+            kept,
+            frozenset(names) | {*settings.drop},
+            extra,
+        )
 
-    def _guessed(self, sample: _Sample, where: str) -> tuple[dict[str, JsonType], Path, Path]:
-        """The types that the sample shows. Raises InputError where no record of it has a text's key."""
+    def _guessed(self, sample: _Sample, where: str) -> tuple[dict[str, JsonType], dict[str, Path], bool]:
+        """The types that the sample shows, where the texts are, and whether the questions are lists.
+
+        Raises InputError where no record of it has a text's key.
+        """
         guesses = sample.guesses
 
         def path_of(option: str, name: str) -> Path:
@@ -225,35 +243,42 @@ class JsonlReader:
 
         if self._settings.id is not None:
             path_of("id", self._settings.id)
-        context = path_of("context", self._settings.context)
-        question = path_of("question", self._settings.question)
+        paths = {name: path_of(option, name) for option, name in self._settings.text_columns}
         if not sample.objects:
-            return {context[0]: STRING, question[0]: STRING}, context, question
-        texts = (context, question)
+            return {path[0]: STRING for path in paths.values()}, paths, False
+        own = self._settings.template_columns is None
+        lists = own and _guess_at(guesses, paths[self._settings.question]).saw_lists
+        texts = [paths[self._settings.context]]
+        texts += [paths[self._settings.question]] if own and not lists else []
         types = {
             name: guess.json_type([path[1:] for path in texts if path[0] == name])
             for name, guess in guesses.items()
         }
-        return types, context, question
+        return types, paths, lists
 
-    def _given(self, types: dict[str, JsonType]) -> tuple[dict[str, JsonType], Path, Path]:
-        """The types of --schema; a text that it does not name is put in front as a string."""
-        paths: list[Path] = []
-        for option, name in (("context", self._settings.context), ("question", self._settings.question)):
+    def _given(self, types: dict[str, JsonType]) -> tuple[dict[str, JsonType], dict[str, Path]]:
+        """The types of --schema, and where the texts are; one that it does not name is added in front."""
+        paths: dict[str, Path] = {}
+        for option, name in self._settings.text_columns:
             path = find_path(name, types, lambda json_type: json_type.fields)
             if path is None and "." in name:
                 raise SettingsError(f"--schema does not name {name!r} (--{option}); add it as a string")
-            if path is not None and _type_at(types, path).kind != "string":
+            allowed = {"context": ("string",), "question": ("string", "list")}.get(option)
+            if path is not None and allowed and _type_at(types, path).kind not in allowed:
                 raise SettingsError(f"--schema: {name!r} (--{option}) must be a string")
-            paths.append(path or (name,))
-        added = {path[0]: STRING for path in paths if path[0] not in types}
-        return {**added, **types}, paths[0], paths[1]
+            paths[name] = path or (name,)
+        added = {path[0]: STRING for path in paths.values() if path[0] not in types}
+        return {**added, **types}, paths
+
+    def _question_type(self, types: dict[str, JsonType], paths: dict[str, Path]) -> str:
+        own = self._settings.template_columns is None
+        return _type_at(types, paths[self._settings.question]).kind if own else ""
 
     # rows
 
     def _rows(self, parsed: Parsed, first_record: int, begin: Cursor) -> Rows:
         plan, faults = self._columns, parsed.faults
-        roots = [plan.context[0], plan.question[0]]
+        roots = [plan.context[0], *([plan.question[0]] if plan.question and not plan.lists else [])]
         wanted = dict.fromkeys(roots if self._raw else [*plan.kept, *roots])
         fitted = {
             name: build(
@@ -264,7 +289,12 @@ class JsonlReader:
             for name in wanted
         }
         context = self._texts("context", plan.context, parsed, fitted)
-        question = self._texts("question", plan.question, parsed, fitted)
+        question = None
+        if plan.question is not None and plan.lists:
+            question = question_lists(plan.question, parsed)
+        elif plan.question is not None:
+            question = self._texts("question", plan.question, parsed, fitted)
+        values = pa.record_batch({name: held_values(path, parsed) for name, path in plan.values.items()})
         if self._raw:
             clashing = self._clashing(parsed)
             columns = pa.RecordBatch.from_arrays([self._raw_lines(parsed, clashing)], schema=self.schema)
@@ -275,7 +305,15 @@ class JsonlReader:
             return Cursor(begin.file, begin.row + count, *parsed.after(count))
 
         return judged(
-            columns, context, question, faults, parsed.locate, self._settings, first_record, cursor_after
+            columns,
+            context,
+            question,
+            faults,
+            parsed.locate,
+            self._settings,
+            first_record,
+            cursor_after,
+            values if plan.values else None,
         )
 
     def _texts(self, option: str, path: Path, parsed: Parsed, fitted: dict[str, Fitted]) -> pa.Array:
@@ -283,19 +321,19 @@ class JsonlReader:
         column = fitted[path[0]].array
         if len(path) == 1 and column.null_count == 0:
             return column
-        values = [_value_at(record, path) for record in parsed.records]
+        values = [value_at(record, path) for record in parsed.records]
         for row, value in enumerate(values):
             if type(value) is str or value is None:
                 continue
             values[row] = None
             if row in parsed.faults:
                 continue
-            if value is _MISSING:
+            if value is MISSING:
                 reason = f"the record has no key {'.'.join(path)!r}"
                 fault = RowFault(f"missing_{option}", f"{parsed.locate(row)}: {reason}")
             else:
                 what = (
-                    "inside what is not an object" if value is _INSIDE else f"{kind_of(value)}, not a string"
+                    "inside what is not an object" if value is INSIDE else f"{kind_of(value)}, not a string"
                 )
                 reason = f"{'.'.join(path)!r} is {what}"
                 fault = RowFault(f"type_{option}", f"{parsed.locate(row)}: {reason}")
@@ -339,7 +377,7 @@ class JsonlReader:
 
     def _clashing(self, parsed: Parsed) -> list[int]:
         """Rows behind the sample with a key that the run adds, at fault because one would hide the other."""
-        added = added_names(self._settings) - {*self._settings.drop}
+        added = added_names(self._settings, lists=self._columns.lists) - {*self._settings.drop}
         if self._settings.keep is not None or all(map(added.isdisjoint, parsed.records)):
             return []
         rows = [row for row, record in enumerate(parsed.records) if not added.isdisjoint(record)]
@@ -366,19 +404,15 @@ class JsonlReader:
         return json_text({name: record[name] for name in names}).encode()
 
 
-_MISSING, _INSIDE = object(), object()
-
 _NO_OBJECT = ("bad_json", "not_an_object", "bad_utf8")
 """The faults of lines that are not a JSON object; in the last one half of a surrogate pair stands alone."""
 
 
-def _value_at(record: Any, path: Path) -> Any:
-    """The value at a path; null below null, _INSIDE below a text, say, _MISSING where no such key is."""
-    for name in path:
-        if type(record) is not dict:
-            return record if record is None or record is _MISSING else _INSIDE
-        record = record.get(name, _MISSING)
-    return record
+def _guess_at(guesses: dict[str, Guess], path: Path) -> Guess:
+    guess = guesses[path[0]]
+    for name in path[1:]:
+        guess = guess.fields[name]
+    return guess
 
 
 def _type_at(types: dict[str, JsonType], path: Path) -> JsonType:

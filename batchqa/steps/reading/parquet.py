@@ -63,6 +63,7 @@ class ParquetReader:
         of_union = replace(settings, drop=tuple(name for name in settings.drop if name in union.names))
         self._plan = ColumnPlan.of(union, of_union, where)
         self.schema = self._plan.schema
+        self.lists = self._plan.lists
         self._only_read = [union.field(path[0]) for path in self._plan.only_read]
         described = [(kind.shown, kind.columns) for kind in kinds]
         self.parquet: Mapping[str, Column] = {} if as_json else descriptions(self.schema, described)
@@ -318,7 +319,7 @@ def _kind(kinds: list[_Kind], place: Place, opened: _Opened) -> _Kind:
 
 def _check_kept(kind: _Kind, kept: Sequence[str], settings: ReadingSettings) -> None:
     """Raise InputError where a column to be kept or asked cannot be read, or two have its name."""
-    for name in dict.fromkeys([*kept, settings.context, settings.question]):
+    for name in dict.fromkeys([*kept, *(name for _, name in settings.text_columns)]):
         if name in kind.refused:
             raise InputError(
                 f"{kind.shown}: column {name!r} is {kind.refused[name]}, which cannot be read; leave it out "

@@ -31,11 +31,15 @@ _AT_ONCE = 16
 
 
 class Reader(Protocol):
-    """Reads the files of one format. `rows` has the number of rows per file, None where it is not known."""
+    """Reads the files of one format. `rows` has the number of rows per file, None where it is not known.
+
+    `lists` says that each row brings a list of questions.
+    """
 
     schema: pa.Schema
     rows: list[int | None]
     notes: tuple[str, ...]
+    lists: bool
 
     def read(self, start: Cursor, first_record: int) -> Iterator[Rows]:
         """The rows of file `start.file` from `start` to its end."""
@@ -49,7 +53,8 @@ class Source:
     `schema` has the columns that pass through, as they will be written; `parquet` how Parquet is to describe
     those that come from it, where that is more than Arrow knows. With `lines` the only column holds input
     lines. `rows` is their number where it is known without reading everything. `replayable` is False where an
-    input is a stream: it can be read once, from its start. `notes` are to be said once, to the user.
+    input is a stream: it can be read once, from its start. `notes` are to be said once, to the user. `lists`
+    says that each row brings a list of questions.
     """
 
     files: tuple[InputFile, ...]
@@ -59,6 +64,7 @@ class Source:
     rows: int | None
     replayable: bool
     notes: tuple[str, ...]
+    lists: bool
     _reader: Reader
     _places: tuple[Place, ...]
     _partitions: Partitions
@@ -154,6 +160,7 @@ def open_source(
         rows,
         not streams,
         notes + reader.notes,
+        reader.lists,
         reader,
         tuple(places),
         partitions,

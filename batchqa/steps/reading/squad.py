@@ -99,6 +99,7 @@ class SquadReader:
         self.rows: list[int | None] = [len(document.paragraph) for document in self._documents]
         self.schema = self._plan.schema
         self.notes: tuple[str, ...] = ()
+        self.lists = self._plan.lists
 
     def read(self, start: Cursor, first_record: int) -> Iterator[Rows]:
         """The rows of one document from `start` to its end."""

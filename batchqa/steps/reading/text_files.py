@@ -32,6 +32,7 @@ class TextReader:
         self.schema = self._plan.schema
         self.rows: list[int | None] = [1] * len(places)
         self.notes: tuple[str, ...] = ()
+        self.lists = self._plan.lists
 
     def read(self, start: Cursor, first_record: int) -> Iterator[Rows]:
         """The row of one file, unless `start` is behind it."""

@@ -1,0 +1,135 @@
+"""`--questions FILE`: the entries of a TOML, JSONL, CSV or Parquet file, and the line of each."""
+
+from __future__ import annotations
+
+import csv
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchqa.errors import SettingsError
+
+_TABLES = ("questions", "question")
+"""What a TOML file may call its array of tables."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A question as a file has it, unchecked, and where: file and line, or row."""
+
+    said: Mapping[str, Any]
+    place: str
+
+
+def read_question_file(name: str) -> list[Entry]:
+    """The entries of a file, in order. Raises SettingsError, with the line, where it cannot be read."""
+    path = Path(name)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"--questions {name} cannot be read: {error.strerror}") from error
+    if data.startswith(b"PAR1"):
+        entries = list(_parquet(path))
+    else:
+        read = _READERS.get(path.suffix.lower())
+        if read is None:
+            raise SettingsError(
+                f"--questions {name} is of no known kind; name it .toml, .jsonl, .csv, .tsv or .parquet"
+            )
+        try:
+            entries = list(read(name, data.decode("utf-8-sig")))
+        except UnicodeDecodeError as error:
+            line = data[: error.start].count(b"\n") + 1
+            raise SettingsError(f"{name}:{line}: this is not UTF-8; save the file as UTF-8") from error
+    if not entries:
+        raise SettingsError(f"--questions {name} holds no question")
+    return entries
+
+
+def _toml(name: str, text: str) -> Iterator[Entry]:
+    """[[questions]] with name and question, or name = "question", or [name] with the question."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{name} is not valid TOML: {error}") from error
+    lines = text.splitlines()
+    for key, value in document.items():
+        if key in _TABLES and isinstance(value, list):
+            headers = _lines_like(lines, rf"\[\[\s*{key}\s*\]\]")
+            for number, said in enumerate(value):
+                place = f"{name}:{headers[number]}" if number < len(headers) else name
+                if not isinstance(said, dict):
+                    raise SettingsError(f"{place}: [[{key}]] must be tables with name and question")
+                yield Entry(said, place)
+            continue
+        found = _lines_like(lines, rf"\[?\s*[\"']?{re.escape(key)}[\"']?\s*[\]=]")
+        place = f"{name}:{found[0]}" if found else name
+        said = value if isinstance(value, dict) else {"question": value}
+        yield Entry({"name": key, **said}, place)
+
+
+def _lines_like(lines: list[str], pattern: str) -> list[int]:
+    """The numbers of the lines, from 1, that begin with what the pattern says."""
+    return [number for number, line in enumerate(lines, 1) if re.match(rf"\s*{pattern}", line)]
+
+
+def _jsonl(name: str, text: str) -> Iterator[Entry]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        place = f"{name}:{number}"
+        try:
+            said = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise SettingsError(f"{place}: this is not JSON: {error.msg}") from error
+        if not isinstance(said, dict):
+            raise SettingsError(f'{place}: this is not an object; write {{"name": ..., "question": ...}}')
+        yield Entry(said, place)
+
+
+def _csv(name: str, text: str) -> Iterator[Entry]:
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)
+    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+    try:
+        names = [column.strip() for column in next(reader, [])]
+        if not {"name", "question"}.issubset(names):
+            has = ", ".join(names) or "none"
+            raise SettingsError(
+                f"{name}:1: the header must have the columns name and question; it has: {has}"
+            )
+        for fields in reader:
+            place = f"{name}:{reader.line_num}"
+            if not any(field.strip() for field in fields):
+                continue
+            if len(fields) != len(names):
+                raise SettingsError(f"{place}: {len(fields)} fields, and the header has {len(names)}")
+            yield Entry(dict(zip(names, (field.strip() for field in fields), strict=True)), place)
+    except csv.Error as error:
+        raise SettingsError(f"{name}:{reader.line_num}: this is not CSV: {error}") from error
+
+
+def _parquet(path: Path) -> Iterator[Entry]:
+    try:
+        rows = pq.read_table(path).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise SettingsError(f"--questions {path} cannot be read as Parquet: {error}") from error
+    for number, said in enumerate(rows, 1):
+        yield Entry(said, f"{path}, row {number}")
+
+
+_READERS: Mapping[str, Callable[[str, str], Iterator[Entry]]] = {
+    ".toml": _toml,
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+    ".json": _jsonl,
+    ".csv": _csv,
+    ".tsv": _csv,
+}
