@@ -171,8 +171,8 @@ class Annotator:
             return ""
         languages = f" ({', '.join(manifest.languages)})" if manifest.languages else ""
         return (
-            f"the texts do not look like those that {manifest.name} was verified on{languages}: {found}. Its "
-            "answers may be poor; name a model for these texts with --model"
+            f"the texts do not look like those that {manifest.name} was verified on{languages}: "
+            f"{found}. Its answers may be poor; choose a model for these texts with --model"
         )
 
     def stream(

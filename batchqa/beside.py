@@ -14,7 +14,7 @@ def check_beside(option: str, path: Path, taken: Iterable[str | Path]) -> None:
     `taken` are inputs (files, folders, URIs) and outputs, whether they exist or not. Raises SettingsError.
     """
     if not path.parent.is_dir():
-        raise SettingsError(f"{option} {path}: there is no folder {path.parent}; make it first")
+        raise SettingsError(f"{option} {path}: there is no folder {path.parent}; create it first")
     if path.is_dir():
         raise SettingsError(f"{option} {path} is a folder; name a file")
     real = path.resolve()

@@ -39,7 +39,10 @@ def cache_note() -> str | None:
         return None
     folder = _of_the_user()
     reason = "there is no home folder" if folder is None else f"{folder} cannot be written"
-    text = f"{reason}: what is measured and made is kept in {_temporary()}; BATCHQA_CACHE names another place"
+    text = (
+        f"{reason}: measurements and cached files are kept in {_temporary()}; set BATCHQA_CACHE "
+        "to use another folder"
+    )
     if text in _said:
         return None
     _said.add(text)

@@ -78,7 +78,7 @@ class TextProfile:
             known = verified.scripts.get(name)
             named = "Chinese" if name == "CJK" else name.title()
             if known is None or (known.share < PROMINENT and known.share * verified.words < LEAST_WORDS):
-                return f"{script.share:.0%} of the words are in {named} script, which was hardly in those"
+                return f"{script.share:.0%} of the words are in {named} script, which those hardly contain"
             if script.pieces_per_word > MORE_PIECES * known.pieces_per_word:
                 return (
                     f"a word in {named} script is {script.pieces_per_word:.1f} pieces of the vocabulary on "

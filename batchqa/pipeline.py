@@ -145,9 +145,7 @@ class _Handover:
     def get(self) -> Future[Any] | None:
         """Take over what was put next; None at the end, or if the run was stopped meanwhile."""
         if os.getpid() != self._process:
-            raise RuntimeError(
-                "a stream cannot be read on in a process that was forked off meanwhile: begin another"
-            )
+            raise RuntimeError("a stream cannot be continued in a forked process: start a new one there")
         while not self._stop.is_set():
             try:
                 return self._queue.get(timeout=POLL_SECONDS)

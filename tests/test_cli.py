@@ -702,6 +702,6 @@ def test_where_there_is_no_terminal_the_log_says_what_the_command_does(
     assert "batchqa: loading tiny-bert-uncased\n" in first.stderr
     assert json.loads(first.stdout)["already_done"] is False
     assert again.stderr == (
-        f"batchqa: already done: {tmp_path / 'out.parquet'} is this job's output and stays as it is\n"
+        f"batchqa: already done: {tmp_path / 'out.parquet'} is this job's output; nothing was changed\n"
     )
     assert json.loads(again.stdout)["already_done"] is True

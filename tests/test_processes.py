@@ -120,7 +120,7 @@ def test_a_stream_that_was_begun_before_a_fork_is_an_error_after_it_and_never_ha
             return str(error)
         return "read on"
 
-    assert "begin another" in in_forks(read_on, 1)[0]
+    assert "start a new one there" in in_forks(read_on, 1)[0]
     assert sum(map(len, stream)) > 0
 
 
@@ -172,7 +172,7 @@ def test_an_engine_of_another_process_refuses_to_serve(tiny_bundle: Path) -> Non
         scorer = loaded.engine.scorer
 
         def score(_: int) -> str:
-            with pytest.raises(RuntimeError, match="serves the process alone that started it"):
+            with pytest.raises(RuntimeError, match="can only be used by the process that started it"):
                 scorer.score(IDS, ONES, ONES * 0)
             return "refused"
 

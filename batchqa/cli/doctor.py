@@ -144,7 +144,7 @@ def _processor() -> Iterator[Finding]:
             "CPU features",
             "warn",
             f"{found}; neither VNNI nor AMX: int8 with weights of 8 bits can overflow",
-            "take fp32, or an int8 bundle made with `batchqa export --target avx2`",
+            "use fp32, or an int8 bundle made with `batchqa export --target avx2`",
             facts,
         )
     if facts["bfloat16"]:
@@ -156,7 +156,7 @@ def _processor() -> Iterator[Finding]:
 def _memory() -> Iterator[Finding]:
     limit = memory_limit()
     if limit is not None:
-        yield Finding("memory", "ok" if limit >= 2**31 else "warn", f"{limit / 2**30:.1f} GiB to use")
+        yield Finding("memory", "ok" if limit >= 2**31 else "warn", f"{limit / 2**30:.1f} GiB available")
 
 
 def _onnxruntime() -> Iterator[Finding]:
@@ -273,12 +273,10 @@ def _smoke_test(model: str, device: str) -> Iterator[Finding]:
         f"{resolved.threads} threads, {resolved.workers} workers, batches of {resolved.batch_tokens} tokens",
     )
     if annotator.engine.cpu_because:
-        yield Finding("device", "warn", f"the CPU is taken, not a GPU: {annotator.engine.cpu_because}")
+        yield Finding("device", "warn", f"the CPU is used, not a GPU: {annotator.engine.cpu_because}")
     if len(annotator.engine.speeds) > 1:
         speeds = ", ".join(f"{name} {speed:,} tokens/s" for name, speed in annotator.engine.speeds.items())
-        yield Finding(
-            "engines", "ok", f"{speeds}: {resolved.engine} is taken (remembered in the cache folder)"
-        )
+        yield Finding("engines", "ok", f"{speeds}: {resolved.engine} is used (kept in the cache folder)")
     if warning := annotator.engine.warning:
         yield Finding("int8", "warn", warning)
     given = answer["qa_answer"]
@@ -289,12 +287,13 @@ def _smoke_test(model: str, device: str) -> Iterator[Finding]:
             "golden question",
             "fail",
             f"{GOLDEN_QUESTION} {given!r} instead of {GOLDEN_ANSWER!r}",
-            "the engine computes wrongly on this machine, or the installation is damaged: install again",
+            "the engine gives wrong results on this machine, or the installation is damaged: install "
+            "batchqa again",
         )
     else:
         yield Finding(
             "golden question",
             "warn",
             f"{GOLDEN_QUESTION} {given!r} instead of {GOLDEN_ANSWER!r}",
-            "this is right for a model of another language; otherwise export it again",
+            "expected for a model of another language; otherwise export it again",
         )

@@ -137,7 +137,7 @@ def int8_warning(variant: Variant, flags: frozenset[str] | None = None) -> str |
         return None
     return (
         "this CPU has neither VNNI nor AMX: products of the int8 variant can overflow on it and change "
-        "answers; take --variant fp32 if the bundle has it, or export again with --target avx2"
+        "answers; use --variant fp32 if the bundle has it, or export again with --target avx2"
     )
 
 

@@ -110,8 +110,8 @@ def _open_session(model: Path, device: str, threads: int) -> Any:
     if device != "cpu":
         if not has_cuda_provider():
             raise DeviceError(
-                f"onnxruntime cannot use {device}: this build of it has no CUDA; install onnxruntime-gpu "
-                "in its place, or take --device cpu"
+                f"onnxruntime cannot use {device}: this build has no CUDA; install onnxruntime-gpu instead, "
+                f"or use --device cpu"
             )
         onnxruntime.preload_dlls()
         number = device.partition(":")[2] or "0"
@@ -123,17 +123,17 @@ def _open_session(model: Path, device: str, threads: int) -> Any:
         reason = str(error).splitlines()[0][:300]
         if device != "cpu" and _OF_CUDA.search(reason):
             raise DeviceError(
-                f"onnxruntime cannot use {device}: {reason}{why_not_cuda()}; run `batchqa doctor`, or take "
-                "--device cpu"
+                f"onnxruntime cannot use {device}: {reason}{why_not_cuda()}; run `batchqa doctor`, or use "
+                f"--device cpu"
             ) from error
         raise ModelError(
             f"{model} cannot be loaded by onnxruntime: {reason}; export the bundle again"
         ) from error
     if device != "cpu" and session.get_providers()[0] != CUDA:
         raise DeviceError(
-            f"onnxruntime cannot use {device}: its CUDA provider does not load on this machine"
+            f"onnxruntime cannot use {device}: its CUDA provider cannot be loaded on this machine"
             f"{why_not_cuda()}; "
-            "run `batchqa doctor`, install `batchqa[cuda]`, or take --device cpu"
+            "run `batchqa doctor`, install `batchqa[cuda]`, or use --device cpu"
         )
     return session
 
@@ -154,8 +154,8 @@ def _check_signature(session: Any, model: Path, inputs: Sequence[str], outputs: 
     if wrong:
         signature = ", ".join(f"{n.name} {n.type} {n.shape}" for n in (*takes.values(), *gives.values()))
         raise ModelError(
-            f"{model} is not an extractive QA model that batchqa can run: it has {signature}; wanted "
-            f"are int64 inputs {list(inputs)} of free shape and outputs {list(outputs)}, (windows, tokens)"
+            f"{model} is not an extractive QA model that batchqa can run: it has {signature}; needed are "
+            f"int64 inputs {list(inputs)} of variable shape and outputs {list(outputs)}, (windows, tokens)"
         )
     return list(takes)
 
@@ -168,7 +168,7 @@ def _translated(error: Exception, device: str) -> Exception:
     reason = text.splitlines()[0][:300] if text else type(error).__name__
     if device != "cpu" and _DEVICE_LOST.search(text):
         return TryAgainError(f"{device} was lost ({reason}); run the same command again")
-    return ModelError(f"the model failed on {device}: {reason}; export the bundle again or take another")
+    return ModelError(f"the model failed on {device}: {reason}; export the bundle again or use another")
 
 
 def _ways(bundle: Bundle, variants: Sequence[Variant], machine: MachineSettings) -> list[Way]:  # noqa: ARG001

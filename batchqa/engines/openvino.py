@@ -63,7 +63,7 @@ class OpenVinoScorer:
         """
         if spec.device != "cpu":
             raise DeviceError(
-                "openvino runs models on the CPU only; take --device cpu, or --engine onnxruntime for "
+                "openvino runs models on the CPU only; use --device cpu, or --engine onnxruntime for "
                 f"{spec.device}"
             )
         model, compute_dtype = Path(spec.model), spec.compute_dtype or "f32"
@@ -79,7 +79,7 @@ class OpenVinoScorer:
         if worst > TOLERANCE:
             raise ModelError(
                 f"{model} in {compute_dtype} on openvino gives logits that differ by {worst:.2g} with the "
-                "batch that a row is in; take --engine onnxruntime"
+                "batch that a row is in; use --engine onnxruntime"
             )
 
     def score(
@@ -98,7 +98,7 @@ class OpenVinoScorer:
         if self._vocabulary is not None and int(input_ids.max(initial=0)) >= self._vocabulary:
             raise ModelError(
                 f"the model failed on cpu: it has no token {int(input_ids.max())}, only {self._vocabulary}; "
-                "export the bundle again or take another"
+                "export the bundle again or use another"
             )
         tokens = input_ids.shape[1]
         given = {
@@ -150,8 +150,8 @@ def _compiled(
         openvino = import_openvino()
     except ImportError as error:
         raise DeviceError(
-            f"openvino cannot be imported ({error}); pip install 'batchqa[openvino]', or take "
-            "--engine onnxruntime"
+            f"openvino cannot be imported ({error}); pip install 'batchqa[openvino]', or use --engine "
+            f"onnxruntime"
         ) from error
     core = openvino.Core()
     if compute_dtype == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
@@ -178,7 +178,7 @@ def _compiled(
     except Exception as error:  # OpenVINO raises RuntimeError for everything
         reason = _first_line(error)
         raise ModelError(
-            f"{model} cannot be loaded by openvino: {reason}; take --engine onnxruntime, or export the "
+            f"{model} cannot be loaded by openvino: {reason}; use --engine onnxruntime, or export the "
             "bundle again"
         ) from error
     return graph, compiled
@@ -188,8 +188,8 @@ def _check_signature(graph: Any, model: Path, inputs: Sequence[str], outputs: Se
     if any(_is_scaled_at_run_time(node) for node in graph.get_ops()):
         # OpenVINO 2026.4 converts such products without an error, and the model's outputs are empty
         raise ModelError(
-            f"{model} has int8 products with a scale per token, which only onnxruntime computes; take "
-            "--engine onnxruntime, or export a variant for openvino with `batchqa export --precision fp32`"
+            f"{model} has int8 products with a scale per token, which only onnxruntime computes; use "
+            f"--engine onnxruntime, or export a variant for openvino with `batchqa export --precision fp32`"
         )
     takes = {port.get_any_name(): port for port in graph.inputs}
     gives = {name: port for port in graph.outputs for name in port.get_names()}
@@ -209,8 +209,8 @@ def _check_signature(graph: Any, model: Path, inputs: Sequence[str], outputs: Se
             for port in (*graph.inputs, *graph.outputs)
         )
         raise ModelError(
-            f"{model} is not an extractive QA model that batchqa can run: it has {signature}; wanted "
-            f"are i64 inputs {list(inputs)} of free shape and outputs {list(outputs)}, (windows, tokens)"
+            f"{model} is not an extractive QA model that batchqa can run: it has {signature}; needed are "
+            f"i64 inputs {list(inputs)} of variable shape and outputs {list(outputs)}, (windows, tokens)"
         )
 
 
@@ -254,7 +254,7 @@ def _translated(error: Exception) -> Exception:
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text):
         return OutOfMemoryError(text)
     return ModelError(
-        f"the model failed on cpu: {_first_line(error)}; export the bundle again or take another"
+        f"the model failed on cpu: {_first_line(error)}; export the bundle again or use another"
     )
 
 

@@ -86,7 +86,9 @@ class WorkerProcess:
     ) -> tuple[Float32, Float32]:
         """See SpanScorer.score."""
         if os.getpid() != self._process:
-            raise RuntimeError("an engine serves the process alone that started it; load another one here")
+            raise RuntimeError(
+                "an engine can only be used by the process that started it; load another one here"
+            )
         with ExitStack() as turn:
             with self._sending:
                 number = _NUMBER.pack(self._process, next(self._batches))
@@ -122,7 +124,8 @@ class WorkerProcess:
             how = worker.end()
             if self.crashes > MOST_CRASHES:
                 raise TryAgainError(
-                    f"{self.engine} crashed {self.crashes} times on {self.device}, at last with {how}; run "
+                    f"{self.engine} crashed {self.crashes} times on {self.device}, the last time with "
+                    f"{how}; run "
                     "the same command again, with a smaller --batch-tokens if memory is short"
                 ) from gone
             raise CrashedError(how) from gone

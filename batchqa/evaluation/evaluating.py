@@ -171,7 +171,7 @@ def evaluate(
             on_status=on_status,
         )
     elif unused := run_options.keys() - TEXTS:
-        raise SettingsError(f"{', '.join(sorted(unused))}: options of a run need a --model to annotate with")
+        raise SettingsError(f"{', '.join(sorted(unused))}: these options need --model, which annotates FILE")
 
     examples = _examples(source, truth, null_odds, options)
     data = (truth or opened.rows).name
@@ -235,7 +235,7 @@ def _check(
     for option, given in (("-o, where --tune writes,", tune), ("--report", report)):
         if given is not None and is_uri(str(given)):
             raise SettingsError(
-                f"{option} must be on this machine, not {public(str(given))}; copy it afterwards"
+                f"{option} must be a local path, not {public(str(given))}; copy it afterwards"
             )
     if tune is not None and model is None:
         raise SettingsError("--tune needs the bundle that it copies: name it with --model")
@@ -281,8 +281,8 @@ def _annotated(
         source = open_dataset(output)
     elif unused := run_options.keys() - TEXTS - {f.name for f in fields(WindowSettings)}:
         raise SettingsError(
-            f"{source.path} holds answers already, so nothing is annotated: "
-            f"leave out {', '.join(sorted(unused))}"
+            f"{source.path} holds answers already, so it is not annotated: leave out "
+            f"{', '.join(sorted(unused))}"
         )
     sizes = {v.precision: bundle.size(v) / 1e6 for v in reversed(bundle.manifest.variants)}
     if variant is None and len(sizes) == 1:
@@ -297,7 +297,7 @@ def _examples(
     predictions, ids = _predictions(source, null_odds, options)
     if truth is None:
         if gold_column(source.names, options.gold_column) is None and PREDICTION in source.names:
-            raise SettingsError(f"{source.path} holds predictions alone: name the gold answers with --gold")
+            raise SettingsError(f"{source.path} holds predictions only: name the gold answers with --gold")
         examples = same_rows(source, answers_column(source, options.gold_column), ids, predictions)
     else:
         if holds_predictions(truth, options.prefix) and gold_column(truth.names, options.gold_column) is None:
@@ -343,8 +343,8 @@ def _score(examples: Examples, language: str | None, rules: Literal["auto", "squ
     if rules == "squad1" and not all_answerable:
         row = int(np.flatnonzero(~examples.has_answer)[0])
         raise InputError(
-            f"{examples.gold.path}: row {row} has no gold answer, which SQuAD 1.1's rules do not know; "
-            "take --rules squad2"
+            f"{examples.gold.path}: row {row} has no gold answer, which SQuAD 1.1's rules do not allow; use "
+            f"--rules squad2"
         )
     chosen: Rules = ("squad1" if all_answerable else "squad2") if rules == "auto" else rules
     predictions = examples.predictions
@@ -364,7 +364,7 @@ def _languages(examples: Examples, language: str | None) -> tuple[Languages, tup
         place = np.array([codes.index(name) for name in names], dtype=np.int64)
         numbers = column.indices
         if numbers.null_count:
-            raise InputError(f"column {language!r}: {numbers.null_count} rows name no language")
+            raise InputError(f"column {language!r}: {numbers.null_count} rows have no language")
         languages = Languages(codes, place[numbers.to_numpy(zero_copy_only=False)])
     elif re.fullmatch(r"[a-z]{2,3}([-_]\w+)*", language) or language in _LANGUAGE_NAMES:
         languages = Languages.of_all(_code(language), len(examples))
@@ -376,8 +376,8 @@ def _languages(examples: Examples, language: str | None) -> tuple[Languages, tup
     if not foreign:
         return languages, ()
     note = (
-        f"MLQA's script has no rules for {', '.join(foreign)}: no articles are removed there, "
-        "words are what stands between white space"
+        f"MLQA's script has no rules for {', '.join(foreign)}: articles are not removed, and "
+        "words are separated by white space"
     )
     return languages, (note,)
 
@@ -468,7 +468,7 @@ def _notes(examples: Examples, has_best: bool) -> tuple[str, ...]:
     if has_best or not judged.any():
         return ()
     if np.isnan(predictions.null_odds[judged]).all():
-        why = "the predictions carry no null odds (a model that does not abstain, or plain texts)"
+        why = "the predictions have no null odds (a model that does not abstain, or plain texts)"
     else:
         why = 'the best span of rows decided as "no answer" is not in the file; --top-k 1 keeps it'
     return (f"no best thresholds: {why}",)

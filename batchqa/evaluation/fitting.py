@@ -148,8 +148,9 @@ def check_precision(evidence: Evidence, wanted: float) -> None:
         best = int(precision.argmax()) if len(cuts) else 0
         can = f"{precision[best]:.1%} at best, with {cuts[best]:,} answers" if len(cuts) else "not known"
         raise LimitError(
-            f"--target-precision {wanted:g}: no threshold makes so many of the answers right on these rows "
-            f"({can}; fewer than {LEAST_ANSWERS} are not looked at). Nothing was written"
+            f"--target-precision {wanted:g}: no threshold makes that share of the answers right on these "
+            f"rows "
+            f"({can}; fewer than {LEAST_ANSWERS} do not count). Nothing was written"
         )
 
 

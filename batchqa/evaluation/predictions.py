@@ -89,7 +89,7 @@ def _document(given: str) -> Opened:
     if document and all(_is_prediction(value) for value in document.values()):
         return Opened(Dataset.of_table(given, _by_id(document)))
     if document and all(type(value) in (int, float) for value in document.values()):
-        raise InputError(f"{path} holds numbers by id: null odds, it seems, which --null-odds takes")
+        raise InputError(f"{path} holds numbers by id: apparently null odds; give them with --null-odds")
     raise _refused(path, document)
 
 

@@ -138,7 +138,7 @@ def run(
     target = Target.parse(str(output))
     if target.kind == "stdout" and settings.errors.on_error == "reject":
         raise SettingsError(
-            "--on-error reject needs an output file: standard output has no room for the rejects"
+            "--on-error reject needs an output file: rejects cannot be written to standard output"
         )
     stdout = _standard_output(target)
     with questions.explaining() if questions else nullcontext():
@@ -191,7 +191,7 @@ def run(
         stack.enter_context(commit)
         already_done = commit.state == "done"
         if already_done:
-            status(f"already done: {target} is this job's output and stays as it is")
+            status(f"already done: {target} is this job's output; nothing was changed")
         else:
             _warn_of_space(target, source, note)
             commit.begin(resolved.to_dict())
@@ -483,8 +483,8 @@ class _Job:
         named = "; ".join(self._named) or "they were found by an earlier run"
         more = f"; and {errors - len(self._named)} more" if errors > len(self._named) > 0 else ""
         raise LimitError(
-            f"{errors} of {rows} rows are errors, --max-errors allows {limit}: {named}{more}. What is done "
-            "is kept: the same command with a higher limit resumes the job"
+            f"{errors} of {rows} rows are errors, --max-errors allows {limit}: {named}{more}. Finished "
+            f"parts are kept: the same command with a higher limit resumes the job"
         )
 
 
@@ -512,7 +512,9 @@ def _standard_output(target: Target) -> BinaryIO | None:
     if target.kind != "stdout":
         return None
     if sys.stdout is None or sys.stdout.closed:
-        raise StorageError("standard output (-o -) is closed: no row can be written to it; redirect it")
+        raise StorageError(
+            "standard output (-o -) is closed: no row can be written to it; redirect it to a file"
+        )
     return sys.stdout.buffer
 
 

@@ -141,11 +141,11 @@ class Commit:
 
     def _why_not_ours(self, found: Found) -> str:
         if found.record is None:
-            return "exists and is not an output of batchqa"
+            return "exists already and is not an output of batchqa"
         if found.record.fingerprint == self.fingerprint:
-            return f"exists but is damaged: {found.trouble}"
+            return f"exists already but is damaged: {found.trouble}"
         what = "; ".join(differences(found.record.fields, self._job.fields))
-        return f"exists, and was made from other inputs or with other options: {what}"
+        return f"exists already and was made from other inputs or with other options: {what}"
 
     def _way_out(self, found: Found) -> str:
         """What to do about an output that is there: --overwrite is advised only where it would work."""
@@ -171,7 +171,7 @@ class Commit:
         if earlier is None:
             if staging.has_parts():
                 raise PreconditionError(
-                    f"{staging.where}: there are parts but no job.json; --restart discards them"
+                    f"{staging.where}: there are parts here but no job.json; --restart discards them"
                 )
             if not self._overwrite:
                 check_companions(self.target)
@@ -180,7 +180,7 @@ class Commit:
             what = "; ".join(differences(earlier.fields, self._job.fields))
             raise PreconditionError(
                 f"{staging.where}: there is an unfinished job here that differs from this one: {what};"
-                " run that one again, or discard it with --restart"
+                " resume that one with its own command, or discard it with --restart"
             )
         self.state = "resumed"
         self._job = earlier
@@ -268,8 +268,8 @@ class Commit:
                 return False
             staging.remove_part(error.part)
             raise StorageError(
-                f"{staging.where}/{part_name(error.part)}: {error.why}; it is removed, the same command makes"
-                " it again"
+                f"{staging.where}/{part_name(error.part)}: {error.why}; it was removed; the same command "
+                f"writes it again"
             ) from error
         return True
 

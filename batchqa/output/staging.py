@@ -85,7 +85,7 @@ class Staging:
         began = self.job()
         if began is None or began.fingerprint != job.fingerprint:
             raise TryAgainError(
-                f"{self.what}: another job has just begun here; try again when that has ended"
+                f"{self.what}: another job has just started here; try again when it has ended"
             )
         return began
 
@@ -119,8 +119,8 @@ class Staging:
             part = layout.part_number(name)
             if part is None:
                 raise PreconditionError(
-                    f"{self.where}/{name}: an earlier version of batchqa began this job and numbered its "
-                    "parts with fewer digits; finish the job with that version, or discard its parts with "
+                    f"{self.where}/{name}: an earlier version of batchqa started this job and numbered its "
+                    f"parts with fewer digits; finish the job with that version, or discard its parts with "
                     "--restart"
                 )
             record = self._judge(part, fingerprint, part_rows, schema)
@@ -288,4 +288,6 @@ def _footer_of(file: pa.NativeFile, where: str) -> pq.ParquetFile | None:
 
 def foreign(where: object, why: str) -> PreconditionError:
     """The refusal to touch something that is not batchqa's, or not this job's."""
-    return PreconditionError(f"{where}: {why}; it is left alone: move it away and run the same command again")
+    return PreconditionError(
+        f"{where}: {why}; it was not changed: move it away and run the same command again"
+    )

@@ -99,7 +99,7 @@ class StreamPart:
     def reject(self, line: bytes) -> None:  # noqa: ARG002  (the interface of PartWriter)
         """There is no place for rejects beside a stream."""
         raise SettingsError(
-            "--on-error reject needs an output file for the rejects to stand beside, not -o -"
+            "--on-error reject needs an output file, beside which the rejects are written, not -o -"
         )
 
     def commit(
@@ -158,7 +158,7 @@ def _guarded(stream: BinaryIO) -> Iterator[None]:
             nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
             os.dup2(nowhere, stream.fileno())
             os.close(nowhere)
-        raise StorageError("standard output was closed by its reader before all rows were written") from error
+        raise StorageError("the reader of standard output closed it before all rows were written") from error
     except OSError as error:
         raise StorageError(
             f"writing to standard output: {error.strerror or error}; not all rows were written, and a run to "

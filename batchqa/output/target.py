@@ -144,7 +144,9 @@ def _parse_uri(text: str) -> ObjectTarget:
     shown = public(text)
     scheme = shown.partition("://")[0]
     if scheme not in OBJECT_STORES:
-        raise SettingsError(f"-o {shown}: an output is a local path or in an object store (s3, gs, abfs)")
+        raise SettingsError(
+            f"-o {shown}: an output must be a local path or in an object store (s3, gs, abfs)"
+        )
     key = shown.split("/", 3)[3]
     name = key.rstrip("/").rpartition("/")[2]  # a bucket alone has none
     kind, form = _kind_and_format(shown, name, Path(name).suffix, folder=key.endswith("/"))
@@ -156,7 +158,7 @@ def _kind_and_format(
 ) -> tuple[Literal["parquet", "jsonl", "folder"], Literal["parquet", "jsonl"]]:
     suffix = suffix.lower()
     if not name or suffix == STAGING_SUFFIX:
-        raise SettingsError(f"-o {shown}: this cannot be an output; name a file or a folder of its own")
+        raise SettingsError(f"-o {shown}: this cannot be an output; name a file, or a folder for it")
     if folder or not suffix:
         return "folder", _SUFFIXES.get(suffix, "parquet")
     if suffix not in _SUFFIXES:
@@ -206,7 +208,7 @@ def space_shortage(target: LocalTarget | ObjectTarget, output_bytes: int) -> str
         if target.kind == "folder" or free >= output_bytes:
             return None
         return _shortage(
-            f"{scratch}, where {target} is put together", output_bytes, free, "TMPDIR names another"
+            f"{scratch}, where {target} is assembled", output_bytes, free, "set TMPDIR to use another folder"
         )
     in_place = target.kind == "folder" and target.format == "parquet"
     needed = output_bytes if in_place else 2 * output_bytes
@@ -240,7 +242,7 @@ def _check_object_target(target: ObjectTarget, inputs: Sequence[str]) -> None:
     if there.type is pafs.FileType.Directory and target.kind != "folder":
         raise SettingsError(f"-o {target}: this is a folder; write {target}/ for a folder of parts")
     if there.type is pafs.FileType.File and target.kind == "folder" and there.size:
-        raise SettingsError(f"-o {target}: a folder is asked for, but this is an object")
+        raise SettingsError(f"-o {target}: a folder was asked for, but this is an object")
 
 
 def _check_name(target: LocalTarget) -> None:
@@ -264,7 +266,7 @@ def _check_kind(target: LocalTarget) -> None:
         raise SettingsError(f"-o {target}: this is a symbolic link; name what it points to instead")
     if target.kind == "folder":
         if not stat.S_ISDIR(mode):
-            raise SettingsError(f"-o {target}: a folder is asked for, but this is a file")
+            raise SettingsError(f"-o {target}: a folder was asked for, but this is a file")
     elif stat.S_ISDIR(mode):
         raise SettingsError(f"-o {target}: this is a folder; write {target}/ for a folder of parts")
     elif not stat.S_ISREG(mode):

@@ -29,7 +29,7 @@ _BUFFER_BYTES = 2**20
 _HINTS = {
     errno.ENOSPC: "free some space and run the same command again: it resumes after the last committed part",
     errno.EDQUOT: "the quota is used up; raise it and run the same command again",
-    errno.EFBIG: "a limit on file sizes was met (ulimit -f); raise it and run the same command again",
+    errno.EFBIG: "a limit on file sizes was reached (ulimit -f); raise it and run the same command again",
 }
 
 

@@ -198,7 +198,7 @@ def _make_own_folder(path: Path, mode: int, *, owned: bool) -> bool:
     if not files.is_folder(path):
         if not files.exists(path):
             raise FileNotFoundError(str(path))
-        raise PreconditionError(f"{path}: this is a link or a file, which is not followed; move it away")
+        raise PreconditionError(f"{path}: this is a link or a file, not a folder; move it away")
     owner = path.lstat().st_uid
     if owned and owner != os.geteuid() and owner != _owner_of_new_files(path):
         raise PreconditionError(f"{path}: it belongs to another user; remove it or choose another output")

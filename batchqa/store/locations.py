@@ -176,8 +176,8 @@ def _split(uri: str) -> tuple[str, str, str, str]:
     if not authority or (":" in authority and "@" not in authority and "@" in key):
         # Perhaps s3://key:sec/ret@bucket/...: nothing of it is repeated.
         raise SettingsError(
-            f"{scheme}://...: no bucket is named; a / or @ in credentials is written %2F, %40 (better: leave "
-            "credentials to the environment)"
+            f"{scheme}://...: no bucket is named; write / and @ in credentials as %2F and %40 (better: give "
+            f"credentials in the environment)"
         )
     return scheme, authority, key, query
 
@@ -222,7 +222,7 @@ def trouble(shown: str, error: BaseException) -> BatchqaError | None:
     """
     text = str(error)
     if is_gone(error) and (_AWS.search(text) or _GCS.search(text) or _AZURE.search(text)):
-        return StorageError(f"{shown} is gone: it was deleted meanwhile")
+        return StorageError(f"{shown} was deleted in the meantime")
     if match := _AWS.search(text):
         code, status, operation = match.groups("")
         return _aws(shown, code, status, operation, _CURL.search(text))
@@ -275,11 +275,10 @@ def _judged(shown: str, what: str, passes: bool) -> BatchqaError:
     if passes:
         return TryAgainError(
             f"{shown}: the storage cannot be reached, or is overloaded ({what}); run the same command again "
-            "later: it resumes from what is committed"
+            "later: it resumes after the last committed part"
         )
     return StorageError(
-        f"{shown}: the storage refuses it ({what}); look at the credentials, the region and the "
-        "bucket's policy"
+        f"{shown}: the storage refuses it ({what}); check the credentials, the region and the bucket's policy"
     )
 
 

@@ -52,13 +52,14 @@ class Lock:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise TryAgainError(
-                f"{what}: another run is writing it; try again when that has ended"
+                f"{what}: another run is writing to it; try again when it has ended"
             ) from error
         except OSError as error:
             # Some network file systems know no flock. Two runs then write the same parts with the same
             # content under the same names: work is done twice, but the output is right.
             self.note = (
-                f"{what}: no lock on this file system ({error.strerror}); see that only one run writes it"
+                f"{what}: files cannot be locked on this file system ({error.strerror}); make sure that "
+                "only one run writes to it"
             )
 
     @property

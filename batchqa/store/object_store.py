@@ -114,7 +114,11 @@ class ObjectWorkplace:
     created = alone = False
 
     def __init__(self, what: str, *, alone: bool) -> None:
-        self.note = f"{what}: object stores have no locks; see that only one run writes it" if alone else None
+        self.note = (
+            f"{what}: object stores have no locks; make sure that only one run writes to it"
+            if alone
+            else None
+        )
         self.own = secrets.token_hex(4)
         _remove_left_folders()
         self._folder = Path(tempfile.mkdtemp(prefix=_SCRATCH))

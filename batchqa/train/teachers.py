@@ -118,6 +118,6 @@ def _same_tokens(
     if not same:
         raise ModelError(
             f"teacher {name} has another tokenizer than {student.name}: targets are matched token by token; "
-            "take a teacher and a base of one family, or let the teacher answer the rows with `batchqa run` "
+            f"use a teacher and a base of one family, or let the teacher answer the rows with `batchqa run` "
             "and train on its answers as gold"
         )

@@ -141,8 +141,8 @@ def _check_device(settings: TrainSettings) -> None:
     """Raise DeviceError where CUDA was asked for and torch does not have it."""
     if settings.device == "cuda" and not load("torch").cuda.is_available():
         raise DeviceError(
-            "--device cuda: torch finds no CUDA device (or is a build without CUDA); --device auto takes the "
-            "CPU then"
+            "--device cuda: torch finds no CUDA device (or is a build without CUDA); --device auto uses the "
+            "CPU in that case"
         )
 
 
@@ -161,7 +161,8 @@ def _rows(
     if lost > settings.max_missing_gold * (labelled + lost):
         raise InputError(
             f"{named}: the gold answer of {lost:,} of {labelled + lost:,} rows is not in their context, more "
-            f"than --max-missing-gold {settings.max_missing_gold:g}; are these the labelled contexts?"
+            f"than --max-missing-gold {settings.max_missing_gold:g}; check that these are the contexts that "
+            f"were labelled"
         )
     if lost:
         note(f"{lost:,} rows are left out: their gold answer is not in their context")
@@ -276,11 +277,11 @@ def _finished(output: Path, job: dict[str, Any]) -> Trained | None:
     before = orjson.loads(record.read_bytes()) if record.is_file() else {}
     if (different := _differences(job, before)) and before:
         raise PreconditionError(
-            f"{output} is there already and was trained differently ({', '.join(different)}); choose another "
+            f"{output} exists already and was trained differently ({', '.join(different)}); choose another "
             "output, or remove it"
         )
     if not before:
-        raise PreconditionError(f"{output} is there already and was not made by `batchqa train`")
+        raise PreconditionError(f"{output} exists already and was not made by `batchqa train`")
     found = before["validation"]
     return Trained(
         str(output),
@@ -306,8 +307,8 @@ def _begin(work: Path, job: dict[str, Any], *, restart: bool) -> None:
     if file.is_file():
         if different := _differences(job, orjson.loads(file.read_bytes())):
             raise PreconditionError(
-                f"{work} holds a run that began differently ({', '.join(different)}); give the same options "
-                "to resume it, or --restart to begin again"
+                f"{work} holds a run that was started with other options ({', '.join(different)}); give the "
+                f"same options to resume it, or --restart to start again"
             )
         return
     try:

@@ -133,7 +133,7 @@ def test_an_int8_graph_with_a_scale_per_token_is_refused_with_what_to_do(tmp_pat
     path = tmp_path / "model.onnx"
     onnx.save(_scaled_per_token(), path)
     OnnxScorer(spec_of(path))  # what it is made for
-    with pytest.raises(ModelError, match="only onnxruntime computes; take --engine onnxruntime, or export"):
+    with pytest.raises(ModelError, match="only onnxruntime computes; use --engine onnxruntime, or export"):
         OpenVinoScorer(spec_of(path))
 
 
@@ -158,7 +158,7 @@ def test_a_model_with_other_inputs_is_refused(tiny_bundle: Path) -> None:
 
 
 def test_a_cuda_device_is_refused_with_what_to_do() -> None:
-    with pytest.raises(DeviceError, match="CPU only; take --device cpu"):
+    with pytest.raises(DeviceError, match="CPU only; use --device cpu"):
         load(ModelSpec("openvino", "model.onnx", NAMES, LOGITS, "cuda:0", 1))
 
 

@@ -157,7 +157,7 @@ def test_without_openvino_auto_is_onnxruntime_and_asking_for_openvino_says_what_
     names = [found.name for found in selecting.candidates(open_bundle(both), MachineSettings(), "cpu")]
     assert names == ["onnxruntime fp32"]
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
-    with pytest.raises(DeviceError, match=r"pip install 'batchqa\[openvino\]', or take --engine onnx"):
+    with pytest.raises(DeviceError, match=r"pip install 'batchqa\[openvino\]', or use --engine onnx"):
         resolved(both, engine="openvino")
 
 

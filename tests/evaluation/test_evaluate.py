@@ -346,7 +346,7 @@ def bad(tmp_path: Path, text: str, name: str = "bad.json") -> Path:
         ('[{"id": "q0"}, 2]', r"record 2, byte 14: the line is a number, not an object"),
         ('{"data": [', "not valid JSON"),
         ("", "is empty"),
-        ('{\n "a": 1\n}', "null odds, it seems, which --null-odds takes"),
+        ('{\n "a": 1\n}', "apparently null odds; give them with --null-odds"),
         ('{\n "a": [1],\n "b": "c"\n}', r"neither a SQuAD file .*predictions .*n-best"),
         ("PK\x03\x04", "a ZIP archive; unpack it"),
         ("id,context\nq0,x\n", "no gold answers: it has no column 'answers' or 'answer'"),

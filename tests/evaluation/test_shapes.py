@@ -186,7 +186,7 @@ def test_gold_answers_are_looked_at_before_a_row_is_annotated(
 
 
 def test_outputs_of_an_evaluation_in_a_store_are_refused_before_any_work(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="must be on this machine"):
+    with pytest.raises(SettingsError, match="must be a local path"):
         evaluate(write(tmp_path / "a.parquet", [Row()]), report="s3://key:secret@bucket/r.html")
 
 

@@ -167,6 +167,6 @@ def test_an_input_that_changes_during_the_run_is_exit_4_and_nothing_is_published
         elif progress.part == 1:
             bucket.put("in.jsonl", jsonl(ROWS).replace(b"row 3.", b"row 4."))
 
-    with pytest.raises(PreconditionError, match=rf"in\.jsonl was {change} since the job started"):
+    with pytest.raises(PreconditionError, match=rf"in\.jsonl was {change} after the job started"):
         run(bucket.uri("in.jsonl"), bucket.uri("x/out.parquet"), progress=disturb)
     assert "x/out.parquet" not in bucket.listing()

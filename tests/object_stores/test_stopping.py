@@ -190,7 +190,7 @@ def test_a_damaged_part_is_made_again_and_a_foreign_one_refused(bucket: Bucket, 
     small(uri, stop_at=3)
     assert bucket.get(part) == good
     bucket.put(part, bytes([*good[:1000], good[1000] ^ 4, *good[1001:]]))
-    with pytest.raises(StorageError, match=r"part-0000002\.parquet.*checksum.*same command makes it again"):
+    with pytest.raises(StorageError, match=r"part-0000002\.parquet.*checksum.*same command writes it again"):
         small(uri)
     small(uri)
     assert bucket.contents("x/") == undisturbed(tmp_path / "local", "out.parquet")
@@ -298,7 +298,7 @@ def test_of_two_jobs_that_begin_at_once_the_first_goes_on_and_a_twin_takes_its_s
     with opened(commit_job.FIELDS) as first, opened(commit_job.FIELDS) as twin, opened(other) as stranger:
         assert first.begin({"batch_tokens": 1}) == {"batch_tokens": 1}
         assert twin.begin({"batch_tokens": 2}) == {"batch_tokens": 1}
-        with pytest.raises(TryAgainError, match="another job has just begun here"):
+        with pytest.raises(TryAgainError, match="another job has just started here"):
             stranger.begin({"batch_tokens": 3})
         assert "no locks" in first.notes[0]
 

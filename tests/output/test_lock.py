@@ -32,7 +32,7 @@ from tests.output.looking import (
 def test_a_second_run_on_the_same_output_is_told_to_try_again(output: str) -> None:
     with open_commit(output) as first:
         first.begin({})
-        with pytest.raises(TryAgainError, match="another run is writing it"):
+        with pytest.raises(TryAgainError, match="another run is writing to it"):
             open_commit(output)
     run(output)
     assert numbers_in(output) == kept(RECORDS)
@@ -96,7 +96,7 @@ def test_a_file_system_without_locks_is_noted_and_the_job_goes_on(
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
     commit = run(output)
-    assert "no lock on this file system" in commit.notes[0]
+    assert "cannot be locked on this file system" in commit.notes[0]
     assert numbers_in(output) == kept(RECORDS)
 
 

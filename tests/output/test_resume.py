@@ -143,7 +143,7 @@ def test_a_flipped_bit_in_a_parts_pages_is_found_before_publishing_and_mended_by
     data = bytearray(path.read_bytes())
     data[1000] ^= 4
     path.write_bytes(data)
-    with pytest.raises(StorageError, match=r"part-0000002\.parquet.*the same command makes it again"):
+    with pytest.raises(StorageError, match=r"part-0000002\.parquet.*the same command writes it again"):
         run(output)
     assert find(Target.parse(output)) is None
     run(output)

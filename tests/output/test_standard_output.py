@@ -50,7 +50,10 @@ def test_standard_output_gets_json_lines_and_no_file_is_made(
 def test_a_reader_that_goes_away_is_an_error_in_one_line(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    with os.fdopen(writing, "wb") as stream, pytest.raises(StorageError, match="closed by its reader"):
+    with (
+        os.fdopen(writing, "wb") as stream,
+        pytest.raises(StorageError, match="the reader of standard output closed it"),
+    ):
         stream_run(stream, records=3000)
 
 

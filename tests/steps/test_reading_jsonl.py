@@ -49,7 +49,7 @@ def only(source: Source) -> Rows:
 
 @pytest.fixture
 def small_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The schema is fixed by 50 records in place of 10,000: SAMPLE and what follows it."""
+    """The schema is fixed by 50 records in place of 10,000: SAMPLE and the following files it."""
     monkeypatch.setattr(jsonl, "SAMPLE_RECORDS", 50)
 
 
@@ -532,7 +532,7 @@ def test_a_schema_file_may_nest_lists_and_structs(tmp_path: Path) -> None:
         ("context", "neither name:type"),
         ("context:string,context:string", "named twice"),
         ("n:nosuchtype", "no type is named 'nosuchtype'"),
-        ("n:binary", "not a type that JSON can give"),
+        ("n:binary", "not a type that JSON values can have"),
         ("context:int64", "must be a string"),
         ("{bad", "not valid JSON"),
         ('{"n": 5}', "the type of 'n'"),

@@ -234,14 +234,14 @@ def test_what_a_run_does_not_need_may_be_missing_or_written_in_other_ways(
         ([*_QUESTION, "id"], ["flour"], "type_field", "qas[0].id is not a string"),
         ([*_QUESTION, "is_impossible"], "flour", "type_field", "is_impossible is not true or false"),
         ([*_QUESTION, "answers"], 5, "type_field", "answers is not an array"),
-        ([*_QUESTION, "answers"], [5], "type_field", "holds what is not an object"),
+        ([*_QUESTION, "answers"], [5], "type_field", "holds something that is not an object"),
         ([*_QUESTION, "answers"], [{"text": None}], "type_field", "an answer without a text"),
         ([*_QUESTION, "answers"], [{"text": []}], "type_field", "text is not a string"),
         ([*_QUESTION, "question"], "half \ud800", "bad_utf8", "surrogate pair"),
         ([*_QUESTION, "id"], "half \ud800", "type_field", "surrogate pair"),
-        ([*_QUESTION, "answers", 0, "answer_start"], math.nan, "type_field", "no 32-bit integer"),
-        ([*_QUESTION, "answers", 0, "answer_start"], 1.5, "type_field", "no 32-bit integer"),
-        ([*_QUESTION, "answers", 0, "answer_start"], 2**31, "type_field", "no 32-bit integer"),
+        ([*_QUESTION, "answers", 0, "answer_start"], math.nan, "type_field", "not a 32-bit integer"),
+        ([*_QUESTION, "answers", 0, "answer_start"], 1.5, "type_field", "not a 32-bit integer"),
+        ([*_QUESTION, "answers", 0, "answer_start"], 2**31, "type_field", "not a 32-bit integer"),
         ([*_QUESTION, "answers"], {"text": ["x"], "answer_start": [1, 2]}, "type_field", "not as long as"),
     ],
 )
@@ -276,7 +276,7 @@ def test_a_list_of_paragraphs_is_read_as_simpletransformers_does(tmp_path: Path)
 def test_a_schema_that_is_not_used_is_said(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(json.dumps(DOCUMENT))
     source = open_source([str(tmp_path / "x.json")], ReadingSettings(schema="id:int64"))
-    assert any("--schema is for JSON and CSV" in note for note in source.notes)
+    assert any("--schema applies to JSON and CSV" in note for note in source.notes)
 
 
 def test_a_list_of_articles_is_read_like_the_document_that_holds_it(tmp_path: Path) -> None:

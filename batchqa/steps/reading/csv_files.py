@@ -208,7 +208,7 @@ def behind(begin: Cursor, waiting: Sequence[Record], count: int) -> Cursor:
 
 def _of_text(json_type: JsonType, name: str) -> JsonType:
     if json_type.kind in ("list", "struct"):
-        raise SettingsError(f"--schema: {name!r}: a table as text has no lists and structs; name it json")
+        raise SettingsError(f"--schema: {name!r}: CSV has no lists and structs; use the type json")
     return json_type
 
 

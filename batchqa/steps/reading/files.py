@@ -184,14 +184,14 @@ class Place:
         try:
             stamp = self.stamp()
         except FileNotFoundError:
-            raise PreconditionError(f"{self.shown} was deleted since the job started; put it back") from None
+            raise PreconditionError(f"{self.shown} was deleted after the job started; put it back") from None
         except OSError as error:
-            raise self.failure(error, f"{self.shown} cannot be looked at") from error
+            raise self.failure(error, f"{self.shown} cannot be inspected") from error
         changed = [name for name, value in stamp.items() if value != identity.get(name)]
         if changed:
             how = "replaced" if "inode" in changed or "device" in changed else "changed"
             raise PreconditionError(
-                f"{self.shown} was {how} since the job started ({', '.join(changed)} differ); "
+                f"{self.shown} was {how} after the job started ({', '.join(changed)} differ); "
                 "start over with --restart"
             )
 
@@ -243,7 +243,9 @@ def find(
         places += found
         keyed = next((place for place in found if not place.keys and _has_key_folders(place, argument)), None)
         if keyed:
-            notes.append(f"{keyed.shown}: key=value folders are not read as columns (--partition-columns)")
+            notes.append(
+                f"{keyed.shown}: key=value folders are not read as columns; --partition-columns does that"
+            )
     if missing:  # beside inputs that are there it is a mistake, and the job would be incomplete
         raise InputError(str(missing[0])) if places else missing[0]
     if not places:
@@ -251,7 +253,7 @@ def find(
     seen: set[str] = set()
     for place in places:
         if place.uri in seen:
-            raise SettingsError(f"{place.shown} is named twice; every input is read once")
+            raise SettingsError(f"{place.shown} is named twice; name every input once")
         seen.add(place.uri)
     return places, tuple(dict.fromkeys(notes))
 
@@ -384,7 +386,7 @@ def _remote_paths(filesystem: pafs.FileSystem, path: str, public: str) -> list[s
     if not names and info.type is pafs.FileType.File:
         return [path]  # of no bytes; with objects below it, it is a tool's mark of a folder
     if not names:
-        raise NoInputError(f"{public} does not name a file or folder that can be read")
+        raise NoInputError(f"{public} is not the name of a file or folder that can be read")
     return sorted(names, key=str.encode)
 
 

@@ -42,10 +42,7 @@ def format_of(place: Place, max_window: int) -> FileFormat:
         magic = raw.read(8) if place.tape is not None else read_at(raw, 0, 8)
     if magic.startswith((b"PAR1", b"PARE")):
         if place.tape is not None:
-            raise InputError(
-                f"{place.shown} is Parquet, which is read from its end and cannot come through a pipe; "
-                "name the file"
-            )
+            raise InputError(f"{place.shown} is Parquet, which cannot be read from a pipe; name the file")
         return FileFormat("parquet", "none")
     compression = _compression(magic)
     head = _head(place, compression, max_window)
@@ -119,9 +116,7 @@ def _text_format(place: Place, head: bytes) -> Format:
     if isinstance(whole, dict) and _is_squad(whole):
         return "squad"
     if b"\r" in head and b"\n" not in head and not lines[0].lstrip().startswith((b"{", b"[")):
-        raise InputError(
-            f"{place.shown} has the line ends of old Macintoshes (CR); convert it: tr '\\r' '\\n'"
-        )
+        raise InputError(f"{place.shown} has line ends of CR alone; convert it: tr '\\r' '\\n'")
     if re.match(rb"\s*\[\s*[{\]]", head):
         return "squad" if _has_paragraphs(head) else "json"
     if any(isinstance(_json(line), (dict, list)) for line in whole_lines):
@@ -133,7 +128,7 @@ def _text_format(place: Place, head: bytes) -> Format:
         return "jsonl"
     if begins_like_json and _json(head) is not None:
         raise JsonDocumentError(
-            f"{place.shown} is one JSON document and no SQuAD file; write one record a line (jq -c '.[]')"
+            f"{place.shown} is one JSON document, but not SQuAD; write one record per line (jq -c '.[]')"
         )
     if looks_like_table(head, named=named(place, ".csv", ".tsv", ".tab")):
         return "csv"
@@ -177,8 +172,8 @@ def _document(head: bytes) -> str | None:
     except (ValueError, RecursionError):
         return None
     if not text[end:].strip():
-        return "one JSON document and no SQuAD file; write one record a line (jq -c .)"
-    return "JSON with objects that are not on a line each; write one object a line (jq -c .)"
+        return "one JSON document, but not SQuAD; write one record per line (jq -c .)"
+    return "JSON whose objects are not on lines of their own; write one object per line (jq -c .)"
 
 
 def _json(text: bytes) -> object:

@@ -193,7 +193,7 @@ def parse_schema(text: str) -> dict[str, JsonType]:
         for column in text.split(","):
             name, colon, kind = column.strip().partition(":")
             if not colon or not name or name in given:
-                raise SettingsError(f"--schema: {column.strip()!r} is not name:type, or is named twice")
+                raise SettingsError(f"--schema: {column.strip()!r} is not name:type, or occurs twice")
             given[name] = kind.strip()
     if not given:
         raise SettingsError("--schema names no column")
@@ -223,7 +223,7 @@ def _given_type(kind: Any, name: str) -> JsonType:
         return list_of(_given_type(kind[0], name))
     if not isinstance(kind, str):
         raise SettingsError(
-            f"--schema: the type of {name!r} is not the name of a type, [type] or {{name: type}}"
+            f"--schema: the type of {name!r} must be the name of a type, [type] or {{name: type}}"
         )
     if kind == "json":
         return JSON
@@ -232,7 +232,7 @@ def _given_type(kind: Any, name: str) -> JsonType:
     try:
         arrow = pa.type_for_alias(kind)
     except (ValueError, pa.ArrowException):
-        raise SettingsError(f"--schema: {name!r}: no type is named {kind!r}") from None
+        raise SettingsError(f"--schema: {name!r}: there is no type {kind!r}") from None
     return JsonType(_kind_of(arrow, name), arrow)
 
 
@@ -248,7 +248,7 @@ def _kind_of(arrow: pa.DataType, name: str) -> Kind:
     for kind, test in kinds:
         if test(arrow) and not pa.types.is_duration(arrow):
             return kind
-    raise SettingsError(f"--schema: {name!r}: {arrow} is not a type that JSON can give")
+    raise SettingsError(f"--schema: {name!r}: {arrow} is not a type that JSON values can have")
 
 
 # ------------------------------------------------------------------------------------------------- fitting
@@ -309,7 +309,7 @@ def _parsed(value: str, json_type: JsonType) -> Any:
     try:
         return pa.scalar(value, pa.string()).cast(json_type.type)
     except (pa.ArrowException, ValueError):
-        raise MisfitError(f"is a string that is no {json_type.type}") from None
+        raise MisfitError(f"is a string that is not {json_type.type}") from None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

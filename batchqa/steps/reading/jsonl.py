@@ -154,7 +154,7 @@ class JsonlReader:
         self._places = places
         self._kinds = kinds
         self._settings = settings
-        where = places[0].shown if len(places) == 1 else f"{places[0].shown} and what follows"
+        where = places[0].shown if len(places) == 1 else f"{places[0].shown} and the following files"
         sample = _Sample() if settings.schema is not None else self._sample()
         self.rows: list[int | None] = [*sample.records] if sample.complete else [None] * len(places)
         self._columns = self._plan(sample, where)
@@ -164,7 +164,7 @@ class JsonlReader:
         self.lists = self._columns.lists
         as_text = () if keep_raw or settings.schema else self._columns.json_names()
         self.notes = tuple(
-            f"{where}: column {name!r} has no one type; it passes through as JSON text"
+            f"{where}: column {name!r} has values of several types; it is passed through as JSON text"
             for name in as_text
             if name in sample.guesses and sample.guesses[name].saw_values
         )
@@ -343,7 +343,7 @@ class JsonlReader:
     def _typed(self, parsed: Parsed, fitted: dict[str, Fitted]) -> pa.RecordBatch:
         """The columns that pass through; a value that does not fit is null, and its row faulty."""
         unknown = self._unknown_keys(parsed)
-        advice = "" if self._settings.schema is not None else " (--schema can say what it is)"
+        advice = "" if self._settings.schema is not None else " (give its type with --schema)"
         for name in self._columns.kept:
             for row, reason in fitted[name].misfits.items():
                 detail = f"{parsed.locate(row)}: {name!r} {reason}{advice}"

@@ -45,7 +45,7 @@ _MAGIC = (
     (b"version https://git-lfs.github.com/", "a Git LFS pointer, not the data; fetch it with `git lfs pull`"),
     (b"/annex/objects/", "a git-annex pointer, not the data; fetch it with `git annex get`"),
     (b"-----BEGIN PGP", "an encrypted PGP message; decrypt it first"),
-    (b"\x1e", "a JSON text sequence; write one record a line, without the separators (jq -c --seq .)"),
+    (b"\x1e", "a JSON text sequence; write one record per line, without the separators (jq -c --seq .)"),
 )
 _LETTERS = frozenset(range(0x20, 0x7F))
 """Magic of such bytes alone could also be the beginning of a text, so the bytes behind it are looked at."""
@@ -67,7 +67,7 @@ def foreign(head: bytes, *, document: bool = False) -> str | None:
     A `document` may be a text of any kind.
     """
     if not head.strip(b"\0"):
-        return "nothing but zero bytes: it was never written to its end; make it again" if head else None
+        return "nothing but zero bytes: it was never fully written; create it again" if head else None
     return _text_encoding(head) or _binary(head) or (None if document else _markup(head))
 
 
@@ -121,7 +121,7 @@ def _markup(head: bytes) -> str | None:
     """Texts that are neither JSON nor a table."""
     start = head.lstrip()[:512].lower()
     if start.startswith((b"<!doctype html", b"<html")) or (b"<html" in start and start.startswith(b"<")):
-        return "an HTML page, perhaps one that a download gave instead of the file; fetch it again"
+        return "an HTML page, perhaps from a failed download; download it again"
     if start.startswith(b"<?xml") or re.match(rb"<[a-z!][^>]*>", start):
         return f"an XML document; {_CONVERT}"
     if re.match(rb"---[ \t]*\r?\n|%yaml|-[ \t]+[\w\"']+:([ \t]|\r?\n)", start):

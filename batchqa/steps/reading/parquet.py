@@ -53,7 +53,7 @@ class ParquetReader:
         self.notes: tuple[str, ...] = ()
         kinds = self._look("us")
         names = list(dict.fromkeys(name for kind in kinds for name in kind.columns))
-        where = kinds[0].shown if len(kinds) == 1 else f"{kinds[0].shown} and what follows"
+        where = kinds[0].shown if len(kinds) == 1 else f"{kinds[0].shown} and the following files"
         kept = passed_through(names, settings, where)
         for kind in kinds:
             _check_kept(kind, kept, settings)
@@ -231,7 +231,7 @@ def _rows_of(metadata: pq.FileMetaData, shown: str) -> int:
     """The number of rows, on which the file and its row groups must agree."""
     rows = int(metadata.num_rows)
     if rows != sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)):
-        raise InputError(f"{shown} is not a sound Parquet file: its row groups do not add up to its rows")
+        raise InputError(f"{shown} is not a valid Parquet file: its row groups do not add up to its rows")
     return rows
 
 
@@ -310,7 +310,7 @@ def _kind(kinds: list[_Kind], place: Place, opened: _Opened) -> _Kind:
     try:
         columns = columns_of(decode_closing(read_at(opened.raw, size - length, length), SCHEMA))
     except ValueError as error:
-        raise InputError(f"{place.shown} is not a sound Parquet file: {error}") from error
+        raise InputError(f"{place.shown} is not a valid Parquet file: {error}") from error
     names = [name for name, _ in columns]
     twice = frozenset(name for name in names if names.count(name) > 1)
     kinds.append(_Kind(place.shown, text, schema, dict(columns), opened.refused, twice))

@@ -45,7 +45,8 @@ def refuse_without_json(files: Sequence[Described], names: Sequence[str]) -> Non
             odd = [kind for kind in footers.types_of(columns.get(name, ())) if kind.startswith(_WITHOUT_JSON)]
             if odd:
                 raise InputError(
-                    f"{shown}: column {name!r} is {odd[0]}, which has no form in JSON; write Parquet, or "
+                    f"{shown}: column {name!r} is {odd[0]}, which cannot be written as JSON; write Parquet, "
+                    f"or "
                     f"leave it out with --drop {name}"
                 )
 

@@ -58,8 +58,8 @@ class Partitions:
         for name, values in self._columns.items():
             if name in names:
                 raise InputError(
-                    f"column {name!r} is in the files and in the names of their folders ({name}=...); rename "
-                    "one, or do without --partition-columns"
+                    f"column {name!r} is in the files and in the names of their folders ({name}=...); "
+                    f"rename one, or leave out --partition-columns"
                 )
             schema = schema.append(pa.field(name, values.type))
         return schema

@@ -148,7 +148,7 @@ def open_source(
         if place.tape is not None:
             place.tape.keep_no_more()
     if settings.schema is not None and isinstance(reader, ParquetReader | SquadReader | TextReader):
-        notes += (f"{places[0].shown}: --schema is for JSON and CSV, and is not used here",)
+        notes += (f"{places[0].shown}: --schema applies to JSON and CSV; it is not used here",)
     streams = [place.shown for place in places if place.tape is not None]
     notes += tuple(f"{shown} can be read only once: this job cannot be resumed" for shown in streams)
     rows = None if None in reader.rows else sum(count or 0 for count in reader.rows)

@@ -335,7 +335,7 @@ def _answers(value: Any, at: str) -> tuple[dict[str, list[Any]] | None, tuple[st
             raise _MisfitError(f"{at} is not an array")
         entries = [{"text": entry} if type(entry) is str else entry for entry in entries]
         if any(type(entry) is not dict for entry in entries):
-            raise _MisfitError(f"{at} holds what is not an object")
+            raise _MisfitError(f"{at} holds something that is not an object")
         texts = [entry.get("text") for entry in entries]
         starts = [entry.get("answer_start") for entry in entries]
     texts = [_name(text, f"{at}: an answer's text") for text in texts]
@@ -345,7 +345,7 @@ def _answers(value: Any, at: str) -> tuple[dict[str, list[Any]] | None, tuple[st
     columns = {"text": texts, "answer_start": whole}
     if whole == starts:
         return columns, None
-    return columns, ("type_field", f"{at} has an answer_start that is no 32-bit integer")
+    return columns, ("type_field", f"{at} has an answer_start that is not a 32-bit integer")
 
 
 def _start(value: Any) -> int | None:

@@ -117,8 +117,8 @@ class TextStream:
     def _window_too_large(self) -> InputError:
         size = self._largest or 2**31  # a header that could not be read yet
         return InputError(
-            f"{self._place.shown}: to read it, zstd must hold {size // MIB} MiB (zstd --long); allow that "
-            f"with --max-zstd-window {size}, or compress it again without --long"
+            f"{self._place.shown}: zstd needs a window of {size // MIB} MiB (zstd --long); allow it with "
+            f"--max-zstd-window {size}, or compress it again without --long"
         )
 
 
@@ -209,7 +209,7 @@ class ArrayLines:
         """Read up to `size` bytes. Raises StorageError where the array does not end."""
         data = self._stream.read(size)
         if not data and self._cutter.inside:
-            raise StorageError(f"{self._shown}: the JSON array is not closed: the file is cut off")
+            raise StorageError(f"{self._shown}: the JSON array is not closed: the file is truncated")
         return self._cutter.cut(data)
 
 

@@ -148,8 +148,8 @@ def _live_in_delta(inside: Sequence[Place], root: str, *, whole: bool) -> dict[P
     odd = [name for name in features if name.startswith(_UNREAD)] + ["columnMapping"] * (mapping != "none")
     if odd:
         raise InputError(
-            f"{shown} is a Delta table with {odd[0]}, so that its files alone do not say what its rows are; "
-            "write its rows to a plain folder first"
+            f"{shown} is a Delta table with {odd[0]}, so its files alone do not determine its rows; write "
+            f"its rows to a plain folder first"
         )
     values = [actions[f"partition.{name}"] for name in partitions]
     alive = {
@@ -159,7 +159,7 @@ def _live_in_delta(inside: Sequence[Place], root: str, *, whole: bool) -> dict[P
     missing = alive.keys() - {place.path for place in inside}
     if missing and whole:
         raise InputError(
-            f"{shown} is a Delta table whose log names files that are not found in its folder, as "
+            f"{shown} is a Delta table whose log names files that are not in its folder, such as "
             f"{min(missing)}"
         )
     return {place: replace(place, keys=alive[place.path]) for place in inside if place.path in alive}

@@ -153,7 +153,7 @@ def records(
             lines.give_back()
             # what Python says of a carriage return is advice to programmers
             why = "a carriage return outside quotation marks" if "new-line" in str(error) else error
-            fault = RowFault(code, f"{shown}:{line + 1}, byte {byte}: no record of a table: {why}")
+            fault = RowFault(code, f"{shown}:{line + 1}, byte {byte}: not a record: {why}")
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
         if lines.bad_utf8 and fault is None:
             fields = [field if field is None or _is_text(field) else None for field in fields]

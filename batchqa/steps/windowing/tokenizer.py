@@ -43,8 +43,8 @@ def learn_layout(tokenizer: Tokenizer, pad_id: int, pad_type: int = 0) -> Layout
     )
     if not in_order or question[0] == 0:
         raise ModelError(
-            "this tokenizer's pair template is not supported: it must put special tokens before the "
-            "question and the context after it, as BERT, RoBERTa and ALBERT do"
+            "this tokenizer's pair template is not supported: it must have the form: special tokens, "
+            "question, special tokens, context, as BERT, RoBERTa and ALBERT do"
         )
     between = range(question[-1] + 1, context[0])
     after = range(context[-1] + 1, len(ids))
