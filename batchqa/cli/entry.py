@@ -290,7 +290,7 @@ def export_command(
     A variant that misses a limit is left out (exit code 3). If all do, or if batchqa's answers differ from
     those of transformers, no bundle is made (exit code 5). Repeat an export that was stopped to resume it.
     """
-    with _reporting(log_format, quiet) as reporter, _stoppable():
+    with _reporting(log_format, quiet) as reporter, _stoppable(kept="finished work is kept"):
         from batchqa.export.exporting import export
 
         wanted = tuple(part.strip() for part in precisions.split(",") if part.strip())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
@@ -64,5 +65,5 @@ def test_all_limits_are_said_at_once_with_the_options_that_accept_it() -> None:
 def test_the_command_and_the_package_s_own_model_have_one_default(name: str, default: float | None) -> None:
     script = Path(__file__).parents[2] / "scripts" / "make_bundled_model.py"
     (option,) = [parameter for parameter in export_command.params if parameter.name == name]
-    assert option.default == default
+    assert option.get_default(click.Context(export_command)) == default
     assert name not in script.read_text(encoding="utf-8")
