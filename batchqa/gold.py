@@ -181,6 +181,13 @@ def plain_array(array: pa.Array | pa.ChunkedArray) -> pa.Array:
     return array
 
 
+def decoded_lists(column: pa.Array) -> pa.Array:
+    """A column of lists; a table as text has them as JSON text."""
+    if not _is_text(column.type):
+        return column
+    return pa.array([None if text is None else orjson.loads(text) for text in column.to_pylist()])
+
+
 def _counts(lists: pa.Array) -> Any:
     return pc.fill_null(pc.list_value_length(lists), 0).cast(pa.int64()).to_numpy(zero_copy_only=False)
 

@@ -27,7 +27,7 @@ from tests.tracing import why_not
 
 SCRIPT = Path(commit_job.__file__)
 ROOT = SCRIPT.parent.parent
-OUTPUTS = ["out.parquet", "out.jsonl", "out/", "out.jsonl/"]
+OUTPUTS = ["out.parquet", "out.jsonl", "out/", "out.jsonl/", "out.csv"]
 CALLS = ["openat", "write", "fsync", "rename", "link", "unlink", "mkdir", "rmdir"]
 SHORT_KILLS = 3  # per kind of output, spread over all calls; each takes a second
 

@@ -90,7 +90,8 @@ def _file(file: Location) -> dict[str, Any]:
         return _parquet(file)
     sidecar = file.beside(layout.SIDECAR_SUFFIX)
     if _type(sidecar) is FileType.File:
-        return {"kind": "output", "path": file.uri, "format": "jsonl", "record": _json_file(sidecar)}
+        kind = file.name.rpartition(".")[2].lower()
+        return {"kind": "output", "path": file.uri, "format": kind, "record": _json_file(sidecar)}
     raise InputError(f"{file} was not written by `batchqa run`: it is not Parquet and has no {sidecar.name}")
 
 

@@ -139,7 +139,11 @@ def commands() -> None:
 @commands.command("run", short_help="Annotate files: the main command.", epilog=EPILOG)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option(
-    "-o", "--output", required=True, metavar="OUTPUT", help=".parquet or .jsonl file, folder/, or - (JSONL)."
+    "-o",
+    "--output",
+    required=True,
+    metavar="OUTPUT",
+    help="A .parquet, .jsonl, .csv or .tsv file, folder/, or - (JSONL).",
 )
 @model_option
 @together(

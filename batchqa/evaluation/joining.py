@@ -12,13 +12,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchqa.errors import InputError, SettingsError
 from batchqa.evaluation.predictions import PREDICTION
-from batchqa.gold import COLUMNS, Gold, gold_column, plain_array, read_gold
+from batchqa.gold import COLUMNS, Gold, decoded_lists, gold_column, plain_array, read_gold
 from batchqa.records import Bool, Float64, Int64
 from batchqa.steps.reading import Dataset
 
@@ -143,7 +142,7 @@ class Examples:
         source, name = self.predicted or self.gold, prefix + "answers"
         if name not in source.names:
             return None
-        lists = _lists(plain_array(source.read(name))).take(self.place)
+        lists = decoded_lists(plain_array(source.read(name))).take(self.place)
         return [[(one["answer"], one["score"]) for one in row or []] for row in lists.to_pylist()]
 
     def _name_in(self, source: Dataset, name: str) -> str:
@@ -367,7 +366,7 @@ def _piece(batch: pa.Table, prefix: str, candidates: str | None) -> Predictions:
     text = pc.if_else(judged, pc.fill_null(answer, ""), pa.scalar(None, pa.large_string()))
     span, span_score = answer, pa.nulls(len(answer), pa.float64())
     if candidates is not None:
-        best = _first_of_lists(_lists(plain_array(batch.column(candidates))))
+        best = _first_of_lists(decoded_lists(plain_array(batch.column(candidates))))
         if pa.types.is_struct(best.type):
             # a row that was judged and has no candidate has no span at all
             span = pc.coalesce(answer, pc.struct_field(best, "answer").cast(pa.large_string()), pa.scalar(""))
@@ -381,13 +380,6 @@ def _piece(batch: pa.Table, prefix: str, candidates: str | None) -> Predictions:
         silent=np.asarray(pc.fill_null(no_answer, False).to_numpy(zero_copy_only=False)),
         fault=fault,
     )
-
-
-def _lists(column: pa.Array) -> pa.Array:
-    """Lists that are JSON text, as they are in a table as text, as lists."""
-    if not pa.types.is_string(column.type):
-        return column
-    return pa.array([None if text is None else orjson.loads(text) for text in column.to_pylist()])
 
 
 def _first_of_lists(lists: pa.Array) -> pa.Array:

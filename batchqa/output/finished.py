@@ -40,7 +40,7 @@ def find(target: Target) -> Found | None:
     if status.kind != "file":
         return Found(None, "it is not a regular file")
     try:
-        return _find_parquet(target) if target.kind == "parquet" else _find_jsonl(target, status.size)
+        return _find_parquet(target) if target.kind == "parquet" else _find_text(target, status.size)
     except FileNotFoundError:
         return None
 
@@ -56,7 +56,7 @@ def _find_parquet(target: Target) -> Found:
     return Found(JobRecord.from_json(metadata.get(RECORD_KEY.encode(), b"")))
 
 
-def _find_jsonl(target: Target, bytes_there: int) -> Found:
+def _find_text(target: Target, bytes_there: int) -> Found:
     try:
         sidecar = json.loads(target.store.read(target.sidecar_name) or b"")
         record = JobRecord.from_json(canonical(sidecar["record"]))

@@ -28,7 +28,7 @@ def lines(batch: pa.RecordBatch, *, originals: bool = False) -> Iterator[bytes]:
 
     With `originals` the first column has the input's lines.
     """
-    for block in _blocks(batch):
+    for block in blocks_of(batch):
         names = block.schema.names
         if originals:
             texts = block.column(0).cast(pa.large_binary()).to_pylist()
@@ -38,7 +38,7 @@ def lines(batch: pa.RecordBatch, *, originals: bool = False) -> Iterator[bytes]:
             yield b"".join(_objects(names, block.columns, block.num_rows, orjson.OPT_APPEND_NEWLINE))
 
 
-def _blocks(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+def blocks_of(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     """The batch in slices of a few MB, so that the Python objects of few rows exist at a time."""
     if not batch.num_rows:
         return
@@ -48,11 +48,11 @@ def _blocks(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 
 
 def _objects(names: list[str], columns: list[pa.Array], rows: int, option: int = 0) -> list[bytes]:
-    values = [_values(column) for column in columns]
+    values = [values_of(column) for column in columns]
     dicts = (
         dict(zip(names, row, strict=True)) for row in (zip(*values, strict=True) if values else [()] * rows)
     )
-    return [orjson.dumps(row, _json, option) for row in dicts]
+    return [orjson.dumps(row, json_form, option) for row in dicts]
 
 
 def _spliced(original: bytes | None, added: bytes) -> bytes:
@@ -70,7 +70,7 @@ def _behind(added: bytes) -> bytes:
     return (b"," + added[1:] if added != b"{}" else b"}") + b"\n"
 
 
-def _json(value: Any) -> Any:
+def json_form(value: Any) -> Any:
     """What orjson does not know: decimals keep their digits, binary becomes base64."""
     if isinstance(value, Decimal):
         return orjson.Fragment(str(value)) if value.is_finite() else None
@@ -79,7 +79,7 @@ def _json(value: Any) -> Any:
     raise TypeError(f"no JSON form of {type(value).__name__}")
 
 
-def _values(column: pa.Array) -> list[Any]:
+def values_of(column: pa.Array) -> list[Any]:
     """The column as Python values that have a JSON form.
 
     float32 goes by way of its shortest text, because 0.1 as float32 is to be written 0.1 and not as the

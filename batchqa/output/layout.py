@@ -2,7 +2,7 @@
 
 Names are relative to the store (`batchqa.store`) that holds the output, with slashes::
 
-    OUT.rejects.jsonl, OUT.batchqa.json        rejected lines; the record of a JSON lines file
+    OUT.rejects.jsonl, OUT.batchqa.json        rejected lines; the record of a file of text
     ROOT/part-0000000.parquet                  a committed part; its footer is its commit record
     ROOT/_batchqa/job.json                     what this job is; written once, before the first part
     ROOT/_batchqa/lock                         held while a run works here (local file systems)
@@ -29,7 +29,7 @@ JOB = f"{CONTROL}/job.json"
 LOCK = f"{CONTROL}/lock"
 SUCCESS = "_SUCCESS"
 
-_PART = re.compile(r"part-(\d{5,})\.(parquet|jsonl)")
+_PART = re.compile(r"part-(\d{5,})\.(parquet|jsonl|csv|tsv)")
 _REJECTS = re.compile(r"rejects-\d{5,}\.jsonl")
 _FOLDER = re.compile(r"(new|old)-[0-9a-f]{8}")
 

@@ -1,7 +1,7 @@
-"""From the committed parts to the files of the output: merging, JSON lines, rejects.
+"""From the committed parts to the files of the output: merging, text, rejects.
 
 Every form has one step that publishes it: a rename, the upload of an object, or (where the parts are in a
-folder) the creation of `_SUCCESS`. What is beside it (rejects, the sidecar of a JSONL file) is in place
+folder) the creation of `_SUCCESS`. What is beside it (rejects, the sidecar of a file of text) is in place
 before. A run that is killed before that step repeats it all from the parts; after it, the output is done.
 """
 
@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchqa.errors import StorageError
-from batchqa.output import jsonlines, layout, merging
+from batchqa.output import delimited, jsonlines, layout, merging
 from batchqa.output.finished import check_replaceable, find
 from batchqa.output.manifest import FINGERPRINT_KEY, RECORD_KEY, JobRecord, PartRecord, canonical
 from batchqa.output.staging import Staging
@@ -43,8 +43,8 @@ def publish(
     publisher = _Publisher(target, staging, table, parts, record)
     if target.kind == "parquet":
         publisher.parquet_file()
-    elif target.kind == "jsonl":
-        publisher.jsonl_file()
+    elif target.kind == "text":
+        publisher.text_file()
     elif staging.private:
         publisher.folder_as_a_whole()
     else:
@@ -77,11 +77,12 @@ class _Publisher:
             with self.staging.part_file(part.part) as path:
                 yield merging.MergePart(part.part, path, part.data_bytes, part.data_crc32)
 
-    def jsonl_file(self) -> None:
+    def text_file(self) -> None:
         tmp = self.staging.tmp("output")
         with new_file(tmp) as file:
             written = _Hashing(file)
-            self._check_rows(sum(self._write_lines(part, written) for part in self.parts))
+            written.write(self._head())
+            self._check_rows(sum(self._write_text(part, written) for part in self.parts))
         sidecar = {
             "record": json.loads(self.record.to_json()),
             "bytes": written.size,
@@ -91,13 +92,23 @@ class _Publisher:
         self._put(canonical(sidecar), self.target.sidecar_name)
         self.target.store.publish(tmp, self.target.name)
 
-    def _write_lines(self, part: PartRecord, out: _Hashing) -> int:
-        """Write a part's rows as JSON lines; returns how many there are."""
+    def _head(self) -> bytes:
+        """What a file of text begins with: the header line of a table."""
+        delimiter = delimited.DELIMITERS.get(self.target.format)
+        return b"" if delimiter is None else delimited.header(self.table.schema.names, delimiter)
+
+    def _write_text(self, part: PartRecord, out: _Hashing) -> int:
+        """Write a part's rows as text; returns how many there are."""
         rows = 0
+        delimiter = delimited.DELIMITERS.get(self.target.format)
         with self.staging.part_file(part.part) as path:
             for batch in _batches(part.part, path):
                 rows += batch.num_rows
-                for block in jsonlines.lines(batch, originals=self.table.lines):
+                if delimiter is None:
+                    blocks = jsonlines.lines(batch, originals=self.table.lines)
+                else:
+                    blocks = delimited.lines(batch, delimiter)
+                for block in blocks:
                     out.write(block)
         return rows
 
@@ -146,12 +157,13 @@ class _Publisher:
         tmp = self.staging.tmp(name)
         with new_file(tmp) as file:
             written = _Hashing(file)
-            rows = self._write_lines(part, written)
+            written.write(self._head())
+            rows = self._write_text(part, written)
         store.publish(tmp, f"{folder}/{name}")
         return {"name": name, "rows": rows, "bytes": written.size, "sha256": written.sha256.hexdigest()}
 
     def _mark_complete(self, folder: str, entries: list[dict[str, Any]]) -> None:
-        """Write `_SUCCESS`, which has name, rows and bytes of every part (and sha256 of JSON lines)."""
+        """Write `_SUCCESS`, which has name, rows and bytes of every part (and sha256 of text)."""
         self._check_rows(sum(entry["rows"] for entry in entries))
         record = replace(self.record, outcome={**self.record.outcome, "files": entries})
         self._put(record.to_json(), f"{folder}/{layout.SUCCESS}")

@@ -23,19 +23,23 @@ from batchqa.store.locations import OBJECT_STORES, Location, is_uri, locate, pub
 from batchqa.store.object_store import ObjectStore
 from batchqa.store.store import Store
 
-_SUFFIXES: dict[str, Literal["parquet", "jsonl"]] = {".parquet": "parquet", ".jsonl": "jsonl"}
+Format = Literal["parquet", "jsonl", "csv", "tsv"]
+
+_FORMATS: tuple[Format, ...] = ("parquet", "jsonl", "csv", "tsv")
+_SUFFIXES = {f".{name}": name for name in _FORMATS}
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """An output, from the text of `-o`: a `LocalTarget` or an `ObjectTarget`.
 
-    `x.parquet` and `x.jsonl` are one file; `-` is JSONL on standard output; a path with no suffix or with a
-    trailing slash is a folder of parts: Parquet, or JSONL when it is spelled `x.jsonl/`.
+    `x.parquet` is one file, and so is one of text: `x.jsonl`, `x.csv` and `x.tsv`. `-` is JSONL on standard
+    output. A path with no suffix or with a trailing slash is a folder of parts: Parquet, or text when it is
+    spelled like `x.jsonl/`.
     """
 
-    kind: Literal["parquet", "jsonl", "folder", "stdout"]
-    format: Literal["parquet", "jsonl"]
+    kind: Literal["parquet", "text", "folder", "stdout"]
+    format: Format
 
     @staticmethod
     def parse(text: str) -> LocalTarget | ObjectTarget:
@@ -63,7 +67,7 @@ class Target:
 
     @property
     def sidecar_name(self) -> str:
-        """The record of a JSONL file, beside it."""
+        """The record of a file of text, beside it."""
         return self.name + SIDECAR_SUFFIX
 
     @property
@@ -73,7 +77,7 @@ class Target:
 
     def written_names(self) -> list[str]:
         """Every name that publishing may write, the output's first."""
-        return [self.name, self.rejects_name] + ([self.sidecar_name] if self.kind == "jsonl" else [])
+        return [self.name, self.rejects_name] + ([self.sidecar_name] if self.kind == "text" else [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +159,7 @@ def _parse_uri(text: str) -> ObjectTarget:
 
 def _kind_and_format(
     shown: str, name: str, suffix: str, *, folder: bool
-) -> tuple[Literal["parquet", "jsonl", "folder"], Literal["parquet", "jsonl"]]:
+) -> tuple[Literal["parquet", "text", "folder"], Format]:
     suffix = suffix.lower()
     if not name or suffix == STAGING_SUFFIX:
         raise SettingsError(f"-o {shown}: this cannot be an output; name a file, or a folder for it")
@@ -163,10 +167,10 @@ def _kind_and_format(
         return "folder", _SUFFIXES.get(suffix, "parquet")
     if suffix not in _SUFFIXES:
         raise SettingsError(
-            f"-o {shown}: {suffix} is not a known format; use .parquet, .jsonl, - for standard output,"
-            " or a trailing / for a folder of parts"
+            f"-o {shown}: {suffix} is not a known format; use .parquet, .jsonl, .csv, .tsv, - for standard"
+            " output, or a trailing / for a folder of parts"
         )
-    return _SUFFIXES[suffix], _SUFFIXES[suffix]
+    return "parquet" if suffix == ".parquet" else "text", _SUFFIXES[suffix]
 
 
 def check_target(target: LocalTarget | ObjectTarget, inputs: Sequence[str], overwrite: bool) -> None:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from batchqa.errors import InputError, SettingsError
 from batchqa.evaluation.comparing import Maker, made_by
-from batchqa.gold import plain_array
+from batchqa.gold import decoded_lists, plain_array
 from batchqa.output import Target, earlier_job
 from batchqa.records import ANSWER_FIELDS, Int64
 from batchqa.steps.reading import Dataset, open_dataset
@@ -235,6 +235,8 @@ def _shaped(found: dict[str, pa.Array], records: Int64, names: Sequence[str]) ->
         array = found.get(name)
         if array is None:
             array = pa.nulls(len(records), _KINDS.get(name, pa.null()))
+        elif name in LISTS:
+            array = decoded_lists(array)
         elif name in _KINDS:
             try:
                 array = array.cast(_KINDS[name])

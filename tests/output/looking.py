@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -12,23 +13,27 @@ from batchqa.output import Commit, Target, open_output
 from tests import commit_job
 from tests.commit_job import FIELDS, PART_ROWS, RECORDS, SCHEMA
 
-OUTPUTS = ["out.parquet", "out.jsonl", "out/", "out.jsonl/"]
+OUTPUTS = ["out.parquet", "out.jsonl", "out/", "out.jsonl/", "out.csv", "out.tsv/"]
 
 
 def numbers_in(output: str) -> list[int]:
     """The records that stand in an output, in order."""
     target = Target.parse(output)
-    if target.kind == "jsonl":
-        return [json.loads(line)["number"] for line in target.path.read_text().splitlines()]
-    if target.kind == "parquet":
-        return pq.read_table(target.path)["number"].to_pylist()
-    found = []
-    for path in sorted(target.path.glob("part-*")):
-        if target.format == "parquet":
-            found += pq.read_table(path)["number"].to_pylist()
-        else:
-            found += [json.loads(line)["number"] for line in path.read_text().splitlines()]
-    return found
+    if target.kind == "folder":
+        return [n for path in sorted(target.path.glob("part-*")) for n in _numbers(path)]
+    return _numbers(target.path)
+
+
+def _numbers(path: Path) -> list[int]:
+    if path.suffix == ".parquet":
+        return pq.read_table(path)["number"].to_pylist()
+    with path.open(encoding="utf-8", newline="") as file:
+        if path.suffix == ".jsonl":
+            return [json.loads(line)["number"] for line in file]
+        return [int(row["number"]) for row in csv.DictReader(file, dialect=_DIALECTS[path.suffix])]
+
+
+_DIALECTS = {".csv": csv.excel, ".tsv": csv.excel_tab}
 
 
 def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:

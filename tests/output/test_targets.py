@@ -24,13 +24,16 @@ from tests.output.looking import (
     ("text", "kind", "form"),
     [
         ("a/x.parquet", "parquet", "parquet"),
-        ("x.jsonl", "jsonl", "jsonl"),
+        ("x.jsonl", "text", "jsonl"),
+        ("x.csv", "text", "csv"),
+        ("a/x.TSV", "text", "tsv"),
         ("x.PARQUET", "parquet", "parquet"),
         ("-", "stdout", "jsonl"),
         ("a/x", "folder", "parquet"),
         ("x/", "folder", "parquet"),
         ("x.parquet/", "folder", "parquet"),
         ("x.jsonl/", "folder", "jsonl"),
+        ("x.csv/", "folder", "csv"),
         ("v1.2/", "folder", "parquet"),
     ],
 )
@@ -44,7 +47,7 @@ def test_the_text_of_an_output_says_what_it_is(text: str, kind: str, form: str) 
     "text",
     [
         "",
-        "x.csv",
+        "x.xlsx",
         "x.json",
         "x.batchqa",
         "/",

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchqa.cli.entry import main
+from batchqa.output import delimited
 from tests.review.making import CONTEXT, failed, said, write_rows, write_wide
 
 
@@ -126,7 +127,7 @@ def test_every_layout_shows_the_same_questions(
     assert "seller" not in shown(capsys, str(file), "--question", "material")
 
 
-def test_a_folder_of_parts_and_jsonl_are_read_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_parts_jsonl_and_csv_are_read_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
     for part, row in enumerate(rows()):
@@ -134,8 +135,11 @@ def test_a_folder_of_parts_and_jsonl_are_read_too(tmp_path: Path, capsys: pytest
     records = pq.read_table(folder).to_pylist()
     lines = tmp_path / "out.jsonl"
     lines.write_text("".join(json.dumps(record) + "\n" for record in records))
-    first, second = shown(capsys, str(folder)), shown(capsys, str(lines))
-    assert first.replace(str(folder), "OUT") == second.replace(str(lines), "OUT")
+    batch = pq.read_table(folder).combine_chunks().to_batches()[0]
+    table = tmp_path / "out.csv"
+    table.write_bytes(delimited.header(batch.schema.names, ",") + b"".join(delimited.lines(batch, ",")))
+    first, *others = (shown(capsys, str(path)).replace(str(path), "OUT") for path in (folder, lines, table))
+    assert others == [first, first]
     assert "4 rows" in first
 
 
