@@ -192,3 +192,25 @@ def test_a_file_that_is_there_is_replaced_only_if_that_is_asked_for(annotated: s
     assert main(["convert", annotated, "-o", str(path), "--to", "squad"]) == 4
     assert path.read_text() == "mine"
     assert "k1" in converted(annotated, path, "squad", "--overwrite")
+
+
+def test_both_layouts_of_a_run_become_each_other(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    products = [
+        {"id": at, "product": name, "context": CONTEXT} for at, name in enumerate(["kettle", "{pot}"])
+    ]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(each) + "\n" for each in products))
+    files = {layout: str(tmp_path / f"{layout}.parquet") for layout in ("wide", "long")}
+    questions = ["--ask", "stuff=What is the {product} made of?", "--ask", "seller=Who sold it?"]
+    for layout, file in files.items():
+        run = ["run", str(tmp_path / "in.jsonl"), "-o", file, "--model", str(tiny_bundle), "--quiet"]
+        assert main([*run, *questions, "--layout", layout, "--top-k", "2", "--batch-tokens", "512"]) == 0
+    long = converted(files["wide"], tmp_path / "l.parquet", "long")
+    assert pq.read_table(long).to_pylist() == pq.read_table(files["long"]).to_pylist()
+    wide = converted(files["long"], tmp_path / "w.parquet", "wide")
+    assert pq.read_table(wide).to_pylist() == pq.read_table(files["wide"]).to_pylist()
+    capsys.readouterr()
+    for layout in files.values():
+        assert main(["show", layout, "--question", "stuff"]) == 0
+        assert "What is the {pot} made of?" in capsys.readouterr().out

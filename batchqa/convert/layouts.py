@@ -27,7 +27,7 @@ def to_long(output: Output) -> Iterator[pa.Table]:
             columns[prefix + "name"] = pa.array([name] * len(table), pa.string())
             fields = [field.name for field in struct.type]
             if "question" not in fields:
-                columns[prefix + "question"] = pa.nulls(len(table), pa.string())
+                columns[prefix + "question"] = output.question_texts(name, table)
             columns |= {prefix + field: pc.struct_field(struct, field) for field in fields}
             pieces.append(pa.table(columns))
         order = np.arange(len(table) * len(names)).reshape(len(names), -1).T.reshape(-1)

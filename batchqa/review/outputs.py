@@ -18,8 +18,9 @@ import pyarrow.compute as pc
 from batchqa.errors import InputError, SettingsError
 from batchqa.evaluation.comparing import Maker, made_by
 from batchqa.gold import decoded_lists, plain_array
-from batchqa.output import Target, earlier_job
+from batchqa.output import JobRecord, Target, earlier_job
 from batchqa.records import ANSWER_FIELDS, Int64
+from batchqa.steps.asking import Question, Questions
 from batchqa.steps.reading import Dataset, open_dataset
 from batchqa.store.locations import is_uri
 
@@ -75,12 +76,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Output:
-    """An opened output. `asked` are the names of a wide layout's questions, else empty."""
+    """An opened output. `asked`: a wide layout's questions by name; None where no record has their text."""
 
     source: Dataset
     prefix: str
     columns: dict[str, str]
-    asked: tuple[str, ...]
+    asked: dict[str, Question | None]
     unfinished: bool
 
     @property
@@ -125,8 +126,24 @@ class Output:
         wanted = [self.columns[name] for name in names if name in self.columns]
         if self.asked:
             wanted += [self.prefix + name for name in self.asked]
+            wanted += [column for asked in self.asked.values() if asked for column in asked.columns]
         have = self.source.names
-        return list(dict.fromkeys(name if name in have else name.split(".")[0] for name in wanted))
+        stored = dict.fromkeys(name if name in have else name.split(".")[0] for name in wanted)
+        return [name for name in stored if name in have]  # a question's columns may have been left out
+
+    def question_texts(self, name: str, table: pa.Table) -> pa.Array:
+        """What question `name` of a wide layout asked of each of the file's rows: string, null if unknown.
+
+        Where a column that the question holds was left out of the output, it is the question as it was given.
+        """
+        asked = self.asked[name]
+        if asked is None:
+            return pa.nulls(len(table), pa.string())
+        if any(column.split(".")[0] not in self.source.names for column in asked.columns):
+            return pa.array([asked.text] * len(table), pa.string())
+        values = {column: column_at(table, column).cast(pa.string()) for column in asked.columns}
+        texts = asked.texts(pa.record_batch(values or {"": pa.nulls(len(table))}))
+        return texts if isinstance(texts, pa.Array) else pa.array([texts.as_py()] * len(table), pa.string())
 
     def _rows_of(self, table: pa.Table, records: Int64, names: Sequence[str]) -> pa.Table:
         """The file's rows as rows of one shape; what the file does not have is null."""
@@ -141,7 +158,8 @@ class Output:
                 field.name.removeprefix(self.prefix): plain_array(pc.struct_field(struct, field.name))
                 for field in struct.type
             }
-            told = {"name": pa.array([asked] * len(table), pa.large_string())}
+            texts = self.question_texts(asked, table)
+            told = {"name": pa.array([asked] * len(table), pa.large_string()), "question": texts}
             pieces.append(_shaped({**shared, **fields, **told}, records, names))
         order = np.arange(len(table) * len(pieces)).reshape(len(pieces), -1).T.reshape(-1)
         return pa.concat_tables(pieces, promote_options="permissive").take(order)
@@ -159,7 +177,8 @@ def open_output(
     source = open_dataset(given + STAGING if unfinished else given)
     names = source.names
     prefixes = [name.removesuffix("answer") for name in names if _is_prefix(name, names)]
-    asked = () if prefixes else _wide(source, prefix or "qa_")
+    job = _job_of(source)
+    asked = {} if prefixes else _wide(source, prefix or "qa_", job)
     if prefix is None:
         prefix = "qa_" if asked or "qa_" in prefixes or not prefixes else prefixes[-1]
     if prefix not in prefixes and not asked:
@@ -167,7 +186,7 @@ def open_output(
         known = f"its answers have the prefix {prefixes[-1]!r}" if prefixes else wrote
         raise InputError(f"{source.path} has no column {prefix + 'answer'!r}: {known}")
     columns = {name: prefix + name for name in (*_KINDS, *LISTS) if prefix + name in names and not asked}
-    columns |= _texts(source, prefix, context, question)
+    columns |= _texts(source, job, prefix, context, question)
     return Output(source, prefix, columns, asked, unfinished)
 
 
@@ -176,24 +195,30 @@ def _is_prefix(name: str, names: Sequence[str]) -> bool:
     return name.endswith("answer") and all(prefix + each in names for each in ("start", "end", "score"))
 
 
-def _wide(source: Dataset, prefix: str) -> tuple[str, ...]:
-    """The names of the questions of a wide layout: its struct columns that hold answers."""
+def _wide(source: Dataset, prefix: str, job: JobRecord | None) -> dict[str, Question | None]:
+    """The questions of a wide layout by name: its struct columns that hold answers."""
     structs = [name for name in source.names if name.startswith(prefix)]
     if not structs:
-        return ()
+        return {}
+    said = (job.fields.get("asked") if job else None) or {}
+    asked = {each["name"]: each["question"] for each in said.get("questions", ())}
+    known = {item.name: item for item in Questions.given(asked, "wide").items} if asked else {}
     sample = next(iter(source.batches(structs)))
-    return tuple(
-        name.removeprefix(prefix)
+    return {
+        name.removeprefix(prefix): known.get(name.removeprefix(prefix))
         for name in structs
         if pa.types.is_struct(kind := sample.schema.field(name).type)
         and any(field.name.removeprefix(prefix) == "answer" for field in kind)
-    )
+    }
 
 
-def _texts(source: Dataset, prefix: str, context: str | None, question: str | None) -> dict[str, str]:
+def _texts(
+    source: Dataset, job: JobRecord | None, prefix: str, context: str | None, question: str | None
+) -> dict[str, str]:
     """Which of the file's columns are id, context and question; a column that was asked for must be there."""
     columns = {}
-    told = _told(source)
+    reading = job.fields.get("options", {}).get("reading", {}) if job else {}
+    told = {name: reading[name] for name in ("context", "question", "id") if reading.get(name)}
     if prefix + "question" in source.names:
         told["question"] = prefix + "question"
     for name, given in (("context", context), ("question", question), ("id", None)):
@@ -205,14 +230,12 @@ def _texts(source: Dataset, prefix: str, context: str | None, question: str | No
     return columns
 
 
-def _told(source: Dataset) -> dict[str, str]:
-    """The columns' names that the run was given, from the output's record."""
+def _job_of(source: Dataset) -> JobRecord | None:
+    """The record of the run that wrote the output; None where there is none."""
     try:
-        job = earlier_job(Target.parse(source.given))
+        return earlier_job(Target.parse(source.given))
     except SettingsError:  # a name that no output of a run has
-        job = None
-    reading = job.fields.get("options", {}).get("reading", {}) if job else {}
-    return {name: reading[name] for name in ("context", "question", "id") if reading.get(name)}
+        return None
 
 
 def column_at(table: pa.Table, name: str) -> pa.Array:
@@ -256,7 +279,7 @@ def _row(values: dict[str, Any]) -> Row:
         record=values["record"],
         id=values["id"],
         name=values["name"],
-        question=values["question"] or "",
+        question=values["question"] or values["name"] or "",
         context=values["context"],
         answers=answers,
         candidates=candidates,
