@@ -28,9 +28,14 @@ from batchqa.version import VERSION as __version__
 if TYPE_CHECKING:
     from batchqa.annotator import Annotator
     from batchqa.evaluation import evaluate
-    from batchqa.job import run
+    from batchqa.job import finalize, run
 
-_HOMES = {"Annotator": "batchqa.annotator", "evaluate": "batchqa.evaluation", "run": "batchqa.job"}
+_HOMES = {
+    "Annotator": "batchqa.annotator",
+    "evaluate": "batchqa.evaluation",
+    "finalize": "batchqa.job",
+    "run": "batchqa.job",
+}
 """Where the public names that are loaded on demand live (PEP 562)."""
 
 __all__ = [
@@ -48,6 +53,7 @@ __all__ = [
     "TryAgainError",
     "__version__",
     "evaluate",
+    "finalize",
     "run",
 ]
 

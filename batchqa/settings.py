@@ -226,6 +226,29 @@ class ErrorSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Shard:
+    """Which share of a job one process does: number `index`, from 0, of `count`."""
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or not 0 <= self.index < self.count:
+            raise SettingsError(f"--shard {self}: the shards of N are 0 to N - 1, and N is at least 1")
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read `I/N`."""
+        match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text, re.ASCII)
+        if match is None:
+            raise SettingsError(f"--shard must be I/N (0/4 to 3/4) or auto, not {shown(text)}")
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+
+@dataclass(frozen=True, slots=True)
 class OutputSettings:
     """What is written, and how; `reuse` names earlier outputs whose answers are copied for the same pairs."""
 

@@ -40,6 +40,7 @@ from batchqa.cli.options import (
     prefix_option,
     reading_options,
     setting,
+    shard_options,
     speaking_options,
     text_options,
     together,
@@ -47,7 +48,7 @@ from batchqa.cli.options import (
     where_given,
 )
 from batchqa.cli.progress import Reporter, one_line, open_reporter
-from batchqa.domains import AnyNumber, Count, Folds, InsideShare, Percent, Resamples, Seed, Share
+from batchqa.domains import AnyNumber, Count, CountOrZero, Folds, InsideShare, Percent, Resamples, Seed, Share
 from batchqa.errors import BatchqaError, LimitError, StoppedError, StorageError
 from batchqa.settings import DecodingSettings, MachineSettings, RunSettings, WindowSettings
 from batchqa.train.settings import TrainSettings
@@ -154,6 +155,7 @@ def commands() -> None:
     machine_options,
     error_options,
     output_options,
+    shard_options,
 )
 @click.option("--dry-run", is_flag=True, help="Read, count and estimate; write nothing.")
 @click.option(
@@ -168,6 +170,8 @@ def run_command(
     inputs: tuple[str, ...],
     output: str,
     model: str,
+    shard: str | None,
+    shards: int | None,
     dry_run: bool,
     summary: Path | None,
     log_format: str,
@@ -182,6 +186,7 @@ def run_command(
     with _reporting(log_format, quiet, bar=not rows_on_terminal) as reporter, _stoppable() as check_stop:
         from batchqa import job
         from batchqa.cli.rendering import render
+        from batchqa.runners.shards import share_of_job
 
         common: dict[str, Any] = {
             "model": _resolved(model, reporter),
@@ -191,6 +196,7 @@ def run_command(
         }
         as_json = summary is not None and str(summary) == "-"
         result: job.Summary | job.Estimate
+        share = share_of_job(shard, shards)
         if dry_run:
             result = job.dry_run(inputs, output, **common)
         else:
@@ -200,6 +206,7 @@ def run_command(
                 progress=_progress(reporter, check_stop),
                 on_status=reporter.status,
                 summary=None if as_json else summary,
+                shard=share,
                 **common,
             )
         reporter.close()
@@ -212,6 +219,39 @@ def run_command(
                 _say_json(result.to_dict(), stream, lost=lost)
         if isinstance(result, job.Summary) and result.skipped:
             raise click.exceptions.Exit(NOTHING_TO_DO)
+
+
+@commands.command("finalize", short_help="Publish the output of a sharded job.", epilog=EPILOG)
+@click.argument("output", metavar="OUTPUT")
+@number("--wait", CountOrZero, 0, "Seconds to wait for shards that are not done.", metavar="SECONDS")
+@click.option(
+    "--max-errors",
+    metavar="N|P%",
+    help="Row errors to tolerate: a count, or a share.",
+    show_default="what the first shard was given",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
+@speaking_options
+@config_option
+def finalize_command(output: str, log_format: str, quiet: bool, **options: Any) -> None:
+    """Prove that all parts and rows of OUTPUT are there, which `run --shard` was given, and publish it.
+
+    Parts missing: exit code 75, and the shards to run again. Published already: exit code 0, untouched.
+    """
+    with _reporting(log_format, quiet) as reporter, _stoppable():
+        from batchqa import job
+        from batchqa.cli.rendering import render
+
+        result = job.finalize(
+            output, on_note=reporter.note, on_status=reporter.status, whole_process=True, **options
+        )
+        reporter.close()
+        if sys.stdout is not None:
+            lost = "; the summary is lost, the output itself is complete"
+            if _is_terminal(sys.stdout):
+                _say(render(result), sys.stdout, lost=lost)
+            else:
+                _say_json(result.to_dict(), sys.stdout, lost=lost)
 
 
 @commands.command("export", short_help="Make a bundle from a checkpoint.", epilog=EPILOG)

@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 import click
 from click.core import ParameterSource
 
-from batchqa.domains import Domain, domains_of, shown
+from batchqa.domains import Count, Domain, domains_of, shown
 from batchqa.settings import (
     AskingSettings,
     DecodingSettings,
@@ -501,6 +501,16 @@ output_options = together(
     setting("--restart", "Discard the parts of a stopped run instead of resuming from them."),
     setting("--part-rows", "Rows of a part, the unit of commit and resume."),
     setting("--limit", "Annotate only the first N rows.", metavar="N"),
+)
+
+shard_options = together(
+    click.option(
+        "--shard",
+        metavar="I/N|auto",
+        help="Do share I of N (from 0) of the job; auto: as the scheduler's variables say. `batchqa "
+        "finalize` publishes when all are done.",
+    ),
+    number("--shards", Count, None, "Number of shards, where a scheduler does not say.", metavar="N"),
 )
 
 _OF_TRAINING = partial(field, TrainSettings)

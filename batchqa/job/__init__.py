@@ -3,13 +3,18 @@
 ::
 
     running.py    run(): the whole job in the order in which it happens; dry_run()
+    plan.py       which parts a job of several shards has, and which shard does which
+    finalizing.py finalize(): the shards are done, the output is published
+    summary.py    what a job did, in figures
     estimate.py   what a job would cost
     reusing.py    the answers of earlier outputs
     following.py  how far a job is: rows, counts, seconds
 """
 
 from .estimate import Estimate
+from .finalizing import finalize
 from .following import Progress
-from .running import Summary, dry_run, run
+from .running import dry_run, run
+from .summary import Summary
 
-__all__ = ["Estimate", "Progress", "Summary", "dry_run", "run"]
+__all__ = ["Estimate", "Progress", "Summary", "dry_run", "finalize", "run"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,13 +24,14 @@ from batchqa.engines import Resolved, engine_versions
 from batchqa.errors import LimitError, NoInputError, SettingsError, StorageError
 from batchqa.job.estimate import Estimate, estimate
 from batchqa.job.following import Clock, Follower, Progress, Tally
+from batchqa.job.plan import Plan
 from batchqa.job.reusing import EarlierOutput, earlier_answers, find_earlier
+from batchqa.job.summary import Summary, skipped, summary_of
 from batchqa.languages import FirstTexts
 from batchqa.machine import process_seconds
 from batchqa.output import (
     Commit,
     LocalTarget,
-    ObjectTarget,
     PartRange,
     PartWriter,
     StreamCommit,
@@ -39,11 +40,12 @@ from batchqa.output import (
     check_target,
     earlier_job,
     jsonlines,
+    layout,
     open_output,
     space_shortage,
 )
 from batchqa.records import ROW_ERRORS, AnsweredChunk, Rows
-from batchqa.settings import RunSettings
+from batchqa.settings import RunSettings, Shard
 from batchqa.steps.asking import Questions, asked
 from batchqa.steps.chunking import chunks
 from batchqa.steps.pairing import EarlierAnswers
@@ -60,53 +62,6 @@ NAMED_ERRORS = 5
 """How many row errors a message names."""
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What a job did.
-
-    `rows` are input rows, `questions` what they were asked: one each, unless the job asks several. `answered`
-    and `no_answer` count questions, and so do `errors` and `statuses` that are of a question (`oom`,
-    `null_question`); those of a row (`bad_json`, `null_context`) count once, whatever it was asked.
-    `seconds` run from the start to the published output, `startup_seconds` to the first row.
-    `rows_per_second` is that of this run, without its startup and without `resumed_rows`, which an earlier
-    run had committed. `commit_seconds` is the time spent in writing, committing and publishing.
-    `cpu_because` says why the CPU was taken, where there is a GPU or one was asked for.
-    `already_done`: the output was there, made by the same job, and was left untouched.
-    `reused_rows` were copied from earlier outputs (--reuse), not scored.
-    `skipped`: there was no input (--if-no-input skip), so nothing was written, and what only a run finds out
-    is None.
-    """
-
-    rows: int
-    questions: int
-    answered: int
-    no_answer: int
-    errors: dict[str, int]
-    statuses: dict[str, int]
-    rejected: int
-    questions_cut: int
-    windows: int
-    reused_rows: int
-    seconds: float
-    startup_seconds: float
-    commit_seconds: float
-    rows_per_second: float
-    resumed_rows: int
-    model: str
-    variant: str | None
-    engine: str | None
-    device: str | None
-    cpu_because: str | None
-    output: str
-    fingerprint: str | None
-    already_done: bool
-    skipped: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """As it is printed."""
-        return asdict(self)
-
-
 def run(
     inputs: str | Path | Sequence[str | Path],
     output: str | Path,
@@ -118,6 +73,7 @@ def run(
     on_status: Callable[[str], None] | None = None,
     summary: str | Path | None = None,
     whole_process: bool = False,
+    shard: Shard | str | None = None,
     **options: Any,
 ) -> Summary:
     """Annotate `inputs` (files, folders, globs, "-") and publish `output`; the same as `batchqa run`.
@@ -126,6 +82,9 @@ def run(
     `progress` is called several times a second, `on_note` with what a user should know, `on_status` with what
     the job is doing ("loading ..."). The summary is also written to the file `summary`. With `whole_process`
     its clock begins with the process.
+
+    With `shard` ("0/4") only that share of the parts is done, and nothing is published: `finalize` does that
+    when all shards are done.
 
     Raises the errors of `batchqa.errors`; each knows the command's exit code.
     """
@@ -136,6 +95,8 @@ def run(
 
     questions, settings = _asking(settings)
     target = Target.parse(str(output))
+    shard = Shard.parse(shard) if isinstance(shard, str) else shard
+    _check_shard(shard, target, names, settings)
     if target.kind == "stdout" and settings.errors.on_error == "reject":
         raise SettingsError(
             "--on-error reject needs an output file: rejects cannot be written to standard output"
@@ -145,15 +106,13 @@ def run(
         source = _open_input(names, settings, status, keep_raw=target.format == "jsonl")
     if source is None:
         _check_summary(summary, target, [])
-        return _written(summary, _skipped(clock, str(model), target))
+        return _written(summary, skipped(clock, str(model), target))
     check_target(target, _inputs(names, source), settings.output.overwrite)
     _check_summary(summary, target, _inputs(names, source))
     for text in source.notes:
         note(text)
     reusable = find_earlier(settings.output.reuse, target)
     bundle = open_model(model)
-    earlier = None if settings.output.restart or settings.output.overwrite else _earlier(target)
-    machine = earlier.pin(settings.machine) if earlier else settings.machine
     decoding, prefix = settings.decoding, settings.reading.output_prefix
     schema = output_schema(
         source.schema,
@@ -164,17 +123,8 @@ def run(
         asked=questions is not None or source.lists,
     )
     with ExitStack() as stack:
-
-        def load() -> Annotator:
-            status(f"loading {bundle.manifest.name}")
-            loaded = stack.enter_context(Annotator(bundle, settings=replace(settings, machine=machine)))
-            for text in loaded.engine.notes:
-                note(text)
-            return loaded
-
-        # what a job resolved when it began is used again: no model is needed to see that it is done
-        annotator = None if earlier else load()
-        resolved = earlier or _loaded(annotator).resolved
+        model_of_job = _Model(bundle, settings, stack, status, note)
+        resolved = _resolved(model_of_job, target, settings, shard)
         fields = _fields(source, bundle, resolved, settings, questions)
         commit = open_output(
             target,
@@ -184,6 +134,7 @@ def run(
             compression=settings.output.compression,
             overwrite=settings.output.overwrite,
             restart=settings.output.restart,
+            shared=shard is not None,
             stream=stdout,
             parquet=source.parquet,
             lines=source.lines,
@@ -194,27 +145,49 @@ def run(
             status(f"already done: {target} is this job's output; nothing was changed")
         else:
             _warn_of_space(target, source, note)
-            commit.begin(resolved.to_dict())
-            annotator = annotator or load()
-            total = _total_rows(source, settings)
-            if commit.state == "resumed":
+            resolved = Resolved.from_dict(commit.begin(resolved.to_dict()))
+            model_of_job.pin(resolved)  # another shard may have begun in the same moment
+            plan = _plan(commit, shard, source, settings, questions, fields, model_of_job) if shard else None
+            total = plan.rows_in(shard) if plan and shard else _total_rows(source, settings)
+            if commit.committed:
                 done = sum(part.records_in for part in commit.committed)
                 of_all = "" if total is None else f" of {total:,}"
                 status(f"resuming: {done:,}{of_all} rows are done")
             follower = Follower(clock, commit.committed, total, progress or (lambda _: None))
-            answers = _earlier_answers(reusable, fields, annotator, note, status)
-            job = _Job(source, annotator, settings, questions, commit, schema, follower, note, answers)
-            job.annotate()
-            job.check_share_of_errors()
-            source.check_unchanged()
-            if target.kind != "stdout":
-                status(f"writing {target}")
-            with clock.committing():
-                unlike = {"texts": job.unlike} if job.unlike else {}
-                commit.publish({"batchqa": VERSION, **annotator.decides_by(), **unlike})
+
+            def work() -> _Job:
+                loaded, is_shard = model_of_job.loaded(), shard is not None
+                answers = _earlier_answers(reusable, fields, loaded, note, status)
+                job = _Job(
+                    source, loaded, settings, questions, commit, schema, follower, note, answers, is_shard
+                )
+                job.annotate()
+                source.check_unchanged()
+                return job
+
+            if shard:
+                already_done = _do_shard(commit, work)
+            else:
+                job = work()
+                job.check_share_of_errors()
+                if target.kind != "stdout":
+                    status(f"writing {target}")
+                with clock.committing():
+                    commit.publish(_totals(model_of_job.loaded(), job.unlike))
         for text in commit.notes:
             note(text)
-        result = _summary(commit, clock, bundle, resolved, annotator, target, already_done)
+        annotator = model_of_job.annotator
+        result = summary_of(
+            commit.done_record() if commit.published else commit.progress(),
+            clock,
+            target,
+            model=bundle.manifest.name,
+            resolved=(annotator.resolved if annotator else resolved).to_dict(),
+            fingerprint=commit.fingerprint,
+            already_done=already_done,
+            cpu_because=annotator.engine.cpu_because if annotator else None,
+            shard=str(shard) if shard else None,
+        )
     return _written(summary, result)
 
 
@@ -262,6 +235,136 @@ def dry_run(
             + "; ".join(found.bad_rows)
         )
     return found
+
+
+def _check_shard(shard: Shard | None, target: Target, names: Sequence[str], settings: RunSettings) -> None:
+    if shard is None:
+        return
+    if target.kind == "stdout" or "-" in names:
+        raise SettingsError(
+            "--shard needs files as input and output: - is one stream, which is not shared out"
+        )
+    if settings.output.restart:
+        raise SettingsError(
+            "--restart would discard what other shards are doing; stop them and remove the unfinished output "
+            f"({target}{layout.STAGING_SUFFIX} or {target}/{layout.CONTROL} and its parts) instead"
+        )
+
+
+class _Model:
+    """A job's model, loaded when it is first needed; `annotator` is None before."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        settings: RunSettings,
+        stack: ExitStack,
+        status: Callable[[str], None],
+        note: Callable[[str], None],
+    ) -> None:
+        self.bundle = bundle
+        self.annotator: Annotator | None = None
+        self._settings = settings
+        self._machine = settings.machine
+        self._stack, self._status, self._note = stack, status, note
+
+    def pin(self, resolved: Resolved) -> None:
+        """Take what the job resolved before; a model that was loaded otherwise is loaded again."""
+        machine = resolved.pin(self._settings.machine)
+        if self.annotator and machine != self.annotator.resolved.pin(self._settings.machine):
+            self.annotator.close()
+            self.annotator = None
+        self._machine = machine
+
+    def loaded(self) -> Annotator:
+        """The model, ready to answer."""
+        if self.annotator is None:
+            self._status(f"loading {self.bundle.manifest.name}")
+            settings = replace(self._settings, machine=self._machine)
+            self.annotator = self._stack.enter_context(Annotator(self.bundle, settings=settings))
+            for text in self.annotator.engine.notes:
+                self._note(text)
+        return self.annotator
+
+
+def _resolved(model: _Model, target: Target, settings: RunSettings, shard: Shard | None) -> Resolved:
+    """What the machine decides for this job, or has decided when it began.
+
+    What a job resolved when it began is used again: no model is needed to see that it is done.
+    """
+    replacing = settings.output.restart or settings.output.overwrite
+
+    def earlier() -> Resolved | None:
+        return None if replacing and not shard else _earlier(target, finished=not replacing)
+
+    known = earlier()
+    if known is None:
+        own = model.loaded().resolved
+        # another shard may have begun the job while the model was loaded
+        known = (earlier() if shard else None) or own
+    model.pin(known)
+    return known
+
+
+def _do_shard(commit: Commit | StreamCommit, work: Callable[[], object]) -> bool:
+    """Do a shard's parts; True where all is published meanwhile, because another run of it was quicker."""
+    assert isinstance(commit, Commit)
+    if any(commit.todo()):
+        try:
+            work()
+        except StorageError:
+            if not commit.is_published():
+                raise
+    return commit.is_published()
+
+
+def _plan(
+    commit: Commit | StreamCommit,
+    shard: Shard,
+    source: Source,
+    settings: RunSettings,
+    questions: Questions | None,
+    fields: Mapping[str, Any],
+    model: _Model,
+) -> Plan:
+    """The plan that holds for all shards; made here if this is the first."""
+    assert isinstance(commit, Commit)
+    text = commit.read(layout.PLAN)
+    if text is None:
+        annotator = model.loaded()
+        parts = source.parts(settings.output.part_rows, settings.output.limit)
+        plan = Plan(
+            fields=fields,
+            shards=shard.count,
+            part_rows=settings.output.part_rows,
+            rows=parts.records,
+            starts=parts.begins,
+            table=commit.table,
+            compression=settings.output.compression,
+            totals=_totals(annotator, _unlike(annotator, source, settings, questions)),
+            model=model.bundle.manifest.name,
+            max_errors=str(settings.errors.max_errors),
+        )
+        text = commit.write_once(layout.PLAN, plan.to_json())
+    plan = Plan.from_json(text, commit.show(layout.PLAN))
+    plan.check(fields, shard, commit.show(layout.PLAN))
+    commit.share(plan.parts_of(shard), plan.starts)
+    return plan
+
+
+def _unlike(annotator: Annotator, source: Source, settings: RunSettings, questions: Questions | None) -> str:
+    """That the first texts are not such as the bundle was verified on, if so."""
+    if not annotator.bundle.manifest.texts:
+        return ""
+    first = FirstTexts(questions.texts if questions else ())
+    with closing(_up_to(source.read(), settings.output.limit)) as beginning:  # type: ignore[type-var]
+        first.gather(beginning)
+    return annotator.unlike_verified(first.texts)
+
+
+def _totals(annotator: Annotator, unlike: str) -> dict[str, Any]:
+    """What the output says of itself besides its counts."""
+    return {"batchqa": VERSION, **annotator.decides_by(), **({"texts": unlike} if unlike else {})}
 
 
 def _one_of(settings: RunSettings | None, options: dict[str, Any]) -> RunSettings:
@@ -320,6 +423,7 @@ class _Job:
         follower: Follower,
         note: Callable[[str], None],
         earlier: EarlierAnswers,
+        is_shard: bool,
     ) -> None:
         self._source = source
         self._annotator = annotator
@@ -333,7 +437,9 @@ class _Job:
         self._note = note
         self._earlier = earlier
         texts = questions.texts if questions else ()
-        self._first = FirstTexts(texts) if annotator.bundle.manifest.texts else None
+        # of a job of several shards its plan has looked
+        looks = annotator.bundle.manifest.texts and not is_shard
+        self._first = FirstTexts(texts) if looks else None
         self.unlike = ""
         self._versions = {"batchqa": VERSION, **_versions(annotator.resolved.engine)}
 
@@ -523,9 +629,9 @@ def _inputs(names: Sequence[str], source: Source) -> list[str]:
     return [name for name in (*names, *(file.path for file in source.files)) if name != "-"]
 
 
-def _earlier(target: LocalTarget | ObjectTarget) -> Resolved | None:
+def _earlier(target: Target, *, finished: bool = True) -> Resolved | None:
     """What an earlier run of this job, unfinished or finished, found out about the machine."""
-    job = earlier_job(target)
+    job = earlier_job(target, finished=finished)
     try:
         return Resolved.from_dict(job.resolved) if job else None
     except TypeError:  # a job of another version: the fingerprint will tell the user
@@ -549,11 +655,6 @@ def _earlier_answers(
     return answers
 
 
-def _loaded(annotator: Annotator | None) -> Annotator:
-    assert annotator is not None
-    return annotator
-
-
 def _fields(
     source: Source, bundle: Bundle, resolved: Resolved, settings: RunSettings, questions: Questions | None
 ) -> dict[str, Any]:
@@ -562,7 +663,7 @@ def _fields(
     engine = resolved.engine if asked.engine == "auto" else asked.engine
     fields = {
         "algorithm": ALGORITHM,
-        "inputs": [{"uri": file.uri, **file.identity} for file in source.files],
+        "inputs": [{"uri": file.uri, **_known_anywhere(file.identity)} for file in source.files],
         "bundle": bundle.digest,
         "variant": asked.variant or resolved.variant,
         "engine": engine,
@@ -576,60 +677,22 @@ def _fields(
     return fields
 
 
+def _known_anywhere(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What identifies a file on every machine: numbers of devices and inodes are this one's."""
+    return {name: value for name, value in identity.items() if name not in ("device", "inode")}
+
+
 def _versions(engine: str) -> dict[str, str]:
     import tokenizers
 
     return {**engine_versions("onnxruntime", engine), "tokenizers": tokenizers.__version__}
 
 
-def _warn_of_space(target: LocalTarget | ObjectTarget, source: Source, note: Callable[[str], None]) -> None:
+def _warn_of_space(target: Target, source: Source, note: Callable[[str], None]) -> None:
     """Say before the start that the disk may be too small; the output is about as large as the input."""
     shortage = space_shortage(target, sum(file.size for file in source.files))
     if shortage:
         note(shortage)
-
-
-def _summary(
-    commit: Commit | StreamCommit,
-    clock: Clock,
-    bundle: Bundle,
-    resolved: Resolved,
-    annotator: Annotator | None,
-    target: LocalTarget | ObjectTarget,
-    already_done: bool,
-) -> Summary:
-    outcome = commit.done_record()
-    counts, errors = outcome["counts"], outcome["errors"]
-    seconds = clock.seconds()
-    startup = seconds if clock.startup is None else clock.startup
-    rows = outcome["records_in"]
-    resumed = rows if clock.resumed_rows is None else clock.resumed_rows
-    working = seconds - startup
-    return Summary(
-        rows=rows,
-        questions=counts.get("questions", rows),
-        answered=counts.get("answered", 0),
-        no_answer=counts.get("no_answer", 0),
-        errors={code: n for code, n in errors.items() if code in ROW_ERRORS},
-        statuses={code: n for code, n in errors.items() if code not in ROW_ERRORS},
-        rejected=outcome["rejects"],
-        questions_cut=counts.get("questions_cut", 0),
-        windows=counts.get("windows", 0),
-        reused_rows=counts.get("reused_rows", 0),
-        seconds=round(seconds, 3),
-        startup_seconds=round(startup, 3),
-        commit_seconds=round(clock.in_commit, 3),
-        rows_per_second=round((rows - resumed) / working, 2) if working > 0 else 0.0,
-        resumed_rows=resumed,
-        model=bundle.manifest.name,
-        variant=resolved.variant,
-        engine=resolved.engine,
-        device=annotator.resolved.device if annotator else resolved.device,
-        cpu_because=annotator.engine.cpu_because if annotator else None,
-        output=str(target),
-        fingerprint=commit.fingerprint,
-        already_done=already_done,
-    )
 
 
 def _check_summary(summary: str | Path | None, target: Target, inputs: Sequence[str]) -> None:
@@ -643,37 +706,6 @@ def _check_summary(summary: str | Path | None, target: Target, inputs: Sequence[
     elif isinstance(target, LocalTarget) and target.kind != "stdout":
         written = target.written()
     check_beside("--summary", path, [*inputs, *written])
-
-
-def _skipped(clock: Clock, model: str, target: LocalTarget | ObjectTarget) -> Summary:
-    """The summary of a run without input."""
-    seconds = round(clock.seconds(), 3)
-    return Summary(
-        rows=0,
-        questions=0,
-        answered=0,
-        no_answer=0,
-        errors={},
-        statuses={},
-        rejected=0,
-        questions_cut=0,
-        windows=0,
-        reused_rows=0,
-        seconds=seconds,
-        startup_seconds=seconds,
-        commit_seconds=0.0,
-        rows_per_second=0.0,
-        resumed_rows=0,
-        model=model,
-        variant=None,
-        engine=None,
-        device=None,
-        cpu_because=None,
-        output=str(target),
-        fingerprint=None,
-        already_done=False,
-        skipped=True,
-    )
 
 
 def _written(path: str | Path | None, summary: Summary) -> Summary:

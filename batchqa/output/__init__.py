@@ -39,9 +39,9 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from batchqa.footer import Column
-from batchqa.output.commit import Commit, PartRange, earlier_job
+from batchqa.output.commit import Commit, PartRange, Unfinished, earlier_job, tidied
 from batchqa.output.finished import Found, find
-from batchqa.output.manifest import JobRecord, PartRecord, differences, fingerprint
+from batchqa.output.manifest import JobRecord, PartRecord, canonical, differences, fingerprint
 from batchqa.output.part_writer import PartWriter
 from batchqa.output.stream import StreamCommit, StreamPart
 from batchqa.output.table import OutputTable
@@ -53,12 +53,15 @@ __all__ = [
     "JobRecord",
     "LocalTarget",
     "ObjectTarget",
+    "OutputTable",
     "PartRange",
     "PartRecord",
     "PartWriter",
     "StreamCommit",
     "StreamPart",
     "Target",
+    "Unfinished",
+    "canonical",
     "check_target",
     "differences",
     "earlier_job",
@@ -66,6 +69,7 @@ __all__ = [
     "fingerprint",
     "open_output",
     "space_shortage",
+    "tidied",
 ]
 
 
@@ -78,12 +82,14 @@ def open_output(
     compression: str,
     overwrite: bool = False,
     restart: bool = False,
+    shared: bool = False,
     stream: BinaryIO | None = None,
     parquet: Mapping[str, Column] | None = None,
     lines: bool = False,
 ) -> Commit | StreamCommit:
     """Open a job's output; `stream` is where `-o -` goes.
 
+    With `shared` no lock is held: other processes work on other parts (`Commit.share`).
     `parquet` has how Parquet is to describe columns that come from it, where that is more than Arrow knows.
     With `lines` the first column holds the input's lines, which JSON lines keep byte for byte.
     """
@@ -99,4 +105,5 @@ def open_output(
         compression=compression,
         overwrite=overwrite,
         restart=restart,
+        shared=shared,
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -13,8 +14,8 @@ from typing import Any, Literal, Self
 import pyarrow as pa
 
 from batchqa.errors import InputError, PreconditionError, StorageError, TryAgainError
+from batchqa.output import layout
 from batchqa.output.finished import Found, check_companions, check_replaceable, find
-from batchqa.output.layout import part_name
 from batchqa.output.manifest import JobRecord, PartRecord, canonical, differences, fingerprint, summed
 from batchqa.output.merging import DamagedPartError
 from batchqa.output.part_writer import PartWriter
@@ -71,6 +72,7 @@ class Commit:
         self._begun = False
         self._published = False
         self._parts: dict[int, PartRecord] = {}
+        self._shared: tuple[range, Sequence[Cursor]] | None = None
 
     @classmethod
     def open(
@@ -83,8 +85,11 @@ class Commit:
         compression: str,
         overwrite: bool = False,
         restart: bool = False,
+        shared: bool = False,
     ) -> Commit:
         """Lock the output's staging and find out what is done already.
+
+        `shared` takes no lock: other processes do other parts of the job (`share`).
 
         `fields` is everything that can change the output; the fingerprint is made of it, of R and of the
         target's form. Raises PreconditionError (the output exists, or the staging is another job's),
@@ -97,18 +102,18 @@ class Commit:
         _check_schema(table, compression)
         with files.translated(f"opening {target}"):
             try:
-                commit._open(restart)
+                commit._open(restart, shared)
             except BaseException:
                 commit.close()
                 raise
         return commit
 
-    def _open(self, restart: bool) -> None:
+    def _open(self, restart: bool, shared: bool) -> None:
         if self._is_done():
             self.state = "done"
             self._finish_interrupted_cleanup()
             return
-        self._staging = staging = self._lock_staging()
+        self._staging = staging = self._open_staging(alone=not shared)
         if staging.note:
             self.notes.append(staging.note)
         if self._is_done():
@@ -121,7 +126,7 @@ class Commit:
             staging.discard_job()
         self._compare_jobs(staging)
         staging.remove_unfinished()
-        if self.state == "resumed":
+        if self.state == "resumed" and not shared:
             parts = staging.committed(self.fingerprint, self._part_rows, self._table.schema)
             self._parts = {part.part: part for part in parts}
 
@@ -155,10 +160,10 @@ class Commit:
             return "choose another output, or move it away"
         return "--overwrite replaces it"
 
-    def _lock_staging(self) -> Staging:
+    def _open_staging(self, *, alone: bool) -> Staging:
         for _ in range(_OPEN_TRIES):
             try:
-                return Staging(self.target, root_of(self.target))
+                return Staging(self.target, root_of(self.target), alone=alone)
             except FileNotFoundError:
                 # Another run is just removing it after publishing.
                 time.sleep(_OPEN_PAUSE_SECONDS)
@@ -211,8 +216,37 @@ class Commit:
             self._begun = True
         return self._job.resolved
 
+    @property
+    def table(self) -> OutputTable:
+        """What the output's rows are."""
+        return self._table
+
+    def show(self, name: str) -> str:
+        """A file of the staging (`layout`), for messages."""
+        return self._locked().show(name)
+
+    def read(self, name: str) -> bytes | None:
+        """A small file of the staging, None where there is none."""
+        with files.translated(f"looking at {self.target}"):
+            return self._locked().read(name)
+
+    def write_once(self, name: str, data: bytes) -> bytes:
+        """Create a file of the staging (`layout`) if no other process has; returns what is in it then."""
+        with files.translated(f"beginning {self.target}"):
+            return self._locked().write_once(name, data)
+
+    def share(self, parts: range, starts: Sequence[Cursor]) -> None:
+        """Work on these parts alone; `starts` has where each part of the job begins."""
+        with files.translated(f"looking at {self.target}"):
+            done = self._locked().committed(self.fingerprint, self._part_rows, self._table.schema, parts)
+        self._parts = {record.part: record for record in done}
+        self._shared = parts, starts
+
     def todo(self) -> Iterator[PartRange]:
         """The parts that are missing, as runs of consecutive ones, in order."""
+        if self._shared is not None:
+            yield from self._todo_of_share(*self._shared)
+            return
         cursor, expected = Cursor(), 0
         done = self.committed
         for record in done:
@@ -221,6 +255,14 @@ class Commit:
             cursor, expected = record.cursor, record.part + 1
         if not done or done[-1].records_in == self._part_rows:
             yield PartRange(expected, expected * self._part_rows, cursor, None)
+
+    def _todo_of_share(self, parts: range, starts: Sequence[Cursor]) -> Iterator[PartRange]:
+        missing = {part for part in parts if part not in self._parts}
+        for first in sorted(part for part in missing if part - 1 not in missing):
+            stop = first
+            while stop in missing:
+                stop += 1
+            yield PartRange(first, first * self._part_rows, starts[first], stop)
 
     def part(self, k: int) -> PartWriter:
         """Write part k: input records [k * R, (k + 1) * R)."""
@@ -268,8 +310,8 @@ class Commit:
                 return False
             staging.remove_part(error.part)
             raise StorageError(
-                f"{staging.where}/{part_name(error.part)}: {error.why}; it was removed; the same command "
-                f"writes it again"
+                f"{staging.where}/{layout.part_name(error.part)}: {error.why}; it was removed; the same "
+                "command writes it again"
             ) from error
         return True
 
@@ -282,6 +324,29 @@ class Commit:
         open_end = self.committed[-1].part + 1
         if any(missing.first_part < open_end for missing in self.todo()):
             raise ValueError("publish() before all parts are committed")
+
+    def progress(self) -> Mapping[str, Any]:
+        """The sums of the parts that are committed so far, as `done_record` has those of all."""
+        return summed(self.committed)
+
+    @property
+    def record(self) -> JobRecord:
+        """What the job, or its published output, says of itself."""
+        return self._job
+
+    def is_published(self) -> bool:
+        """Whether another process has published this output; what this one left in the staging then goes."""
+        with files.translated(f"looking at {self.target}"), suppress(PreconditionError):
+            if self._published or not self._is_done():
+                return self._published
+            self.close()
+            self._finish_interrupted_cleanup()
+        return self._published
+
+    @property
+    def published(self) -> bool:
+        """Whether the output is there."""
+        return self._published
 
     def done_record(self) -> Mapping[str, Any]:
         """What a published output says of how it came out: counts, errors, and the totals of `publish`."""
@@ -328,7 +393,49 @@ class Commit:
         self.close()
 
 
-def earlier_job(target: Target) -> JobRecord | None:
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """What can be seen of an unfinished job without its lock, its inputs or its options.
+
+    `where` names its folder. `fingerprint` is None where no job has begun, `plan` where it has no shards.
+    `parts` are there by their names; whether they are good only `Commit` finds out.
+    """
+
+    where: str
+    fingerprint: str | None
+    plan: bytes | None
+    parts: frozenset[int]
+
+    @classmethod
+    def at(cls, target: Target) -> Unfinished:
+        """Look at a target."""
+        store = target.store
+        with files.translated(f"looking at {target}"):
+            root = root_of(target)
+            plan = store.read(f"{root}/{layout.PLAN}")
+            numbers = map(layout.part_number, layout.part_names(store.list(root)))
+            job = read_job(store, root)
+            return cls(
+                store.show(root),
+                job.fingerprint if job else None,
+                plan,
+                frozenset(number for number in numbers if number is not None),
+            )
+
+
+def tidied(target: Target) -> JobRecord:
+    """The record of a published output, after removing what is left of its staging."""
+    with files.translated(f"looking at {target}"):
+        found = find(target)
+        if found is None or found.record is None:
+            raise TryAgainError(f"{target} was removed meanwhile")
+        left = leftover(target, found.record.fingerprint)
+        if left:
+            left.remove()
+        return found.record
+
+
+def earlier_job(target: Target, *, finished: bool = True) -> JobRecord | None:
     """The job that is unfinished at this target, else the one whose finished output stands there, if any.
 
     For what must be known before the fingerprint can be made: which engine and variant `auto` meant then.
@@ -340,7 +447,7 @@ def earlier_job(target: Target) -> JobRecord | None:
         unfinished = read_job(target.store, root_of(target))
         if unfinished:
             return unfinished
-        found = find(target)
+        found = find(target) if finished else None
         return found.record if found else None
 
 

@@ -5,6 +5,7 @@ Names are relative to the store (`batchqa.store`) that holds the output, with sl
     OUT.rejects.jsonl, OUT.batchqa.json        rejected lines; the record of a file of text
     ROOT/part-0000000.parquet                  a committed part; its footer is its commit record
     ROOT/_batchqa/job.json                     what this job is; written once, before the first part
+    ROOT/_batchqa/plan.json                    of a job of several shards: its parts; written once
     ROOT/_batchqa/lock                         held while a run works here (local file systems)
     ROOT/_batchqa/*.tmp                        unfinished files (local file systems)
     ROOT/_batchqa/rejects-00000.jsonl          a part's rejected lines; committed before the part
@@ -26,6 +27,7 @@ LONGEST_SUFFIX = REJECTS_SUFFIX
 
 CONTROL = "_batchqa"
 JOB = f"{CONTROL}/job.json"
+PLAN = f"{CONTROL}/plan.json"
 LOCK = f"{CONTROL}/lock"
 SUCCESS = "_SUCCESS"
 
@@ -68,9 +70,8 @@ def is_output(name: str) -> bool:
 def is_control(name: str) -> bool:
     """Whether a file of this name from the root on belongs to an unfinished job."""
     folder, _, inner = name.rpartition("/")
-    return folder == CONTROL and (
-        inner == "" or name in (JOB, LOCK) or inner.endswith(".tmp") or _REJECTS.fullmatch(inner) is not None
-    )
+    known = not inner or name in (JOB, PLAN, LOCK) or inner.endswith(".tmp")
+    return folder == CONTROL and (known or _REJECTS.fullmatch(inner) is not None)
 
 
 def is_replacing(name: str) -> bool:
@@ -98,5 +99,5 @@ def in_order_of_removal(names: Iterable[str]) -> list[str]:
 
     job.json goes last but for the lock, `_SUCCESS` first: what is half removed is not taken for a whole one.
     """
-    last = {JOB: 1, LOCK: 2}
+    last = {PLAN: 1, JOB: 2, LOCK: 3}
     return sorted(names, key=lambda name: (last.get(name, 0), not name.endswith(SUCCESS), name))

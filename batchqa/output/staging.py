@@ -6,7 +6,7 @@ removed only when their output is published, or where a job is discarded: anothe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
@@ -89,15 +89,34 @@ class Staging:
             )
         return began
 
+    def show(self, name: str) -> str:
+        """A file below the root, for messages."""
+        return self.store.show(self._name(name))
+
+    def read(self, name: str) -> bytes | None:
+        """A small file below the root, None where there is none."""
+        return self.store.read(self._name(name))
+
+    def write_once(self, name: str, data: bytes) -> bytes:
+        """Create a file if no other process has; returns what is in it then."""
+        self.store.put_if_absent(data, self._name(name), self.tmp(name.rpartition("/")[2]))
+        written = self.store.read(self._name(name))
+        if written is None:
+            raise TryAgainError(f"{self.store.show(self._name(name))} was removed meanwhile; try again")
+        return written
+
     def check_strangers(self) -> None:
         """Refuse a place in which something is not batchqa's; hidden files are let be."""
         for name in layout.strangers(self.store.list(self.root), private=self.private):
             raise foreign(self.store.show(self._name(name)), "this was not written by batchqa")
 
     def remove_unfinished(self) -> None:
-        """Remove what a stopped run left unfinished; without a lock it may be another run's, and stays."""
-        if self._work.alone:
-            names = self.store.list(self.root)
+        """Remove what a stopped run left unfinished; what may be another process's stays.
+
+        That is so without a lock, and in a job of several shards, which hold none.
+        """
+        names = self.store.list(self.root)
+        if self._work.alone and layout.PLAN not in names:
             for name in names:
                 if name.endswith(".tmp") and layout.is_control(name):
                     self.store.delete(self._name(name))
@@ -109,10 +128,13 @@ class Staging:
         """Whether there are files named like parts, good or not."""
         return bool(layout.part_names(self.store.list(self.root)))
 
-    def committed(self, fingerprint: str, part_rows: int, schema: pa.Schema) -> list[PartRecord]:
+    def committed(
+        self, fingerprint: str, part_rows: int, schema: pa.Schema, only: Container[int] | None = None
+    ) -> list[PartRecord]:
         """The good parts, in order; what is not good is not among them, and made again in its place.
 
-        Refused are parts of another job, and those that an earlier version named otherwise.
+        `only` looks at these alone. Refused are parts of another job, and those that an earlier version named
+        otherwise.
         """
         good: list[PartRecord] = []
         for name in layout.part_names(self.store.list(self.root)):
@@ -123,6 +145,8 @@ class Staging:
                     f"parts with fewer digits; finish the job with that version, or discard its parts with "
                     "--restart"
                 )
+            if only is not None and part not in only:
+                continue
             record = self._judge(part, fingerprint, part_rows, schema)
             if record:
                 good.append(record)

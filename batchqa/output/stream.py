@@ -57,6 +57,15 @@ class StreamCommit:
             self._stream.flush()
         self._outcome = {**summed(self._parts), "totals": dict(totals)}
 
+    @property
+    def published(self) -> bool:
+        """All is sent once `publish` was called."""
+        return bool(self._outcome)
+
+    def progress(self) -> Mapping[str, Any]:
+        """The sums of the parts that are sent."""
+        return summed(self._parts)
+
     def done_record(self) -> Mapping[str, Any]:
         """The counts of what was written."""
         return self._outcome

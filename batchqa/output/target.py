@@ -197,15 +197,13 @@ def check_target(target: LocalTarget | ObjectTarget, inputs: Sequence[str], over
         _check_writable(target)
 
 
-def space_shortage(target: LocalTarget | ObjectTarget, output_bytes: int) -> str | None:
+def space_shortage(target: Target, output_bytes: int) -> str | None:
     """A sentence about too little free space for an output of about `output_bytes`, else None.
 
     `output_bytes` is the size of the finished output. One-file outputs need about twice that, because the
     parts are kept until the whole is published; those in an object store need it once, in the folder for
     temporary files. The figure is an estimate: whether it ends the run is the caller's to decide.
     """
-    if target.kind == "stdout":
-        return None
     if isinstance(target, ObjectTarget):
         scratch = tempfile.gettempdir()
         free = shutil.disk_usage(scratch).free
@@ -214,6 +212,8 @@ def space_shortage(target: LocalTarget | ObjectTarget, output_bytes: int) -> str
         return _shortage(
             f"{scratch}, where {target} is assembled", output_bytes, free, "set TMPDIR to use another folder"
         )
+    if not isinstance(target, LocalTarget) or target.kind == "stdout":
+        return None
     in_place = target.kind == "folder" and target.format == "parquet"
     needed = output_bytes if in_place else 2 * output_bytes
     free = shutil.disk_usage(_nearest_folder(target.path)).free

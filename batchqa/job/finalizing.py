@@ -1,0 +1,164 @@
+"""finalize(): when all shards of a job are done, its output is published.
+
+Neither the inputs nor the model are needed: all that publishing needs is in the plan and in the parts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from batchqa.errors import LimitError, PreconditionError, SettingsError, TryAgainError
+from batchqa.job.following import Clock
+from batchqa.job.plan import Plan
+from batchqa.job.summary import Summary, summary_of
+from batchqa.machine import process_seconds
+from batchqa.output import Commit, Target, Unfinished, find, open_output, tidied
+from batchqa.records import ROW_ERRORS
+from batchqa.settings import ErrorLimit
+
+LONGEST_PAUSE_SECONDS = 10.0
+"""Between two looks at the parts, while shards are waited for."""
+
+
+def finalize(
+    output: str | Path,
+    *,
+    wait: float = 0.0,
+    max_errors: str | int | None = None,
+    overwrite: bool = False,
+    on_note: Callable[[str], None] | None = None,
+    on_status: Callable[[str], None] | None = None,
+    whole_process: bool = False,
+) -> Summary:
+    """Prove that all parts of a sharded job are there, and publish it; the same as `batchqa finalize`.
+
+    Waits up to `wait` seconds for the shards. `max_errors` is that of the first shard, where it is not given.
+    An output that is published already stays untouched. Raises TryAgainError where parts are missing, with
+    the shards to run again, LimitError for too many row errors, PreconditionError where no shards were run.
+    """
+    clock = Clock(process_seconds() if whole_process else 0.0)
+    note, status = on_note or (lambda _: None), on_status or (lambda _: None)
+    target = Target.parse(str(output))
+    if target.kind == "stdout":
+        raise SettingsError("finalize needs the output that the shards were given; - has none")
+    plan = _awaited(target, wait, status)
+    if plan is None:
+        status(f"already done: {target} stays as it is")
+        record = tidied(target)
+        return summary_of(
+            record.outcome,
+            clock,
+            target,
+            model=str(record.outcome["totals"].get("model", "")),
+            resolved=record.resolved,
+            fingerprint=record.fingerprint,
+            already_done=True,
+        )
+    commit = open_output(
+        target,
+        fields=plan.fields,
+        schema=plan.table.schema,
+        part_rows=plan.part_rows,
+        compression=plan.compression,
+        overwrite=overwrite,
+        parquet=plan.table.parquet,
+        lines=plan.table.lines,
+    )
+    assert isinstance(commit, Commit)
+    with commit:
+        already_done = commit.state == "done"
+        if not already_done:
+            _check_parts(commit, plan)
+            _check_errors(commit, plan, plan.max_errors if max_errors is None else str(max_errors))
+            status(f"writing {target}")
+            with clock.committing():
+                commit.publish(plan.totals)
+        for text in commit.notes:
+            note(text)
+        return summary_of(
+            commit.done_record(),
+            clock,
+            target,
+            model=plan.model,
+            resolved=commit.resolved,
+            fingerprint=commit.fingerprint,
+            already_done=already_done,
+        )
+
+
+def _awaited(target: Target, wait: float, status: Callable[[str], None]) -> Plan | None:
+    """The plan, once all its parts are there; None for an output that is published and has none any more."""
+    end, pause, told = time.monotonic() + wait, 1.0, False
+    while True:
+        unfinished = Unfinished.at(target)
+        found = find(target)
+        record = found.record if found and not found.trouble else None
+        plan = None
+        if unfinished.plan is not None:
+            plan = Plan.from_json(unfinished.plan, unfinished.where)
+            published = record is not None and record.fingerprint == unfinished.fingerprint
+            missing = sorted(set(range(len(plan.starts))) - unfinished.parts)
+            if published or not missing:
+                return plan
+        elif record is not None and unfinished.fingerprint in (None, record.fingerprint):
+            return None
+        elif unfinished.fingerprint is not None:
+            raise PreconditionError(
+                f"{unfinished.where}: the unfinished job here was not begun with --shard; the command that "
+                "began it finishes it"
+            )
+        elif found is not None:
+            raise PreconditionError(f"{target} exists and is not an output of batchqa; choose another output")
+        else:
+            missing = []
+        if time.monotonic() >= end:
+            raise _not_yet(target, plan, missing)
+        if not told:
+            told = True
+            which = f"shards {_ranges(plan.shards_of(missing))}" if plan else "the first shard"
+            status(f"waiting for {which}")
+        time.sleep(max(0.0, min(pause, end - time.monotonic())))
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def _not_yet(target: Target, plan: Plan | None, missing: Iterable[int]) -> TryAgainError:
+    if plan is None:
+        return TryAgainError(f"{target}: no shard has begun here; run the shards first, with --shard I/N")
+    shards = _ranges(plan.shards_of(missing))
+    return TryAgainError(
+        f"{target}: not all parts are there; run these shards of {plan.shards} again: {shards}"
+    )
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Numbers as `0,3-5`: what schedulers take."""
+    pieces: list[list[int]] = []
+    for number in numbers:
+        if pieces and pieces[-1][-1] == number - 1:
+            pieces[-1][1:] = [number]
+        else:
+            pieces.append([number])
+    return ",".join("-".join(map(str, piece)) for piece in pieces)
+
+
+def _check_parts(commit: Commit, plan: Plan) -> None:
+    """All parts of the plan must be good, with as many rows as it says, and no other may be there."""
+    rows = {record.part: record.records_in for record in commit.committed}
+    bad = [part for part in range(len(plan.starts)) if rows.pop(part, None) != plan.rows_of(part)]
+    if bad:
+        raise _not_yet(commit.target, plan, bad)
+    if rows:
+        raise PreconditionError(f"{commit.target}: part {min(rows)} is not in the plan; remove it")
+
+
+def _check_errors(commit: Commit, plan: Plan, text: str) -> None:
+    limit, done = ErrorLimit.parse(text), commit.progress()
+    strict = plan.fields["options"]["errors"]["strict"]
+    errors = sum(n for code, n in done["errors"].items() if strict or code in ROW_ERRORS)
+    if limit.exceeded(errors, done["records_in"]):
+        raise LimitError(
+            f"{errors} of {done['records_in']} rows are errors, --max-errors allows {limit}. What is done is "
+            "kept: finalize with a higher limit publishes it"
+        )

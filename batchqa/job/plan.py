@@ -1,0 +1,119 @@
+"""The plan of a job of several shards: which parts there are, where they begin, and which shard does them.
+
+The first shard makes it and writes it to `_batchqa/plan.json`, if no other has; all others, and `finalize`,
+go by it. It holds what the fingerprint is made of and what publishing needs, so that publishing needs neither
+the inputs nor the model.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from batchqa import thrift
+from batchqa.errors import PreconditionError
+from batchqa.output import OutputTable, canonical, differences
+from batchqa.records import Cursor
+from batchqa.settings import Shard
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`fields` are the job's; `starts` has the place where each part begins, `rows` is the end.
+
+    `totals` are for `publish`; `model` and `max_errors` are what the first shard was given.
+    """
+
+    fields: Mapping[str, Any]
+    shards: int
+    part_rows: int
+    rows: int
+    starts: Sequence[Cursor]
+    table: OutputTable
+    compression: str
+    totals: Mapping[str, Any]
+    model: str
+    max_errors: str
+
+    def to_json(self) -> bytes:
+        """As it is in plan.json."""
+        known = {name: getattr(self, name) for name in self.__slots__}
+        return canonical(
+            known
+            | {
+                "format": FORMAT,
+                "starts": [[c.file, c.row, c.line, c.byte] for c in self.starts],
+                "table": _table_to_json(self.table),
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: bytes, where: str) -> Plan:
+        """Read plan.json; that of another version is refused."""
+        try:
+            known = json.loads(text)
+            if known.pop("format") != FORMAT:
+                raise ValueError("another format")
+            known["starts"] = [Cursor(*place) for place in known["starts"]]
+            known["table"] = _table_from_json(known["table"])
+            return cls(**known)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise PreconditionError(
+                f"{where}: this is no plan of this version of batchqa; run all shards with one version, or "
+                "discard the job: run it once without --shard and with --restart"
+            ) from error
+
+    def check(self, fields: Mapping[str, Any], shard: Shard, where: str) -> None:
+        """Refuse a shard that is not one of this plan: PreconditionError names the difference."""
+        what = differences(self.fields, fields)
+        if shard.count != self.shards:
+            what.append(f"number of shards: {self.shards} -> {shard.count}")
+        if what:
+            raise PreconditionError(
+                f"{where}: shard {shard} differs from the plan that the first shard made: "
+                f"{'; '.join(what)}; run it as that one was run, or discard the job: run it once without "
+                "--shard and with --restart"
+            )
+
+    def parts_of(self, shard: Shard) -> range:
+        """The parts that are a shard's: consecutive, as many as the others have, or one more."""
+        return range(*(len(self.starts) * edge // self.shards for edge in (shard.index, shard.index + 1)))
+
+    def rows_in(self, shard: Shard) -> int:
+        """How many input records a shard has."""
+        return sum(map(self.rows_of, self.parts_of(shard)))
+
+    def shards_of(self, parts: Iterable[int]) -> list[int]:
+        """The shards that these parts belong to, in order."""
+        wanted = set(parts)
+        shards = (Shard(index, self.shards) for index in range(self.shards))
+        return [shard.index for shard in shards if not wanted.isdisjoint(self.parts_of(shard))]
+
+    def rows_of(self, part: int) -> int:
+        """How many input records a part has."""
+        return min(self.part_rows, self.rows - part * self.part_rows)
+
+
+def _table_to_json(table: OutputTable) -> dict[str, Any]:
+    columns = {
+        name: [base64.b64encode(thrift.encode(element)).decode() for element in column]
+        for name, column in table.parquet.items()
+    }
+    schema = base64.b64encode(table.schema.serialize().to_pybytes()).decode()
+    return {"schema": schema, "parquet": columns, "lines": table.lines}
+
+
+def _table_from_json(known: Mapping[str, Any]) -> OutputTable:
+    columns = {
+        name: tuple(thrift.decode(base64.b64decode(element)) for element in column)
+        for name, column in known["parquet"].items()
+    }
+    schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(known["schema"])))
+    return OutputTable(schema, columns, known["lines"])

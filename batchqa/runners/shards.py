@@ -1,0 +1,92 @@
+"""Which shard of a job a process is: `--shard I/N`, or what a scheduler's variables say (`auto`).
+
+A new scheduler is one row of `SCHEDULERS`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from batchqa.errors import SettingsError
+from batchqa.settings import Shard
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduler:
+    """How a scheduler tells its tasks apart: names of environment variables.
+
+    `first` and `last` have the numbers of the first and last task, where they need not be 0 and count - 1.
+    """
+
+    name: str
+    index: str
+    count: str | None = None
+    first: str | None = None
+    last: str | None = None
+
+
+SCHEDULERS = (
+    Scheduler("Kubernetes indexed job", "JOB_COMPLETION_INDEX"),
+    Scheduler("AWS Batch array job", "AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE"),
+    Scheduler("Cloud Run job", "CLOUD_RUN_TASK_INDEX", "CLOUD_RUN_TASK_COUNT"),
+    Scheduler(
+        "Slurm job array",
+        "SLURM_ARRAY_TASK_ID",
+        "SLURM_ARRAY_TASK_COUNT",
+        "SLURM_ARRAY_TASK_MIN",
+        "SLURM_ARRAY_TASK_MAX",
+    ),
+    Scheduler("SkyPilot", "SKYPILOT_NODE_RANK", "SKYPILOT_NUM_NODES"),
+)
+
+
+def share_of_job(
+    text: str | None, count: int | None, environment: Mapping[str, str] = os.environ
+) -> Shard | None:
+    """The shard that was asked for; None for a job of one process."""
+    if text is None and count is not None:
+        raise SettingsError("--shards is for --shard auto; which of them this is, is not said")
+    return None if text is None else shard_of(text, count, environment)
+
+
+def shard_of(text: str, count: int | None, environment: Mapping[str, str] = os.environ) -> Shard:
+    """The shard that `--shard TEXT --shards COUNT` means. Raises SettingsError where that cannot be known."""
+    if text != "auto":
+        shard = Shard.parse(text)
+        if count is not None and count != shard.count:
+            raise SettingsError(f"--shard {text} and --shards {count} name different numbers of shards")
+        return shard
+    found = [scheduler for scheduler in SCHEDULERS if environment.get(scheduler.index)]
+    if not found:
+        names = ", ".join(scheduler.index for scheduler in SCHEDULERS)
+        raise SettingsError(f"--shard auto: no scheduler's variable is set ({names}); give --shard I/N")
+    if len(found) > 1:
+        names = " and ".join(scheduler.index for scheduler in found)
+        raise SettingsError(f"--shard auto: {names} are both set; give --shard I/N")
+    return _of_scheduler(found[0], count, environment)
+
+
+def _of_scheduler(scheduler: Scheduler, given: int | None, environment: Mapping[str, str]) -> Shard:
+    def number(name: str | None) -> int | None:
+        text = environment.get(name) if name else None
+        if text is not None and not (text.isascii() and text.isdecimal()):
+            raise SettingsError(f"--shard auto: {name}={text!r} is not a whole number; give --shard I/N")
+        return None if text is None else int(text)
+
+    index, count = number(scheduler.index) or 0, number(scheduler.count)
+    if given is not None:
+        # of an array that repeats some tasks only the numbers count, from 0
+        return Shard(index, given)
+    if count is None:
+        raise SettingsError(
+            f"--shard auto: {scheduler.name} does not say how many tasks there are; give --shards N"
+        )
+    first, last = number(scheduler.first) or 0, number(scheduler.last)
+    if last is not None and last - first + 1 != count:
+        raise SettingsError(
+            f"--shard auto: the tasks {first} to {last} of this {scheduler.name} are only {count}, so the "
+            "number of shards is not known; give --shards N, with tasks counted from 0"
+        )
+    return Shard(index - first, count)
