@@ -61,7 +61,7 @@ def test_the_cpu_that_was_asked_for_needs_no_reason(tiny_bundle: Path, rows: Pat
 @pytest.mark.parametrize(
     ("providers", "failure", "message"),
     [
-        (["CPUExecutionProvider"], None, "cuda:0: this build of it has no CUDA; install onnxruntime-gpu"),
+        (["CPUExecutionProvider"], None, "cuda:0: this build has no CUDA; install onnxruntime-gpu"),
         (
             [devices.CUDA],
             "CUDA failure 35: driver is too old",

@@ -173,7 +173,7 @@ def test_an_engine_that_crashes_again_and_again_ends_the_job_with_try_again(
             scorer.score(IDS, ONES, ONES)
         scorer.score(IDS, ONES, ONES)
     os.kill(_process(scorer), signal.SIGKILL)
-    with pytest.raises(TryAgainError, match="crashed 3 times on cpu, at last with SIGKILL"):
+    with pytest.raises(TryAgainError, match="crashed 3 times on cpu, the last time with SIGKILL"):
         scorer.score(IDS, ONES, ONES)
 
 

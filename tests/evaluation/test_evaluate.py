@@ -421,7 +421,7 @@ def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:
         ({"resamples": 0}, "--resamples"),
         ({"confidence": 95}, "--confidence"),
         ({"tune": "new"}, "--tune needs .* --model"),
-        ({"top_k": 3}, "top_k: options of a run need a --model"),
+        ({"top_k": 3}, "top_k: these options need --model"),
         ({"null_odds": "x.json"}, "null odds in a column"),
         ({"by": ["windows"]}, "--by windows needs the model"),
         ({"report": "nowhere/report.html"}, "no folder nowhere"),

@@ -199,7 +199,7 @@ def test_parts_that_hold_nothing_are_passed_over_and_that_is_said(
     write(tmp_path / "part-1.json", "one")
     source = opened(tmp_path)
     assert ids(source) == ["one"]
-    assert source.notes[0].startswith(f"1 of 2 files hold nothing and are passed over, as {tmp_path / name}")
+    assert source.notes[0].startswith(f"1 of 2 files are empty and are skipped, such as {tmp_path / name}")
     assert ids(opened(*sorted(tmp_path.iterdir()))) == ["one"]  # as a shell writes a glob out
 
 

@@ -530,8 +530,8 @@ def test_a_schema_file_may_nest_lists_and_structs(tmp_path: Path) -> None:
     ("given", "said"),
     [
         ("context", "neither name:type"),
-        ("context:string,context:string", "named twice"),
-        ("n:nosuchtype", "no type is named 'nosuchtype'"),
+        ("context:string,context:string", "occurs twice"),
+        ("n:nosuchtype", "there is no type 'nosuchtype'"),
         ("n:binary", "not a type that JSON values can have"),
         ("context:int64", "must be a string"),
         ("{bad", "not valid JSON"),

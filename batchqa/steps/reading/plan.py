@@ -202,7 +202,7 @@ def known_formats(
     if len(full) < len(kinds):
         first = next(place for place, kind in zip(places, kinds, strict=True) if kind.format == "empty")
         count = f"{len(kinds) - len(full)} of {len(kinds)} files"
-        notes = (f"{count} hold nothing and are passed over, as {first.shown}",)
+        notes = (f"{count} are empty and are skipped, such as {first.shown}",)
     places, kinds = [places[number] for number in full], [kinds[number] for number in full]
     for place, kind in zip(places, kinds, strict=True):
         if _reader_of(kind.format) is not _reader_of(kinds[0].format):
