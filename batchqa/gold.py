@@ -181,11 +181,17 @@ def plain_array(array: pa.Array | pa.ChunkedArray) -> pa.Array:
     return array
 
 
-def decoded_lists(column: pa.Array) -> pa.Array:
-    """A column of lists; a table as text has them as JSON text."""
+def decoded_json(column: pa.Array) -> pa.Array:
+    """A column of lists or structs, which a table as text has as JSON; any other column as it is."""
     if not _is_text(column.type):
         return column
-    return pa.array([None if text is None else orjson.loads(text) for text in column.to_pylist()])
+    texts = column.to_pylist()
+    if not any(texts) or not all(text is None or text.startswith(("[", "{")) for text in texts):
+        return column
+    try:
+        return pa.array([None if text is None else orjson.loads(text) for text in texts])
+    except (orjson.JSONDecodeError, pa.ArrowException):
+        return column
 
 
 def _counts(lists: pa.Array) -> Any:

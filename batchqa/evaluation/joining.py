@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from batchqa.errors import InputError, SettingsError
 from batchqa.evaluation.predictions import PREDICTION
-from batchqa.gold import COLUMNS, Gold, decoded_lists, gold_column, plain_array, read_gold
+from batchqa.gold import COLUMNS, Gold, decoded_json, gold_column, plain_array, read_gold
 from batchqa.records import Bool, Float64, Int64
 from batchqa.steps.reading import Dataset
 
@@ -142,7 +142,7 @@ class Examples:
         source, name = self.predicted or self.gold, prefix + "answers"
         if name not in source.names:
             return None
-        lists = decoded_lists(plain_array(source.read(name))).take(self.place)
+        lists = decoded_json(plain_array(source.read(name))).take(self.place)
         return [[(one["answer"], one["score"]) for one in row or []] for row in lists.to_pylist()]
 
     def _name_in(self, source: Dataset, name: str) -> str:
@@ -366,7 +366,7 @@ def _piece(batch: pa.Table, prefix: str, candidates: str | None) -> Predictions:
     text = pc.if_else(judged, pc.fill_null(answer, ""), pa.scalar(None, pa.large_string()))
     span, span_score = answer, pa.nulls(len(answer), pa.float64())
     if candidates is not None:
-        best = _first_of_lists(decoded_lists(plain_array(batch.column(candidates))))
+        best = _first_of_lists(decoded_json(plain_array(batch.column(candidates))))
         if pa.types.is_struct(best.type):
             # a row that was judged and has no candidate has no span at all
             span = pc.coalesce(answer, pc.struct_field(best, "answer").cast(pa.large_string()), pa.scalar(""))

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from batchqa.errors import InputError, SettingsError
 from batchqa.evaluation.comparing import Maker, made_by
-from batchqa.gold import decoded_lists, plain_array
+from batchqa.gold import decoded_json, plain_array
 from batchqa.output import JobRecord, Target, earlier_job
 from batchqa.records import ANSWER_FIELDS, Int64
 from batchqa.steps.asking import Question, Questions
@@ -153,7 +153,7 @@ class Output:
         shared = {name: column_at(table, at) for name, at in self.columns.items() if name in names}
         pieces = []
         for asked in self.asked:
-            struct = plain_array(table.column(self.prefix + asked))
+            struct = decoded_json(plain_array(table.column(self.prefix + asked)))
             fields = {
                 field.name.removeprefix(self.prefix): plain_array(pc.struct_field(struct, field.name))
                 for field in struct.type
@@ -168,7 +168,7 @@ class Output:
 def open_output(
     given: str, *, prefix: str | None = None, context: str | None = None, question: str | None = None
 ) -> Output:
-    """Open a Parquet or JSONL file or folder that a run wrote, or the staging of one that is not finished.
+    """Open a file or folder that a run wrote, or the staging of one that is not finished.
 
     `prefix`, `context` and `question` None: what the run was told, as the columns and the record show.
     Raises InputError where the file has no answers.
@@ -207,7 +207,7 @@ def _wide(source: Dataset, prefix: str, job: JobRecord | None) -> dict[str, Ques
     return {
         name.removeprefix(prefix): known.get(name.removeprefix(prefix))
         for name in structs
-        if pa.types.is_struct(kind := sample.schema.field(name).type)
+        if pa.types.is_struct(kind := decoded_json(plain_array(sample[name])).type)
         and any(field.name.removeprefix(prefix) == "answer" for field in kind)
     }
 
@@ -259,7 +259,7 @@ def _shaped(found: dict[str, pa.Array], records: Int64, names: Sequence[str]) ->
         if array is None:
             array = pa.nulls(len(records), _KINDS.get(name, pa.null()))
         elif name in LISTS:
-            array = decoded_lists(array)
+            array = decoded_json(array)
         elif name in _KINDS:
             try:
                 array = array.cast(_KINDS[name])

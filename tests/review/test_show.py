@@ -108,13 +108,23 @@ def test_a_long_context_is_cut_between_words_around_the_answer(
     assert len(line) < 500
 
 
-@pytest.mark.parametrize("layout", ["wide", "long"])
+def as_csv(path: Path) -> Path:
+    """An output as CSV, beside it."""
+    batch = pq.read_table(path).combine_chunks().to_batches()[0]
+    table = path.with_suffix(".csv")
+    table.write_bytes(delimited.header(batch.schema.names, ",") + b"".join(delimited.lines(batch, ",")))
+    return table
+
+
+@pytest.mark.parametrize("layout", ["wide", "wide as text", "long"])
 def test_every_layout_shows_the_same_questions(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], layout: str
 ) -> None:
     answers = {"material": said(CONTEXT, "steel"), "seller": said(CONTEXT, None, 0.7)}
-    if layout == "wide":
+    if layout != "long":
         file = write_wide(tmp_path / "a.parquet", [{"context": CONTEXT, **answers}], list(answers))
+        if layout == "wide as text":
+            file = as_csv(file)
     else:
         long = [
             {"qa_name": name, "qa_question": f"What {name}?", "context": CONTEXT, "said": answer}
@@ -135,10 +145,8 @@ def test_parts_jsonl_and_csv_are_read_too(tmp_path: Path, capsys: pytest.Capture
     records = pq.read_table(folder).to_pylist()
     lines = tmp_path / "out.jsonl"
     lines.write_text("".join(json.dumps(record) + "\n" for record in records))
-    batch = pq.read_table(folder).combine_chunks().to_batches()[0]
-    table = tmp_path / "out.csv"
-    table.write_bytes(delimited.header(batch.schema.names, ",") + b"".join(delimited.lines(batch, ",")))
-    first, *others = (shown(capsys, str(path)).replace(str(path), "OUT") for path in (folder, lines, table))
+    paths = (folder, lines, as_csv(folder))
+    first, *others = (shown(capsys, str(path)).replace(str(path), "OUT") for path in paths)
     assert others == [first, first]
     assert "4 rows" in first
 

@@ -69,9 +69,17 @@ def test_a_text_that_cannot_be_read_is_the_fault_of_its_row(tmp_path: Path) -> N
     assert faults[0].detail.startswith(f"{tmp_path}/a.txt, byte 4: invalid UTF-8 (if it is Latin-1: iconv")
 
 
+def test_questions_of_the_job_are_asked_of_every_text(tmp_path: Path) -> None:
+    folder = _write(tmp_path, {"a.txt": b"one", "b.txt": b"two"})
+    source = open_source([str(folder)], ReadingSettings(template_columns=("path",)))
+    assert [row["context"] for row in table(source)] == ["one", "two"]
+    with pytest.raises(InputError, match="has no column 'author'"):
+        open_source([str(folder)], ReadingSettings(template_columns=("author",)))
+
+
 def test_text_files_without_questions_are_refused_with_the_way_out(tmp_path: Path) -> None:
     _write(tmp_path, DOCUMENTS)
-    with pytest.raises(InputError, match=r"questions are asked with --ask or --questions.* 'question'"):
+    with pytest.raises(InputError, match="brings no questions; ask your own with --ask NAME="):
         open_source([str(tmp_path)], ReadingSettings())
 
 

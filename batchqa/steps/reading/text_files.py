@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
+from batchqa.errors import InputError
 from batchqa.records import Cursor, RowFault, Rows
 from batchqa.settings import ReadingSettings
 
@@ -27,8 +28,13 @@ class TextReader:
         self._places = places
         self._kinds = kinds
         self._settings = settings
-        where = f"{places[0].shown}, a text file, whose questions are asked with --ask or --questions,"
-        self._plan = ColumnPlan.of(SCHEMA, settings, where)
+        shown = places[0].shown
+        if settings.template_columns is None and settings.question not in SCHEMA.names:
+            raise InputError(
+                f"{shown} is a text file, which brings no questions; ask your own with --ask NAME=QUESTION "
+                "or --questions FILE"
+            )
+        self._plan = ColumnPlan.of(SCHEMA, settings, shown)
         self.schema = self._plan.schema
         self.rows: list[int | None] = [1] * len(places)
         self.notes: tuple[str, ...] = ()
