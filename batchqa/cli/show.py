@@ -74,7 +74,7 @@ def show_as_page(
     facts = {"": _rows(total)} | _maker(output.maker)
     size = write_page(path, rows, title=output.source.path, facts=facts, total=total)
     left = f"; {len(numbers) - limit:,} more are left out: --limit" if len(numbers) > limit else ""
-    return f"{path}: {_rows(len(rows))} of {total:,}, {size / 1e6:,.1f} MB{left}"
+    return f"{path}: {_rows(len(rows))} of {total:,}, {_size(size)}{left}"
 
 
 def _notes(output: Output, on_note: Callable[[str], None]) -> None:
@@ -91,6 +91,10 @@ def _maker(maker: Maker | None) -> dict[str, str]:
     if maker.threshold is not None:
         facts["threshold"] = f"{maker.threshold:.4g}"
     return facts
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e5 else f"{count / 1e3:,.0f} kB"
 
 
 def _rows(count: int) -> str:
