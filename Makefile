@@ -25,6 +25,9 @@ help:  ## this list
 demo: $(RUNNABLE)  ## annotate sample_data with the model in the package and show the answers
 	$(BIN)/batchqa run sample_data/sample.jsonl -o demo.out.parquet --overwrite
 	$(BIN)/python sample_data/show.py demo.out.parquet
+	$(BIN)/batchqa run sample_data/documents.jsonl -o demo.documents.parquet --overwrite \
+		--questions sample_data/questions.toml --layout wide --limit 10
+	$(BIN)/python sample_data/show.py demo.documents.parquet
 
 setup: $(DEVELOPER)  ## make or upgrade .venv with all that a developer needs, the extra `export` too
 
@@ -80,7 +83,7 @@ bundled-model: $(DEVELOPER)  ## train, export and tune the model in the package 
 
 clean:  ## remove the environment and all that was made
 	rm -rf .venv .bench .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	rm -rf build dist demo.out.parquet demo.out.parquet.batchqa
+	rm -rf build dist demo.out.parquet demo.out.parquet.batchqa demo.documents.parquet
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,35 @@ def test_every_expected_answer_stands_in_its_context() -> None:
 
 def test_the_parquet_sample_holds_the_same_rows() -> None:
     assert pq.read_table(SAMPLE / "sample.parquet").to_pylist() == sample_rows()
+
+
+def _lines(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (SAMPLE / name).read_bytes().rstrip(b"\n").split(b"\n")]
+
+
+def test_the_documents_are_of_several_kinds_and_lengths_and_each_question_has_an_expected_answer() -> None:
+    documents, expected = _lines("documents.jsonl"), _lines("expected.jsonl")
+    questions = tomllib.loads((SAMPLE / "questions.toml").read_text(encoding="utf-8"))["questions"]
+    assert len(documents) == 12
+    assert {document["kind"] for document in documents} == {"contract", "product", "report"}
+    assert {document["lang"] for document in documents} == {"en", "es"}
+    assert sum(len(document["context"].split()) > 3000 for document in documents) == 2
+    assert len(questions) == 8
+    assert any("{subject}" in question["question"] for question in questions)
+    pairs = [(document["id"], question["name"]) for document in documents for question in questions]
+    assert sorted((row["id"], row["qa_name"]) for row in expected) == sorted(pairs)
+    contexts = {document["id"]: document["context"] for document in documents}
+    assert all(row["expected"] is None or row["expected"] in contexts[row["id"]] for row in expected)
+    assert 0 < sum(row["expected"] is None for row in expected) < len(expected) / 2
+
+
+def test_the_model_in_the_package_gets_the_answers_of_the_documents_that_are_marked(tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    batchqa.run(SAMPLE / "documents.jsonl", out, questions=str(SAMPLE / "questions.toml"))
+    answers = {(row["id"], row["qa_name"]): row["qa_answer"] for row in pq.read_table(out).to_pylist()}
+    marked = [row for row in _lines("expected.jsonl") if row["model_gets_it"]]
+    assert marked
+    assert not [row for row in marked if answers[row["id"], row["qa_name"]] != row["expected"]]
 
 
 def test_each_bad_row_gets_its_code_and_the_good_ones_are_answered(tiny_bundle: Path, tmp_path: Path) -> None:
