@@ -197,6 +197,33 @@ def test_several_outputs_and_one_that_was_made_by_reuse_are_reused(
     _assert_equal(out, full)
 
 
+def test_of_a_job_that_asks_its_own_questions_only_the_new_ones_are_scored(
+    work: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    questions = tmp_path / "questions.jsonl"
+
+    def ask(name: str, lines: list[dict[str, Any]], **options: Any) -> batchqa.Summary:
+        questions.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        run = {"model": tiny_bundle, "questions": str(questions), **options, **OPTIONS}
+        return batchqa.run(work / "old.parquet", tmp_path / name, **run)
+
+    same = {"name": "same", "question": "Which house is it?"}
+    own = {"name": "own", "question": "Which house is it?", "threshold": -1e6}
+    other = {"name": "own", "question": "Which house is it?", "threshold": -1e5}
+    new = {"name": "new", "question": "Whose house is {n}?"}
+    ask("first.parquet", [own, same])
+    expected = ask("expected.parquet", [new, same, own])
+    earlier = tmp_path / "first.parquet"
+    done = ask("out.parquet", [new, same, own], reuse=earlier)
+    assert (expected.reused_rows, done.reused_rows) == (0, 80)
+    _assert_equal(tmp_path / "out.parquet", tmp_path / "expected.parquet")
+    assert ask("other.parquet", [other], reuse=earlier).reused_rows == 0
+    wide = ask("wide.parquet", [same], layout="wide", reuse=earlier)
+    assert wide.reused_rows == 40
+    with pytest.raises(InputError, match="--layout wide"):
+        ask("again.parquet", [same], reuse=tmp_path / "wide.parquet")
+
+
 def test_a_stopped_job_resumes_with_the_same_answers(
     work: Path, yesterday: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ from batchqa.records import (
     ROW_ERRORS,
     AnsweredChunk,
     BatchLogits,
+    Bool,
     Chunk,
     Cursor,
     Float64,
@@ -232,7 +233,8 @@ class _Counted:
         self.faults.update(fault.code for fault in faults)
         self.named += faults[: NAMED_ROWS - len(self.named)]
         before = part.context_bytes
-        self._count_pairs(part, rows)
+        threshold = None if chunk.asked is None else chunk.asked.threshold
+        self._count_pairs(part, rows, self.earlier.knows(rows.context, rows.question, threshold))
         part.column_bytes += rows.columns.nbytes
         if chunk.asked is not None:
             records = chunk.asked.records.rows
@@ -241,10 +243,10 @@ class _Counted:
         self.most_pairs = max(self.most_pairs, len(part.pairs))
         self.most_column_bytes = max(self.most_column_bytes, part.column_bytes)
 
-    def _count_pairs(self, part: _Part, rows: Rows) -> None:
+    def _count_pairs(self, part: _Part, rows: Rows, is_reused: Bool) -> None:
         contexts, sizes = _hashes(rows.context)
         questions, _ = _hashes(rows.question)
-        reused = set(np.flatnonzero(self.earlier.knows(rows.context, rows.question)).tolist())
+        reused = set(np.flatnonzero(is_reused).tolist())
         self.reused_rows += len(reused.difference(rows.faults))
         new_sizes = []
         for row, pair in enumerate(zip(contexts, questions, strict=True)):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -15,9 +16,9 @@ from batchqa.records import pair_schema
 from batchqa.steps.pairing import EarlierAnswers
 from batchqa.steps.reading import Dataset, open_dataset
 
-_OF_THE_FILES = ("inputs", "output", "part_rows")
+_OF_THE_FILES = ("inputs", "output", "part_rows", "asked")
 _OPTIONS_OF_THE_FILES = ("reading", "errors", "limit", "compression")
-"""What is in a job's fingerprint and changes no row's answer."""
+"""What is in a job's fingerprint and changes no pair's answer; a question is its text and its threshold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +62,6 @@ def earlier_answers(
             notes.append(
                 f"nothing of {output.name} is reused, it was made differently: {'; '.join(differing)}"
             )
-        elif any("threshold" in question for question in made.get("asked", {}).get("questions", ())):
-            notes.append(f"nothing of {output.name} is reused: its questions have thresholds of their own")
         else:
             _add(answers, output, pair_schema(top_k, most_answers).names)
     answers.settle()
@@ -86,10 +85,19 @@ def _add(answers: EarlierAnswers, output: EarlierOutput, names: Sequence[str]) -
         )
     asked = prefix + "question" if prefix + "question" in earlier.names else reading["question"]
     texts = [_column(earlier, "context", reading["context"]), _column(earlier, "question", asked)]
-    for table in earlier.batches([texts[0][0], texts[1][0], *(prefix + name for name in names)]):
+    questions = output.record.fields.get("asked", {}).get("questions", ())
+    thresholds = {each["name"]: each["threshold"] for each in questions if "threshold" in each}
+    added = [prefix + name for name in (*names, "name")]
+    for table in earlier.batches([texts[0][0], texts[1][0], *added]):
         for batch in table.to_batches():
             context, question = (_at(batch, path) for path in texts)
-            answers.add(context, question, {name: batch.column(prefix + name) for name in names})
+            own = [thresholds.get(name, np.nan) for name in batch.column(added[-1]).to_pylist()]
+            answers.add(
+                context,
+                question,
+                {name: batch.column(prefix + name) for name in names},
+                np.array(own) if thresholds else None,
+            )
 
 
 def _column(earlier: Dataset, option: str, name: str) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchqa.records import ROW_STATUSES, Bool, Int64, pair_schema
+from batchqa.records import ROW_STATUSES, Bool, Float64, Int64, pair_schema
 
 from .digests import DistinctTexts, UInt64, pair_digests
 from .texts import without_texts
@@ -59,12 +59,19 @@ class EarlierAnswers:
         self._runs: list[_Run] = []
         self._new: list[_Run] = []
 
-    def add(self, context: pa.Array, question: pa.Array, answers: Mapping[str, pa.Array]) -> None:
+    def add(
+        self,
+        context: pa.Array,
+        question: pa.Array,
+        answers: Mapping[str, pa.Array],
+        threshold: Float64 | None = None,
+    ) -> None:
         """Remember rows of an output: their texts, and the columns of `answer_schema` that they have.
 
-        Rows that could not be judged are left out: another run may judge them.
+        threshold: float64, (rows,), the questions' own thresholds, see `records.Asked`. Rows that could not
+        be judged are left out: another run may judge them.
         """
-        contexts, questions = DistinctTexts.of(context), DistinctTexts.of(question)
+        contexts, questions = _texts(context, question, threshold)
         errors = answers["error"].cast(pa.string())
         status = pc.index_in(errors, value_set=_STATUSES, skip_nulls=True)
         usable = (contexts.codes >= 0) & (questions.codes >= 0)
@@ -96,11 +103,11 @@ class EarlierAnswers:
         """What they take of memory."""
         return sum(run.low.nbytes + run.high.nbytes + run.answers.nbytes for run in self._runs)
 
-    def knows(self, context: pa.Array, question: pa.Array) -> Bool:
-        """Which rows with these texts are answered: bool, (rows,)."""
+    def knows(self, context: pa.Array, question: pa.Array, threshold: Float64 | None = None) -> Bool:
+        """Which rows with these texts and thresholds are answered: bool, (rows,)."""
         if not self._runs:
             return np.zeros(len(context), dtype=bool)
-        contexts, questions = DistinctTexts.of(context), DistinctTexts.of(question)
+        contexts, questions = _texts(context, question, threshold)
         is_known = (contexts.codes >= 0) & (questions.codes >= 0)
         rows = np.flatnonzero(is_known)
         is_known[rows], _ = self.find(
@@ -127,3 +134,10 @@ class EarlierAnswers:
         columns = dict(zip(kept.schema.names, kept.columns, strict=True))
         columns["error"] = _STATUSES.take(columns["error"])
         return pa.record_batch([columns[name] for name in self._schema.names], schema=self._schema)
+
+
+def _texts(
+    context: pa.Array, question: pa.Array, threshold: Float64 | None
+) -> tuple[DistinctTexts, DistinctTexts]:
+    contexts, questions = DistinctTexts.of(context), DistinctTexts.of(question)
+    return contexts, questions if threshold is None else questions.split_by(threshold)
