@@ -15,7 +15,11 @@ with DAG(
     score = BatchqaEvaluateOperator(
         task_id="score",
         predictions="{{ params.data }}/labelled.jsonl",
-        options={"model": "{{ params.model }}", "min_f1": "{{ params.min_f1 }}"},
+        options={
+            "model": "{{ params.model }}",
+            "annotated": "{{ params.data }}/labelled.annotated.parquet",
+            "min_f1": "{{ params.min_f1 }}",
+        },
         retries=2,
     )
     annotate = BatchqaOperator(
