@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchqa import job
-from batchqa.job import Summary
+from batchqa import LimitError, PreconditionError, SettingsError, TryAgainError, job
+from batchqa.bundle import open_bundle, write_manifest
+from batchqa.job import Progress, Summary
+from batchqa.output import Target, find
+from batchqa.runners.shards import share_of_job
 from batchqa.settings import Shard
+from batchqa.store.lock import Lock
 from tests.models import SENTENCES
-from tests.output.looking import contents
+from tests.output.looking import contents, snapshot
 
 Run = Callable[..., Summary]
 ROWS = [
@@ -107,3 +114,237 @@ def test_any_number_of_shards_gives_the_bytes_of_one_run_with_rejects(
     assert contents(tmp_path / "many") == contents(tmp_path / "one")
     assert len((tmp_path / "many" / "out.parquet.rejects.jsonl").read_bytes().splitlines()) == 2
     assert summary.rejected == 2
+
+
+class StoppedEarlyError(Exception):
+    """A shard's end before it is done."""
+
+
+def stop_after(rows: int) -> Callable[[Progress], None]:
+    def stop(progress: Progress) -> None:
+        if progress.rows >= rows:
+            raise StoppedEarlyError
+
+    return stop
+
+
+def once(action: Callable[[], object]) -> Callable[[Progress], None]:
+    """Do something when the first report of progress comes."""
+    waiting = [action]
+
+    def act(_: Progress) -> None:
+        if waiting:
+            waiting.pop()()
+
+    return act
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out/"])
+def test_a_shard_that_was_stopped_does_what_is_missing_and_nothing_twice(
+    run: Run, tmp_path: Path, name: str
+) -> None:
+    source = as_jsonl(tmp_path)
+    run(source, f"{tmp_path}/one/{name}")
+    with pytest.raises(StoppedEarlyError):
+        run(source, f"{tmp_path}/two/{name}", shard="0/2", progress=stop_after(12))
+    first = next((tmp_path / "two").rglob("part-0000000.parquet"))
+    before = first.stat().st_mtime_ns
+    again = run(source, f"{tmp_path}/two/{name}", shard="0/2")
+    assert (again.rows, again.shard, again.already_done) == (20, "0/2", False)
+    assert again.resumed_rows >= 5
+    assert first.stat().st_mtime_ns == before
+    run(source, f"{tmp_path}/two/{name}", shard="1/2")
+    assert not find(Target.parse(f"{tmp_path}/two/{name}"))
+    job.finalize(f"{tmp_path}/two/{name}")
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out/"])
+def test_a_shard_that_runs_twice_at_once_changes_nothing(run: Run, tmp_path: Path, name: str) -> None:
+    source = as_jsonl(tmp_path)
+    run(source, f"{tmp_path}/one/{name}")
+    output = f"{tmp_path}/two/{name}"
+    run(source, output, shard="0/2", progress=once(lambda: run(source, output, shard="0/2")))
+    run(source, output, shard="1/2")
+    job.finalize(output)
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out/"])
+def test_a_shard_during_or_after_finalize_is_done_and_leaves_the_output_and_no_staging(
+    run: Run, tmp_path: Path, name: str
+) -> None:
+    source, output = as_jsonl(tmp_path), f"{tmp_path}/out/{name}"
+    seen: list[dict[str, tuple[bytes, int]]] = []
+
+    def others() -> None:
+        finish(run, source, output, 2)
+        seen.append(snapshot(tmp_path))
+
+    late = run(source, output, shard="0/2", progress=once(others))
+    assert late.already_done
+    assert snapshot(tmp_path) == seen[0]
+    after = run(source, output, shard="1/2")
+    assert (after.already_done, after.rows) == (True, 40)
+    assert snapshot(tmp_path) == seen[0]
+    assert not list(tmp_path.rglob("_batchqa"))
+
+
+def test_a_shard_that_does_not_fit_the_plan_is_refused_with_the_difference(
+    run: Run, tmp_path: Path, tiny_bundle: Path
+) -> None:
+    source, output = as_jsonl(tmp_path), tmp_path / "out.parquet"
+    run(source, output, shard="0/2")
+    before = snapshot(tmp_path / "out.parquet.batchqa")
+    with pytest.raises(PreconditionError, match="number of shards: 2 -> 3") as refused:
+        run(source, output, shard="1/3")
+    assert refused.value.exit_code == 4
+    with pytest.raises(PreconditionError, match="top_k: 0 -> 2"):
+        run(source, output, shard="1/2", top_k=2)
+    other = tmp_path / "other"
+    shutil.copytree(tiny_bundle, other)
+    bundle = open_bundle(other)
+    write_manifest(other, replace(bundle.manifest, name="other"))
+    with pytest.raises(PreconditionError, match="bundle: "):
+        run(source, output, shard="1/2", model=other)
+    source.write_bytes(lines_of(ROWS[:-1]))
+    with pytest.raises(PreconditionError, match=r"inputs\[0\]\.size"):
+        run(source, output, shard="1/2")
+    assert snapshot(tmp_path / "out.parquet.batchqa") == before
+
+
+def test_finalize_names_the_shards_to_run_again_or_waits_for_them(run: Run, tmp_path: Path) -> None:
+    source, output = as_parquet(tmp_path), tmp_path / "out.parquet"
+    with pytest.raises(TryAgainError, match="no shard has begun here"):
+        job.finalize(output)
+    run(source, output, shard="2/8")
+    with pytest.raises(TryAgainError, match="run these shards of 8 again: 0-1,3-7") as missing:
+        job.finalize(output)
+    assert missing.value.exit_code == 75
+    for index in (0, 1, 3, 4, 5, 6):
+        run(source, output, shard=Shard(index, 8))
+    part = tmp_path / "out.parquet.batchqa" / "part-0000003.parquet"
+    part.write_bytes(part.read_bytes()[:-60])  # it is there by its name only
+    last = threading.Timer(1, lambda: run(source, output, shard="7/8"))
+    last.start()
+    with pytest.raises(TryAgainError, match=r"run these shards of 8 again: 3$"):
+        job.finalize(output, wait=60)
+    last.join()
+    run(source, output, shard="3/8")
+    assert job.finalize(output).rows == 40
+    run(source, tmp_path / "one.parquet")
+    assert output.read_bytes() == (tmp_path / "one.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out/"])
+def test_finalize_again_leaves_the_output_untouched_and_two_at_once_publish_it_once(
+    run: Run, tmp_path: Path, name: str
+) -> None:
+    source, output = as_jsonl(tmp_path), f"{tmp_path}/{name}"
+    for index in (0, 1):
+        run(source, output, shard=Shard(index, 2))
+    lock = next(tmp_path.rglob("plan.json")).with_name("lock")
+    other = Lock(lock, output)
+    with pytest.raises(TryAgainError, match="another run is writing"):
+        job.finalize(output)
+    other.release()
+    assert not job.finalize(output).already_done
+    before = snapshot(tmp_path)
+    again = job.finalize(output)
+    assert (again.already_done, again.rows) == (True, 40)
+    assert snapshot(tmp_path) == before
+
+
+def test_finalize_judges_the_errors_of_all_shards_together(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_bytes(lines_of([{"context": 5}, *ROWS[1:39], []]))
+    output = tmp_path / "out.parquet"
+    for index in (0, 1):
+        run(tmp_path / "in.jsonl", output, shard=Shard(index, 2), max_errors=1)
+    with pytest.raises(LimitError, match="2 of 40 rows are errors, --max-errors allows 1") as limit:
+        job.finalize(output)
+    assert limit.value.exit_code == 3
+    assert job.finalize(output, max_errors="5%").errors == {"type_context": 1, "not_an_object": 1}
+
+
+def test_a_run_without_shards_finishes_their_job_and_finalize_does_not_take_its_own(
+    run: Run, tmp_path: Path
+) -> None:
+    source, output = as_jsonl(tmp_path), tmp_path / "out.parquet"
+    run(source, output, shard="1/2")
+    assert run(source, output).resumed_rows == 20
+    assert job.finalize(output).already_done
+    with pytest.raises(StoppedEarlyError):
+        run(source, tmp_path / "alone.parquet", progress=stop_after(12))
+    with pytest.raises(PreconditionError, match="was not begun with --shard"):
+        job.finalize(tmp_path / "alone.parquet")
+
+
+def test_an_input_without_rows_gives_the_output_of_one_run(run: Run, tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(ROWS).slice(0, 0), tmp_path / "in.parquet")
+    run(tmp_path / "in.parquet", f"{tmp_path}/one/out.parquet")
+    finish(run, tmp_path / "in.parquet", f"{tmp_path}/two/out.parquet", 2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_what_cannot_be_shared_out_is_refused(run: Run, tmp_path: Path) -> None:
+    source = as_jsonl(tmp_path)
+    for options in ({"output": "-"}, {"restart": True}, {"shard": "2/2"}, {"shard": "1"}):
+        with pytest.raises(SettingsError, match=r"--shard|--restart"):
+            run(source, **{"output": tmp_path / "out.parquet", "shard": "0/2", **options})
+    assert not list(tmp_path.glob("out*"))
+
+
+def slurm(**values: str) -> dict[str, str]:
+    return {f"SLURM_ARRAY_TASK_{name}": value for name, value in values.items()}
+
+
+@pytest.mark.parametrize(
+    ("variables", "count", "shard"),
+    [
+        ({"JOB_COMPLETION_INDEX": "3"}, 8, Shard(3, 8)),
+        ({"AWS_BATCH_JOB_ARRAY_INDEX": "0", "AWS_BATCH_JOB_ARRAY_SIZE": "2"}, None, Shard(0, 2)),
+        ({"CLOUD_RUN_TASK_INDEX": "1", "CLOUD_RUN_TASK_COUNT": "2"}, None, Shard(1, 2)),
+        ({"SKYPILOT_NODE_RANK": "1", "SKYPILOT_NUM_NODES": "4"}, None, Shard(1, 4)),
+        (
+            {
+                f"SLURM_ARRAY_TASK_{k}": v
+                for k, v in {"ID": "4", "COUNT": "4", "MIN": "1", "MAX": "4"}.items()
+            },
+            None,
+            Shard(3, 4),
+        ),
+        ({"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "2"}, 8, Shard(5, 8)),
+    ],
+)
+def test_the_variables_of_a_scheduler_say_which_shard_this_is(
+    variables: dict[str, str], count: int | None, shard: Shard
+) -> None:
+    assert share_of_job("auto", count, variables) == shard
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "variables", "why"),
+    [
+        ("auto", None, {}, "no scheduler's variable is set"),
+        ("auto", None, {"JOB_COMPLETION_INDEX": "3"}, "give --shards N"),
+        ("auto", 2, {"JOB_COMPLETION_INDEX": "3"}, "3/2"),
+        ("auto", 2, {"JOB_COMPLETION_INDEX": "x"}, "not a whole number"),
+        ("auto", 2, {"JOB_COMPLETION_INDEX": "0", "CLOUD_RUN_TASK_INDEX": "0"}, "both set"),
+        (
+            "auto",
+            None,
+            {
+                f"SLURM_ARRAY_TASK_{k}": v
+                for k, v in {"ID": "9", "COUNT": "3", "MIN": "1", "MAX": "9"}.items()
+            },
+            "number of shards is not known",
+        ),
+        ("1/4", 3, {}, "different numbers"),
+        (None, 3, {}, "--shards is for --shard auto"),
+    ],
+)
+def test_a_shard_that_is_not_known_is_refused(
+    text: str | None, count: int | None, variables: dict[str, str], why: str
+) -> None:
+    with pytest.raises(SettingsError, match=why):
+        share_of_job(text, count, variables)

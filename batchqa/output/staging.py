@@ -269,10 +269,11 @@ def leftover(target: Target, fingerprint: str) -> Staging | None:
         names = target.store.list(root)
         job = read_job(target.store, root)
         if job is None:
-            # job.json is the last file to go: behind it are only the lock, empty folders, and the parts of an
-            # output that was published where they are
-            ours = any(name.startswith(f"{layout.CONTROL}/") for name in names)
-            ours = ours and not (private and layout.part_names(names))
+            # job.json is the last file to go: behind it are only the lock, empty folders, the parts of an
+            # output that was published where they are, and parts that a late shard put into an object store
+            parts = [f"{root}/{name}" for name in layout.part_names(names) if private]
+            ours = all(_fingerprint_of(target.store, part) == fingerprint for part in parts)
+            ours = ours and (bool(parts) or any(name.startswith(f"{layout.CONTROL}/") for name in names))
         else:
             ours = job.fingerprint == fingerprint
         return Staging(target, root) if ours else None
@@ -308,6 +309,14 @@ def _footer_of(file: pa.NativeFile, where: str) -> pq.ParquetFile | None:
     if FINGERPRINT_KEY.encode() not in (opened.metadata.metadata or {}):
         raise foreign(where, "this was not written by batchqa")
     return opened
+
+
+def _fingerprint_of(store: Store, part: str) -> str | None:
+    """The job that a part belongs to; None where it is damaged or gone."""
+    with suppress(FileNotFoundError), store.opened(part) as file:
+        footer = _footer_of(file, store.show(part))
+        return footer.metadata.metadata[FINGERPRINT_KEY.encode()].decode() if footer else None
+    return None
 
 
 def foreign(where: object, why: str) -> PreconditionError:
