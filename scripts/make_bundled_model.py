@@ -29,7 +29,7 @@ from batchqa.errors import BatchqaError, InputError, ModelError
 from batchqa.evaluation import evaluate
 from batchqa.export.exporting import export
 from batchqa.export.figures import add_figures
-from batchqa.train.settings import TrainSettings
+from batchqa.train.train_settings import TrainSettings
 from batchqa.train.training import train
 
 EVERY = 20

@@ -25,7 +25,7 @@ from batchqa.evaluation.result import Evaluation
 from batchqa.export.exporting import export
 from batchqa.job import run
 from batchqa.settings import ErrorLimit, RunSettings
-from batchqa.train.settings import TrainSettings
+from batchqa.train.train_settings import TrainSettings
 
 NUMBERS = [
     (command.name, option, parameter)

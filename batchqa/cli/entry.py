@@ -51,7 +51,7 @@ from batchqa.cli.progress import Reporter, one_line, open_reporter
 from batchqa.domains import AnyNumber, Count, CountOrZero, Folds, InsideShare, Percent, Resamples, Seed, Share
 from batchqa.errors import BatchqaError, LimitError, StoppedError, StorageError
 from batchqa.settings import DecodingSettings, MachineSettings, RunSettings, WindowSettings
-from batchqa.train.settings import TrainSettings
+from batchqa.train.train_settings import TrainSettings
 from batchqa.version import VERSION
 
 FORMS = ("label-studio", "argilla", "spacy", "squad", "wide", "long", "gold")

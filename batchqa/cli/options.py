@@ -30,7 +30,7 @@ from batchqa.settings import (
     ReadingSettings,
     WindowSettings,
 )
-from batchqa.train.settings import TrainSettings
+from batchqa.train.train_settings import TrainSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

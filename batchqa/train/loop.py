@@ -22,10 +22,10 @@ from batchqa.machine import cpu_flags
 from batchqa.records import Float32, Int32, Int64
 
 from .features import Features, batches
-from .settings import TrainSettings
 from .student import accepted_inputs
 from .targets import gold_loss, hidden_loss, layer_map, masked, projections, softened, teacher_loss
 from .teachers import Teacher
+from .train_settings import TrainSettings
 
 STATE = "state-{:08d}"
 PROGRESS = "progress.json"
@@ -46,13 +46,13 @@ class TrainProgress:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Plan:
+class StepPlan:
     """All steps of a run: which windows each one takes, epoch after epoch."""
 
     steps: Sequence[Int32]
 
     @classmethod
-    def of(cls, lengths: Int32, settings: TrainSettings) -> Plan:
+    def of(cls, lengths: Int32, settings: TrainSettings) -> StepPlan:
         """`settings.epochs` passes; the last one may be a part of one."""
         steps: list[Int32] = []
         for epoch in range(int(np.ceil(settings.epochs))):
@@ -77,7 +77,7 @@ class Trainer:
         torch, accelerate = load("torch"), load("accelerate")
         transformers = load("transformers")
         self.settings, self.features, self.work = settings, features, work
-        self.plan = Plan.of(features.windows.length, settings)
+        self.plan = StepPlan.of(features.windows.length, settings)
         cpu = settings.device == "cpu" or not torch.cuda.is_available()
         self.precision = _precision(settings, cpu=cpu)
         self.accelerator = accelerate.Accelerator(

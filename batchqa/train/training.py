@@ -30,9 +30,9 @@ from .card import model_card
 from .features import Features, make_features
 from .gold_rows import GoldRows, held_out, read_gold_rows
 from .loop import Trainer, TrainProgress
-from .settings import TrainSettings
 from .student import make_student
 from .teachers import Teacher, open_teachers
+from .train_settings import TrainSettings
 from .validation import Validation, validate
 
 RECORD = "training.json"

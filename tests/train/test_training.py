@@ -18,7 +18,7 @@ from batchqa.errors import (
     SettingsError,
     StoppedError,
 )
-from batchqa.train.settings import TrainSettings
+from batchqa.train.train_settings import TrainSettings
 from tests.models import write_tiny_bundle
 from tests.train.making import rows, write
 
