@@ -223,7 +223,7 @@ def test_each_option_has_the_variable_and_the_toml_key_of_its_flag(
         ("[run]\nstrid = 1\n", "[run] has no option strid; did you mean stride?"),
         ("[run]\nxyzzy = 1\n", "[run] has no option xyzzy; it has allow-cpu-fallback, "),
         ("[rum]\nstride = 1\n", "'rum' is not a command; did you mean run?"),
-        ("stride = 1\n", "'stride' is not a command; the tables of this file are [run], [export], "),
+        ("stride = 1\n", "'stride' is not a command; the tables of this file are [run], "),
         ("run = 1\n", "run must be a table"),
         ("[run\n", "is not valid TOML"),
         (
