@@ -20,7 +20,8 @@ def look_at(
 ) -> Any:
     """What `script` returns, as JSON: it sees `view` and `page` (window and document of the frame).
 
-    It may await `settled()`, two frames of the browser. Skips the test where there is no Chromium.
+    It may await `settled()`, a while in which the browser draws, and `until(() => ...)`, seconds at most.
+    Skips the test where there is no Chromium.
     """
     browser = next(filter(None, map(shutil.which, _NAMES)), None)
     if browser is None:
@@ -34,6 +35,7 @@ def look_at(
         document.getElementById("frame").onload = async (event) => {{
           const view = event.target.contentWindow, page = event.target.contentDocument;
           const settled = () => new Promise((done) => setTimeout(done, 200));
+          const until = async (holds) => {{ for (let n = 0; n < 50 && !holds(); n++) await settled(); }};
           let found;
           try {{ found = await (async () => {{ {script} }})(); }} catch (error) {{ found = String(error); }}
           document.getElementById("found").textContent = JSON.stringify(found);
