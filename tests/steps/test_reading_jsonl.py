@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from batchqa.errors import InputError, SettingsError
 from batchqa.records import Rows
 from batchqa.settings import ReadingSettings
-from batchqa.steps.reading import Source, jsonl, open_source
+from batchqa.steps.reading import Source, json_sample, open_source
 
 GOOD = b'{"context": "c", "question": "q"}'
 
@@ -50,7 +50,7 @@ def only(source: Source) -> Rows:
 @pytest.fixture
 def small_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     """The schema is fixed by 50 records in place of 10,000: SAMPLE and the following files it."""
-    monkeypatch.setattr(jsonl, "SAMPLE_RECORDS", 50)
+    monkeypatch.setattr(json_sample, "SAMPLE_RECORDS", 50)
 
 
 def columns(source: Source) -> dict[str, list[Any]]:

@@ -3,6 +3,7 @@
 ::
 
     files.py       arguments -> places; opening, and knowing a file again
+    tape.py        standard input and pipes
     table_formats.py  Delta, Iceberg and Hudi tables among the folders
     partitions.py  key=value folders -> columns
     streams.py     looking through compression; a JSON array as lines
@@ -18,6 +19,7 @@
     int96.py, unreadable_columns.py  old timestamps; columns that pyarrow cannot read
     lines.py       bytes -> lines -> JSON objects, or the reason why not
     json_types.py  the types of JSON columns
+    json_records.py, json_sample.py  the objects of a file; the first ones, which fix the columns
     jsonl.py       objects -> Rows
     table_text.py  lines -> the records of a CSV file, or the reason why not
     csv_files.py   records -> Rows

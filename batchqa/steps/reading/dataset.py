@@ -30,7 +30,8 @@ from .columns import listed
 from .csv_files import CsvFile
 from .files import MIB, Format, Place, find
 from .formats import FileFormat, compression_of
-from .jsonl import SAMPLE_RECORDS, read_records
+from .json_records import read_records
+from .json_sample import SAMPLE_RECORDS
 from .parquet import opened_columns
 from .plan import known_formats
 from .squad import Document, read_document

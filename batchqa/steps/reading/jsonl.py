@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -15,7 +15,6 @@ from batchqa.settings import ReadingSettings
 
 from .cells import Path
 from .columns import (
-    MAX_ROWS,
     added_names,
     find_path,
     judged,
@@ -23,12 +22,13 @@ from .columns import (
     passed_through,
     refuse_clash,
 )
-from .cursors import RecordEnds, line_ends
-from .files import MIB, Place
+from .cursors import RecordEnds
+from .files import Place
 from .formats import FileFormat
+from .json_records import read_records, record_ends
+from .json_sample import Sample, taken
 from .json_types import (
     JSON,
-    MAX_KEYS,
     STRING,
     Fitted,
     Guess,
@@ -40,56 +40,14 @@ from .json_types import (
     parse_schema,
 )
 from .json_values import INSIDE, MISSING, held_values, question_lists, value_at
-from .lines import Parsed, blocks, is_utf8, kind_of, parse
-from .streams import BOM, ArrayLines, TextStream
-
-SAMPLE_RECORDS = 10_000
-SAMPLE_BYTES = 256 * MIB
-"""The sample that fixes the schema ends at the first of these."""
-
-MAX_COLUMNS = 1000
-"""Further keys of the sample are treated as unknown ones."""
+from .lines import Parsed, is_utf8, kind_of
+from .streams import BOM
 
 RAW_SCHEMA = pa.schema([pa.field("_record", pa.large_string())])
 KEPT_LINE = "_record"
 """The key under which JSONL output has the text of a line that is not a JSON object."""
 
 EXTRA = "extra"
-
-_FIRST = Cursor()
-
-
-@dataclass(slots=True)
-class _Sample:
-    """What the first records of all inputs hold: a guess per key, and whether these were all records."""
-
-    guesses: dict[str, Guess] = field(default_factory=dict)
-    objects: int = 0
-    records: list[int] = field(default_factory=list)  # by file
-    complete: bool = False
-
-    @property
-    def overflowed(self) -> bool:
-        """Whether there may have been more keys than were counted."""
-        return len(self.guesses) == MAX_COLUMNS or any(
-            len(guess.fields) > MAX_KEYS for guess in self.guesses.values()
-        )
-
-    def see(self, parsed: Parsed) -> None:
-        """Take account of a block's records, up to the sample's size."""
-        left = SAMPLE_RECORDS - sum(self.records)
-        for row, record in enumerate(parsed.records[:left]):
-            if row in parsed.faults:
-                continue
-            self.objects += 1
-            for name, value in record.items():
-                guess = self.guesses.get(name)
-                if guess is None:
-                    if len(self.guesses) == MAX_COLUMNS:
-                        continue
-                    guess = self.guesses[name] = Guess()
-                guess.see(value)
-        self.records[-1] += len(parsed.records)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,24 +75,6 @@ class _Columns:
         return pa.schema(fields)
 
 
-def read_records(
-    place: Place, kind: FileFormat, settings: ReadingSettings, start: Cursor = _FIRST
-) -> Iterator[Parsed]:
-    """The blocks of one file that have records, from `start` on; at most MAX_ROWS lines each."""
-    longest = settings.max_line_bytes
-    array = kind.format == "json"
-    where = f"{place.shown}, record " if array else f"{place.shown}:"
-    with TextStream(place, kind.compression, settings.max_zstd_window) as text:
-        stream = ArrayLines(text, place.shown) if array else text
-        if start.byte:
-            stream.skip(start.byte)
-        for large in blocks(stream, start.line, start.byte, longest):
-            for block in large.split(MAX_ROWS):
-                parsed = parse(block, where, longest)
-                if parsed.records:
-                    yield parsed
-
-
 class JsonlReader:
     """All inputs of a job that are JSONL or JSON arrays; they share one schema.
 
@@ -155,7 +95,8 @@ class JsonlReader:
         self._kinds = kinds
         self._settings = settings
         where = places[0].shown if len(places) == 1 else f"{places[0].shown} and the following files"
-        sample = _Sample() if settings.schema is not None else self._sample()
+        files = (self._records(Cursor(file)) for file in range(len(places)))
+        sample = taken(files) if settings.schema is None else Sample()
         self.rows: list[int | None] = [*sample.records] if sample.complete else [None] * len(places)
         self._columns = self._plan(sample, where)
         self._raw = keep_raw
@@ -179,10 +120,7 @@ class JsonlReader:
 
     def record_ends(self, file: int) -> Iterator[RecordEnds]:
         """Where the records of a file end, found without making them."""
-        place, kind = self._places[file], self._kinds[file]
-        with TextStream(place, kind.compression, self._settings.max_zstd_window) as text:
-            stream = ArrayLines(text, place.shown) if kind.format == "json" else text
-            yield from line_ends(stream, self._settings.max_line_bytes)
+        return record_ends(self._places[file], self._kinds[file], self._settings)
 
     def _records(self, start: Cursor) -> Iterator[Parsed]:
         place, kind = self._places[start.file], self._kinds[start.file]
@@ -190,20 +128,7 @@ class JsonlReader:
 
     # planning
 
-    def _sample(self) -> _Sample:
-        sample = _Sample()
-        size = 0
-        for file in range(len(self._places)):
-            sample.records.append(0)
-            for parsed in self._records(Cursor(file)):
-                sample.see(parsed)
-                size += parsed.block.end - parsed.block.byte
-                if sum(sample.records) > SAMPLE_RECORDS or size > SAMPLE_BYTES:
-                    return sample
-        sample.complete = True
-        return sample
-
-    def _plan(self, sample: _Sample, where: str) -> _Columns:
+    def _plan(self, sample: Sample, where: str) -> _Columns:
         settings = self._settings
         if settings.schema is not None:
             types, paths = self._given(parse_schema(settings.schema))
@@ -228,7 +153,7 @@ class JsonlReader:
             extra,
         )
 
-    def _guessed(self, sample: _Sample, where: str) -> tuple[dict[str, JsonType], dict[str, Path], bool]:
+    def _guessed(self, sample: Sample, where: str) -> tuple[dict[str, JsonType], dict[str, Path], bool]:
         """The types that the sample shows, where the texts are, and whether the questions are lists.
 
         Raises InputError where no record of it has a text's key.
