@@ -151,8 +151,8 @@ def test_a_caller_that_leaves_stops_the_threads(annotator: Annotator) -> None:
 def test_a_row_that_vanished_is_a_bug_and_not_a_shorter_file(
     annotator: Annotator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def short(answers: PairAnswers, cache: AnswerCache) -> AnsweredChunk:
-        whole = answered_rows(answers, cache)
+    def short(answers: PairAnswers, cache: AnswerCache, threshold: float | None) -> AnsweredChunk:
+        whole = answered_rows(answers, cache, threshold)
         return replace(whole, answers=whole.answers.slice(1))
 
     monkeypatch.setattr(pipeline, "answered_rows", short)
