@@ -246,7 +246,12 @@ def _look_at_gold(source: Dataset, truth: Dataset | None, options: _Options) -> 
     holder = source if truth is None else truth
     read_answers(holder, answers_column(holder, options.gold_column))
     if truth is not None:
-        check_join(truth, read_ids(truth, options.id), source, read_ids(source, options.id))
+        check_join(
+            truth,
+            read_ids(truth, options.id, options.prefix),
+            source,
+            read_ids(source, options.id, options.prefix),
+        )
 
 
 def _aim(objective: Objective, precision: float | None, prior: float | None, tune: str | Path | None) -> Aim:
@@ -305,7 +310,7 @@ def _examples(
                 f"{truth.path} holds predictions, not gold answers: give a SQuAD file, Parquet or JSONL"
             )
         column = answers_column(truth, options.gold_column)
-        examples = join(truth, column, read_ids(truth, options.id), source, ids, predictions)
+        examples = join(truth, column, read_ids(truth, options.id, options.prefix), source, ids, predictions)
     if not len(examples):
         raise InputError(f"{examples.gold.path} holds no questions")
     return replace(examples, texts=options.texts)
@@ -314,7 +319,7 @@ def _examples(
 def _predictions(
     source: Dataset, null_odds: str | Path | None, options: _Options
 ) -> tuple[Predictions, pa.Array | None]:
-    ids = read_ids(source, options.id)
+    ids = read_ids(source, options.id, options.prefix)
     if options.prefix + "answer" not in source.names and PREDICTION in source.names:
         odds = None
         if null_odds is not None:

@@ -177,6 +177,8 @@ def read_predictions(source: Dataset, prefix: str) -> Predictions:
         why = (
             f"its columns have another prefix: name it with --output-prefix {others[0]}"
             if others
+            else "each question has a column of its own; make rows of them with `batchqa convert --to long`"
+            if any(name.startswith(prefix) for name in source.names)
             else "`batchqa run` did not write it: name a model with --model to annotate it first"
         )
         raise InputError(f"{source.path} has no column {', '.join(map(repr, lacking))}; {why}")
@@ -237,10 +239,21 @@ def read_texts(source: Dataset, null_odds: Float64 | None) -> Predictions:
     )
 
 
-def read_ids(source: Dataset, column: str | None) -> pa.Array | None:
-    """The ids as texts; `column` None looks for `id`, and there may be none."""
+def read_ids(source: Dataset, column: str | None, prefix: str) -> pa.Array | None:
+    """The ids as texts; `column` None looks for `id`, and there may be none.
+
+    Where a record has a row for each question that it was asked, the question's name is part of its row's id.
+    """
+    name = prefix + "name"
+    if name in source.names and (column or "id") in source.names:
+        names = pc.fill_null(plain_array(source.read(name)).cast(pa.large_string()), "")
+        return pc.binary_join_element_wise(_ids(source, column), names, pa.scalar(" ", pa.large_string()))
     if column is None and "id" not in source.names:
         return None
+    return _ids(source, column)
+
+
+def _ids(source: Dataset, column: str | None) -> pa.Array:
     ids = plain_array(source.read(column or "id"))
     try:
         return ids.cast(pa.large_string())
@@ -362,6 +375,8 @@ def _piece(batch: pa.Table, prefix: str, candidates: str | None) -> Predictions:
     answer = plain_array(batch.column(prefix + "answer")).cast(pa.large_string())
     fault = plain_array(batch.column(prefix + "error")).cast(pa.large_string())
     no_answer = plain_array(batch.column(prefix + "no_answer")).cast(pa.bool_())
+    # an answer below --min-score was judged, and is "no answer"
+    fault = pc.if_else(pc.equal(fault, "low_score"), None, fault)
     judged = fault.is_null()
     text = pc.if_else(judged, pc.fill_null(answer, ""), pa.scalar(None, pa.large_string()))
     span, span_score = answer, pa.nulls(len(answer), pa.float64())
