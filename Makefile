@@ -17,7 +17,7 @@ RUNNABLE := .venv/.installed-run
 DEVELOPER := .venv/.installed-all
 
 .DELETE_ON_ERROR:
-.PHONY: help demo setup check format test test-quick test-slow test-faults bench bench-full bench-gpu bench-host bench-endurance bench-scaling bench-scoring docs bundled-model clean
+.PHONY: help demo setup check format test test-quick test-slow test-faults bench bench-full bench-gpu bench-host bench-endurance bench-processes bench-scaling bench-scoring docs bundled-model clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ bench-host: $(DEVELOPER)  ## what a row costs besides the model, step by step
 
 bench-endurance: $(DEVELOPER)  ## does a run of a million rows slow down or grow
 	$(BIN)/python benchmarks/endurance.py
+
+bench-processes: $(DEVELOPER)  ## rows per second of --processes 1 and 2 with a tiny model
+	$(BIN)/python benchmarks/processes.py
 
 bench-scaling: $(DEVELOPER)  ## how cost grows, up to a million rows, and what --dry-run says of it
 	$(BIN)/python benchmarks/scaling.py

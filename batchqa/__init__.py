@@ -28,13 +28,14 @@ from batchqa.version import VERSION as __version__
 if TYPE_CHECKING:
     from batchqa.annotator import Annotator
     from batchqa.evaluation import evaluate
-    from batchqa.job import finalize, run
+    from batchqa.job import finalize
+    from batchqa.runners import run
 
 _HOMES = {
     "Annotator": "batchqa.annotator",
     "evaluate": "batchqa.evaluation",
     "finalize": "batchqa.job",
-    "run": "batchqa.job",
+    "run": "batchqa.runners",
 }
 """Where the public names that are loaded on demand live (PEP 562)."""
 

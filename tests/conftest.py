@@ -26,6 +26,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 LONG = (
     "object_stores",
     "export",
+    "runners",
     "train",
     "test_airflow.py",
     "evaluation/test_report.py",

@@ -38,6 +38,7 @@ from batchqa.cli.options import (
     number,
     output_options,
     prefix_option,
+    processes_option,
     reading_options,
     setting,
     shard_options,
@@ -157,6 +158,7 @@ def commands() -> None:
     output_options,
     shard_options,
 )
+@processes_option
 @click.option("--dry-run", is_flag=True, help="Read, count and estimate; write nothing.")
 @click.option(
     "--summary",
@@ -172,6 +174,7 @@ def run_command(
     model: str,
     shard: str | None,
     shards: int | None,
+    processes: int | None,
     dry_run: bool,
     summary: Path | None,
     log_format: str,
@@ -184,7 +187,7 @@ def run_command(
     """  # noqa: D205  (click makes one paragraph of it)
     rows_on_terminal = output == "-" and _is_terminal(sys.stdout)
     with _reporting(log_format, quiet, bar=not rows_on_terminal) as reporter, _stoppable() as check_stop:
-        from batchqa import job
+        from batchqa import job, runners
         from batchqa.cli.rendering import render
         from batchqa.runners.shards import share_of_job
 
@@ -200,9 +203,10 @@ def run_command(
         if dry_run:
             result = job.dry_run(inputs, output, **common)
         else:
-            result = job.run(
+            result = runners.run(
                 inputs,
                 output,
+                processes=processes,
                 progress=_progress(reporter, check_stop),
                 on_status=reporter.status,
                 summary=None if as_json else summary,

@@ -23,6 +23,7 @@ from click.core import ParameterSource
 from batchqa.domains import Count, Domain, domains_of, shown
 from batchqa.settings import (
     AskingSettings,
+    Cores,
     DecodingSettings,
     ErrorSettings,
     MachineSettings,
@@ -465,6 +466,16 @@ machine_options = together(
     setting("--batch-tokens", "Tokens of a batch, padding included.", show_default="measured"),
     setting("--allow-cpu-fallback", "Use the CPU if the requested device is not available."),
     setting("--in-process", "Run the engine in this process; if it crashes, so does the job."),
+)
+
+processes_option = number(
+    "--processes",
+    Cores,
+    None,
+    "Processes that share out the job's parts, each with reading and an engine of its own; threads and GPUs "
+    "are divided among them.",
+    metavar="N",
+    show_default="1",
 )
 
 max_errors_option = click.option(

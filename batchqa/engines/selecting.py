@@ -157,9 +157,11 @@ def _selected(bundle: Bundle, machine: MachineSettings, devices: Sequence[str]) 
 
     # GPUs are many and jobs on them long: there it is measured every time
     uses_cache = device == "cpu" and (len(found) > 1 or machine.batch_tokens is None)
-    names = [candidate.name for candidate in found]
-    memory = Memory.of(bundle.digest, names, own_threads, in_process=machine.in_process)
-    known = memory.recall() if uses_cache else None
+    memory = None
+    if uses_cache:
+        names = [candidate.name for candidate in found]
+        memory = Memory.of(bundle.digest, names, own_threads, in_process=machine.in_process)
+    known = memory.recall() if memory else None
     if known is not None:
         found = [candidate for candidate in found if candidate.name == known.name]
     scorers = _loaded(found, lambda candidate: start(candidate, device))
@@ -179,7 +181,7 @@ def _selected(bundle: Bundle, machine: MachineSettings, devices: Sequence[str]) 
         budget = machine.batch_tokens or remembered or measure_budget(scorer, MEASURED_TOKENS)
     measuring = time.monotonic() - began if uses_cache else 0.0
     new = Measured(candidate.name, remembered if machine.batch_tokens else budget, speeds)
-    if uses_cache and new != known:
+    if memory and new != known:
         memory.keep(new)
     workers = [scorer]
     if len(devices) > 1:

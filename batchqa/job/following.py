@@ -132,6 +132,10 @@ class Follower:
         self._tell = tell
         self._told = time.monotonic()
 
+    def started(self) -> None:
+        """The first row is at hand only now."""
+        self._clock.startup = self._clock.seconds()
+
     def scored(self, chunk: Chunk, share: float) -> None:
         """A batch is scored; with it, this share of its chunk's tokens."""
         if time.monotonic() - self._told >= PAUSE_SECONDS:

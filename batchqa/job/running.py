@@ -25,6 +25,7 @@ from batchqa.errors import LimitError, NoInputError, SettingsError, StorageError
 from batchqa.job.estimate import Estimate, estimate
 from batchqa.job.following import Clock, Follower, Progress, Tally
 from batchqa.job.plan import Plan
+from batchqa.job.ranges import RangeReader, up_to
 from batchqa.job.reusing import EarlierOutput, earlier_answers, find_earlier
 from batchqa.job.summary import Summary, skipped, summary_of
 from batchqa.languages import FirstTexts
@@ -33,7 +34,9 @@ from batchqa.output import (
     Commit,
     LocalTarget,
     PartRange,
+    PartRecord,
     PartWriter,
+    SharedOutput,
     StreamCommit,
     StreamPart,
     Target,
@@ -44,7 +47,7 @@ from batchqa.output import (
     open_output,
     space_shortage,
 )
-from batchqa.records import ROW_ERRORS, AnsweredChunk, Rows
+from batchqa.records import ROW_ERRORS, AnsweredChunk, Chunk, Rows
 from batchqa.settings import RunSettings, Shard
 from batchqa.steps.asking import Questions, asked
 from batchqa.steps.chunking import chunks
@@ -74,6 +77,7 @@ def run(
     summary: str | Path | None = None,
     whole_process: bool = False,
     shard: Shard | str | None = None,
+    share: Callable[[Job, Sequence[str], str], None] | None = None,
     **options: Any,
 ) -> Summary:
     """Annotate `inputs` (files, folders, globs, "-") and publish `output`; the same as `batchqa run`.
@@ -81,7 +85,8 @@ def run(
     Options are those of the command line (`top_k=3`, `overwrite=True`), given here or in `settings`.
     `progress` is called several times a second, `on_note` with what a user should know, `on_status` with what
     the job is doing ("loading ..."). The summary is also written to the file `summary`. With `whole_process`
-    its clock begins with the process.
+    its clock begins with the process. `share` is given the job, its inputs and its output, to have the missing
+    parts annotated elsewhere (`runners/`).
 
     With `shard` ("0/4") only that share of the parts is done, and nothing is published: `finalize` does that
     when all shards are done.
@@ -155,13 +160,20 @@ def run(
                 status(f"resuming: {done:,}{of_all} rows are done")
             follower = Follower(clock, commit.committed, total, progress or (lambda _: None))
 
-            def work() -> _Job:
+            def work() -> Job:
                 loaded, is_shard = model_of_job.loaded(), shard is not None
                 answers = _earlier_answers(reusable, fields, loaded, note, status)
-                job = _Job(
+                job = Job(
                     source, loaded, settings, questions, commit, schema, follower, note, answers, is_shard
                 )
-                job.annotate()
+                if share is None:
+                    job.annotate(commit.todo())
+                elif isinstance(commit, Commit) and source.replayable:
+                    share(job, names, str(output))
+                else:
+                    note("standard input and output are for one process: the job is not shared out")
+                    job.annotate(commit.todo())
+                job.say_what_is_unlike(at_the_end=True)
                 source.check_unchanged()
                 return job
 
@@ -215,7 +227,7 @@ def dry_run(
         note(text)
     reusable = find_earlier(settings.output.reuse, target)
     first = FirstTexts(questions.texts if questions else ())
-    rows = first.passing(_up_to(source.read(), settings.output.limit))
+    rows = first.passing(up_to(source.read(), settings.output.limit))
     with Annotator(open_model(model), settings=settings) as annotator:
         for text in annotator.engine.notes:
             note(text)
@@ -357,7 +369,7 @@ def _unlike(annotator: Annotator, source: Source, settings: RunSettings, questio
     if not annotator.bundle.manifest.texts:
         return ""
     first = FirstTexts(questions.texts if questions else ())
-    with closing(_up_to(source.read(), settings.output.limit)) as beginning:  # type: ignore[type-var]
+    with closing(up_to(source.read(), settings.output.limit)) as beginning:  # type: ignore[type-var]
         first.gather(beginning)
     return annotator.unlike_verified(first.texts)
 
@@ -398,18 +410,7 @@ def _open_input(
     return source
 
 
-def _up_to(rows: Iterable[Rows], end: int | None) -> Iterator[Rows]:
-    """The rows before record `end`, all where it is None."""
-    for piece in rows:
-        left = len(piece) if end is None else end - piece.first_record
-        if left <= 0:
-            return
-        yield piece if left >= len(piece) else piece.slice(0, left)
-        if left <= len(piece) and end is not None:
-            return
-
-
-class _Job:
+class Job:
     """The loop of a job: from each missing part's rows to its commit."""
 
     def __init__(
@@ -418,23 +419,24 @@ class _Job:
         annotator: Annotator,
         settings: RunSettings,
         questions: Questions | None,
-        commit: Commit | StreamCommit,
+        commit: Commit | StreamCommit | SharedOutput,
         schema: pa.Schema,
         follower: Follower,
         note: Callable[[str], None],
         earlier: EarlierAnswers,
         is_shard: bool,
     ) -> None:
-        self._source = source
-        self._annotator = annotator
-        self._settings = settings
-        self._questions = questions
+        self.source = source
+        self._reader = RangeReader(source)
+        self.annotator = annotator
+        self.settings = settings
+        self.questions = questions
         self._wide = questions is not None and questions.wide
-        self._commit = commit
-        self._schema = schema
-        self._follower = follower
-        self._named: list[str] = []
-        self._note = note
+        self.commit = commit
+        self.schema = schema
+        self.follower = follower
+        self.named: list[str] = []
+        self.note = note
         self._earlier = earlier
         texts = questions.texts if questions else ()
         # of a job of several shards its plan has looked
@@ -443,65 +445,67 @@ class _Job:
         self.unlike = ""
         self._versions = {"batchqa": VERSION, **_versions(annotator.resolved.engine)}
 
-    def annotate(self) -> None:
-        """Do all missing parts. Raises LimitError after the part that has one error too many."""
-        self._follower.tell(part=0)
-        for missing in self._commit.todo():
-            rows = self._looked_at(missing, self._rows(missing))
-            part_rows = self._settings.output.part_rows
-            each = len(self._questions) if self._questions else 1
-            cut = chunks(rows, part_rows, missing.first_part, questions=each)
-            answered = self._annotator.road.answer(cut, self._follower.scored, self._earlier, self._questions)
-            with closing(answered):  # type: ignore[type-var]
-                self._write_parts(answered)
-        self._say_what_is_unlike(at_the_end=True)
+    def annotate(self, missing: Iterable[PartRange]) -> None:
+        """Do these parts. Raises LimitError after the part that has one error too many."""
+        self.follower.tell(part=0)
+        answered = self.annotator.road.answer(
+            self._chunks(missing), self.follower.scored, self._earlier, self.questions
+        )
+        with closing(answered):  # type: ignore[type-var]
+            self._write_parts(answered)
+
+    def _chunks(self, missing: Iterable[PartRange]) -> Iterator[Chunk]:
+        """The rows of missing parts in chunks; this runs in the thread of windowing, ahead of the others."""
+        part_rows, asked = self.settings.output.part_rows, len(self.questions) if self.questions else 1
+        for each in missing:
+            rows = self._looked_at(each, self._rows(each))
+            yield from chunks(rows, part_rows, each.first_part, questions=asked)
 
     def _looked_at(self, missing: PartRange, rows: Iterator[Rows]) -> Iterator[Rows]:
         """The same rows; the job's first texts are gathered from them, or by a look at the input's beginning.
 
         A job that was stopped looks at the same texts as one that was not, so that its output is the same.
         """
-        if self._first is None:
+        first = self._first
+        if first is None or first.complete:
             return rows
         if missing.first_record == 0 and missing.stop_part is None:
-            return self._first.passing(rows)
-        self._look_at_the_beginning(self._first)
+            return first.passing(rows)
+        self._look_at_the_beginning(first)
         return rows
 
     def _look_at_the_beginning(self, first: FirstTexts) -> None:
-        with closing(_up_to(self._source.read(), self._settings.output.limit)) as beginning:  # type: ignore[type-var]
+        with closing(up_to(self.source.read(), self.settings.output.limit)) as beginning:  # type: ignore[type-var]
             first.gather(beginning)
 
-    def _say_what_is_unlike(self, *, at_the_end: bool = False) -> None:
+    def say_what_is_unlike(self, *, at_the_end: bool = False) -> None:
         """Say once that the texts are not such as the bundle was verified on, as soon as it is known."""
         if self._first is not None and at_the_end and not self._first.complete:
             self._look_at_the_beginning(self._first)  # all parts were there already
         if self._first is not None and self._first.complete:
-            self.unlike = self._annotator.unlike_verified(self._first.texts)
+            self.unlike = self.annotator.unlike_verified(self._first.texts)
             self._first = None
             if self.unlike:
-                self._note(self.unlike)
+                self.note(self.unlike)
 
     def _rows(self, missing: PartRange) -> Iterator[Rows]:
         """The rows of consecutive missing parts, up to --limit."""
-        ends = [self._settings.output.limit]
+        ends = [self.settings.output.limit]
         if missing.stop_part is not None:
-            ends.append(missing.stop_part * self._settings.output.part_rows)
+            ends.append(missing.stop_part * self.settings.output.part_rows)
         end = min((end for end in ends if end is not None), default=None)
-        if end is not None and end <= missing.first_record:
-            return iter(())
-        return _up_to(self._source.read(missing.cursor, missing.first_record), end)
+        return self._reader.rows(missing.cursor, missing.first_record, end)
 
     def _write_parts(self, answered: Iterator[AnsweredChunk]) -> None:
         writer: PartWriter | StreamPart | None = None
-        first_file, follower = 0, self._follower
+        first_file, follower = 0, self.follower
         follower.part = Tally()
         try:
             for piece in answered:
-                self._say_what_is_unlike()
+                self.say_what_is_unlike()
                 with follower.committing():
                     if writer is None:
-                        writer = self._commit.part(piece.chunk.part)
+                        writer = self.commit.part(piece.chunk.part)
                         first_file = piece.chunk.rows.cursor_after(0).file
                     self._write(piece, writer)
                     follower.part.count(piece)
@@ -518,15 +522,15 @@ class _Job:
     def _write(self, piece: AnsweredChunk, writer: PartWriter | StreamPart) -> None:
         """Write a chunk's rows, and those to be rejected to the rejects."""
         bad = self._bad_rows(piece)
-        rejected = bad if self._settings.errors.on_error == "reject" else {}
+        rejected = bad if self.settings.errors.on_error == "reject" else {}
         for row, at in rejected.items():
-            writer.reject(_reject_line(piece, row, at, lines=self._source.lines))
-        for batch in output_batches(piece, self._schema, wide=self._wide, without=rejected):
+            writer.reject(_reject_line(piece, row, at, lines=self.source.lines))
+        for batch in output_batches(piece, self.schema, wide=self._wide, without=rejected):
             writer.write(batch)
         if piece.asked is None or self._wide:
-            self._follower.part.rows_out += len(piece.chunk.rows) - len(rejected)
+            self.follower.part.rows_out += len(piece.chunk.rows) - len(rejected)
         else:
-            self._follower.part.rows_out += int((~np.isin(piece.asked.record, list(rejected))).sum())
+            self.follower.part.rows_out += int((~np.isin(piece.asked.record, list(rejected))).sum())
 
     def _bad_rows(self, piece: AnsweredChunk) -> dict[int, int]:
         """Rows that count as errors, and for each its first answer that does, both by position.
@@ -543,38 +547,47 @@ class _Job:
                 continue
             bad.setdefault(at if piece.asked is None else int(piece.asked.record[at]), at)
             named = f"{code} at {details[at].as_py()}"
-            if len(self._named) < NAMED_ERRORS and named not in self._named:
-                self._named.append(named)
-            if self._settings.errors.on_error == "fail":
+            if len(self.named) < NAMED_ERRORS and named not in self.named:
+                self.named.append(named)
+            if self.settings.errors.on_error == "fail":
                 raise LimitError(
-                    f"--on-error fail: {self._named[0]}; correct the row, or choose annotate or reject"
+                    f"--on-error fail: {self.named[0]}; correct the row, or choose annotate or reject"
                 )
         return bad
 
     def _counts_as_error(self, code: str) -> bool:
-        return self._settings.errors.strict or code in ROW_ERRORS
+        return self.settings.errors.strict or code in ROW_ERRORS
 
     def _commit_part(self, piece: AnsweredChunk, writer: PartWriter | StreamPart, first_file: int) -> None:
-        rows, tally = piece.chunk.rows, self._follower.part
+        rows, tally = piece.chunk.rows, self.follower.part
         end = rows.cursor_after(len(rows))
-        self._source.check_unchanged(first_file, end.file + 1)
+        self.source.check_unchanged(first_file, end.file + 1)
         record = writer.commit(
             tally.rows,
             end,
             errors=tally.errors,
             counts=tally.counts,
             versions=self._versions,
-            device=self._annotator.resolved.device,
+            device=self.annotator.resolved.device,
             rows_out=tally.rows_out,
         )
-        self._follower.part_committed(record)
+        self.follower.part_committed(record)
+
+    def committed_elsewhere(self, record: PartRecord, named: Sequence[str]) -> None:
+        """Count a part that another process has committed, and judge the errors so far."""
+        assert isinstance(self.commit, Commit)
+        self.commit.accept(record)
+        self.follower.part_committed(record)
+        new = [text for text in named if text not in self.named]
+        self.named += new[: NAMED_ERRORS - len(self.named)]
+        self._check_number_of_errors()
 
     def _errors_and_rows(self) -> tuple[int, int]:
-        done = self._follower.committed
+        done = self.follower.committed
         return sum(n for code, n in done.errors.items() if self._counts_as_error(code)), done.rows
 
     def _check_number_of_errors(self) -> None:
-        if not self._settings.errors.max_errors.percent:
+        if not self.settings.errors.max_errors.percent:
             self._check_errors()
 
     def check_share_of_errors(self) -> None:
@@ -583,11 +596,11 @@ class _Job:
 
     def _check_errors(self) -> None:
         errors, rows = self._errors_and_rows()
-        limit = self._settings.errors.max_errors
+        limit = self.settings.errors.max_errors
         if not limit.exceeded(errors, rows):
             return
-        named = "; ".join(self._named) or "they were found by an earlier run"
-        more = f"; and {errors - len(self._named)} more" if errors > len(self._named) > 0 else ""
+        named = "; ".join(self.named) or "they were found by an earlier run"
+        more = f"; and {errors - len(self.named)} more" if errors > len(self.named) > 0 else ""
         raise LimitError(
             f"{errors} of {rows} rows are errors, --max-errors allows {limit}: {named}{more}. Finished "
             f"parts are kept: the same command with a higher limit resumes the job"

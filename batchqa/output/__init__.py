@@ -43,6 +43,7 @@ from batchqa.output.commit import Commit, PartRange, Unfinished, earlier_job, ti
 from batchqa.output.finished import Found, find
 from batchqa.output.manifest import JobRecord, PartRecord, canonical, differences, fingerprint
 from batchqa.output.part_writer import PartWriter
+from batchqa.output.shared import SharedOutput
 from batchqa.output.stream import StreamCommit, StreamPart
 from batchqa.output.table import OutputTable
 from batchqa.output.target import LocalTarget, ObjectTarget, Target, check_target, space_shortage
@@ -57,6 +58,7 @@ __all__ = [
     "PartRange",
     "PartRecord",
     "PartWriter",
+    "SharedOutput",
     "StreamCommit",
     "StreamPart",
     "Target",

@@ -197,6 +197,11 @@ class Commit:
         return self._job.fingerprint
 
     @property
+    def fields(self) -> Mapping[str, Any]:
+        """What the fingerprint is made of."""
+        return self._job.fields
+
+    @property
     def resolved(self) -> Mapping[str, Any]:
         """The settings that the first run of the job resolved; empty before `begin` of a fresh job."""
         return self._job.resolved
@@ -272,10 +277,11 @@ class Commit:
         if k in self._parts:
             raise ValueError(f"part {k} is committed already")
         return PartWriter(
-            staging, k, self._part_rows, self._table, self._compression, self.fingerprint, self._accept
+            staging, k, self._part_rows, self._table, self._compression, self.fingerprint, self.accept
         )
 
-    def _accept(self, record: PartRecord) -> None:
+    def accept(self, record: PartRecord) -> None:
+        """Count a part as committed: one of this process, or of another that shares the work."""
         self._parts[record.part] = record
 
     def publish(self, totals: Mapping[str, Any]) -> None:
