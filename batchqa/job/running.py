@@ -85,8 +85,8 @@ def run(
     Options are those of the command line (`top_k=3`, `overwrite=True`), given here or in `settings`.
     `progress` is called several times a second, `on_note` with what a user should know, `on_status` with what
     the job is doing ("loading ..."). The summary is also written to the file `summary`. With `whole_process`
-    its clock begins with the process. `share` is given the job, its inputs and its output, to have the missing
-    parts annotated elsewhere (`runners/`).
+    its clock begins with the process. `share` is given the job, its inputs and its output, to have the
+    missing parts annotated elsewhere (`runners/`).
 
     With `shard` ("0/4") only that share of the parts is done, and nothing is published: `finalize` does that
     when all shards are done.

@@ -352,3 +352,13 @@ def test_many_questions_of_a_row_are_asked_by_each_process(
         batchqa.run(inputs, tmp_path / f"{count}.parquet", processes=count, **options)
     assert (tmp_path / "1.parquet").read_bytes() == (tmp_path / "2.parquet").read_bytes()
     assert pq.read_metadata(tmp_path / "1.parquet").num_rows == (101 if layout == "long" else 51)
+
+
+def test_a_shard_is_done_by_several_processes_too(tiny_bundle: Path, tmp_path: Path) -> None:
+    inputs, options = _parquet(tmp_path), {**OPTIONS, "model": tiny_bundle}
+    for shard in ("1/2", "0/2"):
+        batchqa.run(inputs, tmp_path / "shards.parquet", processes=2, shard=shard, **options)
+    batchqa.finalize(tmp_path / "shards.parquet")
+    batchqa.run(inputs, tmp_path / "one.parquet", **options)
+    given, expected = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("shards", "one"))
+    assert given.equals(expected)
