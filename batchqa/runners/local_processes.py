@@ -36,7 +36,6 @@ from typing import Any
 import orjson
 
 from batchqa import errors
-from batchqa.allocator import choose_allocator
 from batchqa.domains import checked
 from batchqa.engines import Resolved
 from batchqa.errors import BatchqaError, TryAgainError
@@ -244,7 +243,6 @@ def main() -> None:
     """A process's program: annotate the parts that are given, until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    choose_allocator()
     descriptor = int(orjson.loads(sys.argv[1])["socket"])
     threading.Thread(target=_end_with_parent, args=(descriptor,), daemon=True).start()
     connection, sending = Connection(descriptor), threading.Lock()
