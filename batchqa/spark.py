@@ -11,6 +11,7 @@ lost partition again and commits its files once; that promise is Spark's own, no
 from __future__ import annotations
 
 import functools
+import inspect
 import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -38,6 +39,9 @@ def annotate(df: DataFrame, model: str | Path = "default", **options: Any) -> Da
     """
     from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 
+    # Spark 4 asks for the zone of its timestamps, 3.5 does not know the argument
+    takes_zone = "timezone" in inspect.signature(to_arrow_schema).parameters
+    zone = {"timezone": df.sparkSession.conf.get("spark.sql.session.timeZone")} if takes_zone else {}
     conf = df.sparkSession.sparkContext.getConf()
     options.setdefault("threads", int(conf.get("spark.task.cpus", "1")))
     on_gpus = float(conf.get("spark.task.resource.gpu.amount", "0")) > 0
@@ -48,7 +52,7 @@ def annotate(df: DataFrame, model: str | Path = "default", **options: Any) -> Da
     if on_gpus:
         options["device"] = "cuda"
     with Annotator(model, load=not on_gpus, **options) as annotator:
-        schema = from_arrow_schema(annotator.schema(to_arrow_schema(df.schema)))
+        schema = from_arrow_schema(annotator.schema(to_arrow_schema(df.schema, **zone)))
         recipe = pickle.dumps(annotator)
     return df.mapInArrow(functools.partial(_annotated, recipe), schema)
 
