@@ -1,10 +1,9 @@
 """Make the model in the package, every step: `python scripts/make_bundled_model.py BASE [--work FOLDER]`.
 
 BASE is an encoder or a question-answering checkpoint; BATCHQA_DATA holds SQuAD 2.0 train and dev and XQuAD.
-The steps are data, train (two passes), export, tune, figures. Each leaves its result in the working folder
-and is not done again, and training resumes from its last saved state: the same command finishes a run that
-was stopped. The same base, data and library versions give the same model, as far as the processor rounds
-alike.
+The steps are data, train, export, tune, figures. Each leaves its result in the working folder and is not done
+again, and training resumes from its last saved state: the same command finishes a run that was stopped. The
+same base, data and library versions give the same model, as far as the processor rounds alike.
 
 Choices (options of training, threshold, calibration) are made on held-out articles of train; SQuAD 2.0 dev
 and XQuAD are looked at once, for the figures on the card.
@@ -17,7 +16,6 @@ import random
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +44,9 @@ Users' share is unknown: this is between the third of SQuAD 2.0 train and the ha
 threshold would give up one answer in eight for "no answer" that is right a little more often.
 """
 
-PASSES = ((8e-5, 0), (6e-5, 1))
-"""Learning rate and seed of each pass over the unanswerable questions, each with other answerable ones."""
-
 SETTINGS = TrainSettings(
     epochs=1,
+    learning_rate=8e-5,
     warmup=0.03,
     dropout=0.0,
     freeze_embeddings=True,
@@ -63,9 +59,9 @@ SETTINGS = TrainSettings(
 NOTES = (
     "Six layers, 384 wide, 22.6 million parameters, uncased English WordPiece. all-MiniLM-L6-v2 "
     "(Apache-2.0), fine-tuned on SQuAD 1.1 train and unanswerable questions made from it, then on SQuAD 2.0 "
-    "train (CC BY-SA 4.0) without every 20th article: in two passes all of its unanswerable questions twice, "
-    "and its answerable ones once. It saw nothing of any development set. English only: for other languages "
-    "name another model."
+    "train (CC BY-SA 4.0) without every 20th article: all of its unanswerable questions, and as many "
+    "answerable ones. It saw nothing of any development set. English only: for other languages name another "
+    "model."
 )
 
 
@@ -92,11 +88,10 @@ def rows_of(squad: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def make_data(squad: Path, folder: Path) -> None:
-    """Two files to train on, the held-out rows, half of them to verify on, a sample for int8's scales.
+    """train.jsonl, held-out.jsonl, every 2nd row of it to verify on, and a sample of train for int8's scales.
 
-    Each pass has all unanswerable questions of the other articles and about as many answerable ones: a half
-    drawn by a seed, then the other half. So the model sees both kinds equally often, as in the dev set (a
-    third of train is unanswerable), and every answerable question once.
+    Of the articles to train on all unanswerable questions are taken and as many answerable ones, drawn by a
+    seed: the model sees both kinds equally often, as in the dev set (a third of train is unanswerable).
     """
     numbered = list(rows_of(squad))
     held = [row for number, row in numbered if number % EVERY == EVERY - 1]
@@ -104,13 +99,11 @@ def make_data(squad: Path, folder: Path) -> None:
     answerable = [at for at, row in enumerate(taken) if row["answers"]["text"]]
     unanswerable = [at for at, row in enumerate(taken) if not row["answers"]["text"]]
     draw = random.Random(SEED)
-    drawn = set(draw.sample(answerable, min(len(unanswerable), len(answerable))))
-    rest = [at for at in answerable if at not in drawn]
-    halves = [[taken[at] for at in sorted([*half, *unanswerable])] for half in (drawn, rest)]
+    drawn = draw.sample(answerable, min(len(unanswerable), len(answerable)))
+    chosen = [taken[at] for at in sorted([*drawn, *unanswerable])]
     folder.mkdir(parents=True, exist_ok=True)
-    write(folder / "calibration.jsonl", draw.sample(halves[0], CALIBRATION_ROWS))
-    for number, half in enumerate(halves, 1):
-        write(folder / f"train-{number}.jsonl", half)
+    write(folder / "calibration.jsonl", draw.sample(chosen, CALIBRATION_ROWS))
+    write(folder / "train.jsonl", chosen)
     write(folder / "verify.jsonl", held[::2])
     write(folder / "held-out.jsonl", held)
 
@@ -134,31 +127,29 @@ def make(base: str, work: Path, data: Path, output: Path, *, only_train: bool) -
     squad = data / "squad-v2.0-train.json"
     if not squad.is_file():
         raise InputError(f"{squad} is missing; set BATCHQA_DATA to the folder that holds it")
-    held_out = work / "data" / "held-out.jsonl"
+    held_out, checkpoint = work / "data" / "held-out.jsonl", work / "checkpoint"
     if not held_out.exists():
         say("data: SQuAD 2.0 train without every 20th article")
         make_data(squad, work / "data")
-    checkpoint = base
-    for number, (learning_rate, seed) in enumerate(PASSES, 1):
-        started, checkpoint = checkpoint, str(work / f"checkpoint-{number}")
-        trained = train(
-            started,
-            checkpoint,
-            [work / "data" / f"train-{number}.jsonl"],
-            settings=replace(SETTINGS, learning_rate=learning_rate, seed=seed, validation=str(held_out)),
-            licence=LICENCE,
-            on_note=say,
-            on_progress=lambda at: say(
-                f"step {at.step} of {at.steps}, loss {at.loss:.3f}, {at.eta_seconds:.0f} s"
-            ),
-        )
-        say(f"pass {number}: {trained.validation}")
+    settings = TrainSettings(**{**fields_of(SETTINGS), "validation": str(held_out)})
+    trained = train(
+        base,
+        checkpoint,
+        [work / "data" / "train.jsonl"],
+        settings=settings,
+        licence=LICENCE,
+        on_note=say,
+        on_progress=lambda at: say(
+            f"step {at.step} of {at.steps}, loss {at.loss:.3f}, {at.eta_seconds:.0f} s"
+        ),
+    )
+    say(f"train: {trained.validation}")
     if only_train:
         return
     exported, tuned = work / "exported", work / "tuned"
     if not exported.exists():
         export(
-            checkpoint,
+            str(checkpoint),
             exported,
             name="minilm-l6-squad2",
             verify_on=work / "data" / "verify.jsonl",
@@ -193,6 +184,11 @@ def make(base: str, work: Path, data: Path, output: Path, *, only_train: bool) -
     if output.exists():
         shutil.rmtree(output)
     shutil.copytree(final, output)
+
+
+def fields_of(settings: TrainSettings) -> dict[str, Any]:
+    """The settings as keyword arguments."""
+    return {name: getattr(settings, name) for name in settings.__dataclass_fields__}
 
 
 @click.command()
