@@ -64,7 +64,7 @@ _OF_RUN = {"context", "question", "max_errors"} | {
 """Options of `evaluate` that are handed to the run which annotates its file."""
 
 _of_export = partial(keyword, "batchqa.export.exporting:export")
-_of_evaluate = partial(keyword, "batchqa.evaluation:evaluate")
+_of_evaluate = partial(keyword, "batchqa.evaluation.evaluating:evaluate")
 
 EPILOG = (
     "Every option can also be given in the environment (--top-k of run is BATCHQA_RUN_TOP_K) and in a TOML "
