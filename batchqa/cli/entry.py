@@ -174,6 +174,7 @@ def run_command(
     model: str,
     shard: str | None,
     shards: int | None,
+    on: str | None,
     processes: int | None,
     dry_run: bool,
     summary: Path | None,
@@ -199,13 +200,15 @@ def run_command(
         }
         as_json = summary is not None and str(summary) == "-"
         result: job.Summary | job.Estimate
-        share = share_of_job(shard, shards)
+        share = share_of_job(shard, None if on else shards)
         if dry_run:
             result = job.dry_run(inputs, output, **common)
         else:
             result = runners.run(
                 inputs,
                 output,
+                on=on,
+                shards=shards if on else None,  # else it is known from `share`
                 processes=processes,
                 progress=_progress(reporter, check_stop),
                 on_status=reporter.status,

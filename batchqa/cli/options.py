@@ -521,7 +521,15 @@ shard_options = together(
         help="Do share I of N (from 0) of the job; auto: as the scheduler's variables say. `batchqa "
         "finalize` publishes when all are done.",
     ),
-    number("--shards", Count, None, "Number of shards, where a scheduler does not say.", metavar="N"),
+    number(
+        "--shards", Count, None, "Number of shards, where a scheduler does not say, or of --on.", metavar="N"
+    ),
+    click.option(
+        "--on",
+        metavar="ray[://ADDRESS]|spark[://MASTER]",
+        help="Do all shards as tasks of this cluster, and publish; the address is else that of RAY_ADDRESS, "
+        "SPARK_MASTER_URL or the engine's own default.",
+    ),
 )
 
 _OF_TRAINING = partial(field, TrainSettings)

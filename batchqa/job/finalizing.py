@@ -22,6 +22,10 @@ LONGEST_PAUSE_SECONDS = 10.0
 """Between two looks at the parts, while shards are waited for."""
 
 
+class PartsMissingError(TryAgainError):
+    """Not all parts of the job are there."""
+
+
 def finalize(
     output: str | Path,
     *,
@@ -125,9 +129,9 @@ def _awaited(target: Target, wait: float, status: Callable[[str], None]) -> Plan
 
 def _not_yet(target: Target, plan: Plan | None, missing: Iterable[int]) -> TryAgainError:
     if plan is None:
-        return TryAgainError(f"{target}: no shard has begun here; run the shards first, with --shard I/N")
+        return PartsMissingError(f"{target}: no shard has begun here; run the shards first, with --shard I/N")
     shards = _ranges(plan.shards_of(missing))
-    return TryAgainError(
+    return PartsMissingError(
         f"{target}: not all parts are there; run these shards of {plan.shards} again: {shards}"
     )
 

@@ -27,7 +27,7 @@ from batchqa.job.following import Clock, Follower, Progress, Tally
 from batchqa.job.plan import Plan
 from batchqa.job.ranges import RangeReader, up_to
 from batchqa.job.reusing import EarlierOutput, earlier_answers, find_earlier
-from batchqa.job.summary import Summary, skipped, summary_of
+from batchqa.job.summary import Summary, skipped, summary_of, written
 from batchqa.languages import FirstTexts
 from batchqa.machine import process_seconds
 from batchqa.output import (
@@ -94,7 +94,7 @@ def run(
     Raises the errors of `batchqa.errors`; each knows the command's exit code.
     """
     clock = Clock(process_seconds() if whole_process else 0.0)
-    settings = _one_of(settings, options)
+    settings = one_of(settings, options)
     note, status = on_note or (lambda _: None), on_status or (lambda _: None)
     names = [str(name) for name in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
 
@@ -110,10 +110,10 @@ def run(
     with questions.explaining() if questions else nullcontext():
         source = _open_input(names, settings, status, keep_raw=target.format == "jsonl")
     if source is None:
-        _check_summary(summary, target, [])
-        return _written(summary, skipped(clock, str(model), target))
+        check_summary(summary, target, [])
+        return written(summary, skipped(clock, str(model), target))
     check_target(target, _inputs(names, source), settings.output.overwrite)
-    _check_summary(summary, target, _inputs(names, source))
+    check_summary(summary, target, _inputs(names, source))
     for text in source.notes:
         note(text)
     reusable = find_earlier(settings.output.reuse, target)
@@ -200,7 +200,7 @@ def run(
             cpu_because=annotator.engine.cpu_because if annotator else None,
             shard=str(shard) if shard else None,
         )
-    return _written(summary, result)
+    return written(summary, result)
 
 
 def dry_run(
@@ -215,7 +215,7 @@ def dry_run(
 ) -> Estimate:
     """Read and count `inputs` and estimate what `run` would cost; checks what it would, writes nothing."""
     clock = Clock(process_seconds() if whole_process else 0.0)
-    settings = _one_of(settings, options)
+    settings = one_of(settings, options)
     names = [str(name) for name in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
     questions, settings = _asking(settings)
     target = Target.parse(str(output))
@@ -379,7 +379,8 @@ def _totals(annotator: Annotator, unlike: str) -> dict[str, Any]:
     return {"batchqa": VERSION, **annotator.decides_by(), **({"texts": unlike} if unlike else {})}
 
 
-def _one_of(settings: RunSettings | None, options: dict[str, Any]) -> RunSettings:
+def one_of(settings: RunSettings | None, options: dict[str, Any]) -> RunSettings:
+    """The settings, given whole or as options."""
     if settings is not None and options:
         raise TypeError(f"options are given twice, in settings and as {', '.join(sorted(options))}")
     return settings or RunSettings.from_options(options)
@@ -708,7 +709,8 @@ def _warn_of_space(target: Target, source: Source, note: Callable[[str], None]) 
         note(shortage)
 
 
-def _check_summary(summary: str | Path | None, target: Target, inputs: Sequence[str]) -> None:
+def check_summary(summary: str | Path | None, target: Target, inputs: Sequence[str]) -> None:
+    """Refuse a --summary that would replace an input or the output, or cannot be written."""
     if summary is None:
         return
     path = Path(summary)
@@ -719,14 +721,3 @@ def _check_summary(summary: str | Path | None, target: Target, inputs: Sequence[
     elif isinstance(target, LocalTarget) and target.kind != "stdout":
         written = target.written()
     check_beside("--summary", path, [*inputs, *written])
-
-
-def _written(path: str | Path | None, summary: Summary) -> Summary:
-    """The summary, written to the file `path` too if one is named."""
-    if path is None:
-        return summary
-    try:
-        Path(path).write_bytes(orjson.dumps(summary.to_dict(), option=orjson.OPT_APPEND_NEWLINE))
-    except OSError as error:
-        raise StorageError(f"--summary {path}: {error.strerror}; the output itself is complete") from error
-    return summary

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+import orjson
+
+from batchqa.errors import StorageError
 from batchqa.job.following import Clock
 from batchqa.output import Target
 from batchqa.records import ROW_ERRORS
@@ -138,3 +142,14 @@ def skipped(clock: Clock, model: str, target: Target) -> Summary:
         already_done=False,
         skipped=True,
     )
+
+
+def written(path: str | Path | None, summary: Summary) -> Summary:
+    """The summary, written to the file `path` too if one is named."""
+    if path is None:
+        return summary
+    try:
+        Path(path).write_bytes(orjson.dumps(summary.to_dict(), option=orjson.OPT_APPEND_NEWLINE))
+    except OSError as error:
+        raise StorageError(f"--summary {path}: {error.strerror}; the output itself is complete") from error
+    return summary

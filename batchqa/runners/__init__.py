@@ -4,8 +4,32 @@
 
     local_processes.py   one job in several processes of this machine
     shards.py            shards on any scheduler
+    engines.py           shards as tasks of Ray or Spark
 """
 
-from .local_processes import run
+from __future__ import annotations
+
+from typing import Any
+
+from batchqa.errors import SettingsError
+from batchqa.job import Summary
+
+from . import local_processes
 
 __all__ = ["run"]
+
+
+def run(
+    inputs: Any, output: Any, *, on: str | None = None, shards: int | None = None, **options: Any
+) -> Summary:
+    """`batchqa.job.run`, in `processes` processes of this machine, or `on` a cluster ("ray", "spark").
+
+    There it is done in so many `shards`; see the runners for the other options.
+    """
+    if on is None:
+        if shards is not None:
+            raise SettingsError("--shards is for --shard auto and --on; which shard this is, is not said")
+        return local_processes.run(inputs, output, **options)
+    from . import engines
+
+    return engines.run_on(on, inputs, output, shards=shards, **options)
