@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from batchqa import errors
+from batchqa.domains import Count, checked
 from batchqa.errors import BatchqaError, ModelError, NoInputError, SettingsError, StorageError, TryAgainError
 from batchqa.job import Progress, Summary, finalize
 from batchqa.job.finalizing import PartsMissingError
@@ -36,7 +37,7 @@ from batchqa.job.summary import written
 from batchqa.machine import process_seconds
 from batchqa.output import Target
 from batchqa.runners import local_processes
-from batchqa.settings import RunSettings, Shard
+from batchqa.settings import Cores, RunSettings, Shard
 
 POLL_SECONDS = 0.5
 """How often this process looks for signals while it waits."""
@@ -103,16 +104,19 @@ def do_shard(work: Work, shard: Shard) -> Outcome:
             raise
         name = next(kind.__name__ for kind in type(error).__mro__ if hasattr(errors, kind.__name__))
         return Outcome(shard, None, (name, str(error)), tuple(notes))
+    except OSError as error:  # what the storage refuses and nobody translated
+        raise StorageError(f"{error.filename or 'I/O'}: {error.strerror or error}") from error
     return Outcome(shard, done, ("", ""), tuple(notes))
 
 
+@checked
 def run_on(
     engine: str,
     inputs: str | Path | Sequence[str | Path],
     output: str | Path,
     *,
-    shards: int | None = None,
-    processes: int | None = None,
+    shards: Count | None = None,
+    processes: Cores | None = None,
     shard: Shard | str | None = None,
     model: str | Path = "default",
     settings: RunSettings | None = None,

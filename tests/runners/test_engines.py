@@ -34,9 +34,31 @@ PROGRAM = "import sys; from batchqa.cli.entry import program; sys.exit(program()
 
 RAY = f"""
 import ray
-ray.init(num_cpus=1, include_dashboard=False, object_store_memory=100 * 2**20, logging_level="ERROR")
+ray.init(num_cpus=1, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
 {PROGRAM}
 """
+DYING = """
+import os
+from batchqa.runners import engines
+before = engines.TASK
+
+def dying(*arguments):
+    import os, signal
+    from batchqa.output.part_writer import PartWriter
+    try:
+        os.close(os.open("KILLED", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return before(*arguments)
+    commit = PartWriter.commit
+    def last(self, *given, **options):
+        commit(self, *given, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+    PartWriter.commit = last
+    return before(*arguments)
+
+engines.TASK = dying
+"""
+"""The first task's worker kills itself, as the kernel would, when it has committed a part."""
 
 SPARK_REPORT = """An error occurred while calling z:org.apache.spark.api.python.PythonRDD.collectAndServe.
 : org.apache.spark.SparkException: Job aborted due to stage failure: Lost task 0.3 in stage 0.0
@@ -95,6 +117,7 @@ def test_masters_are_written_as_spark_knows_them(address: str, master: str) -> N
     ("inputs", "output", "options", "message"),
     [
         ("rows.parquet", "out.parquet", {"shard": "0/4"}, "--on and --shard exclude each other"),
+        ("rows.parquet", "out.parquet", {"shards": 0}, "--shards must be a whole number"),
         ("-", "out.parquet", {}, "- is one stream"),
         ("rows.parquet", "-", {}, "- is one stream"),
         ("rows.parquet", "out.parquet", {"restart": True}, "run it once without --on and with --restart"),
@@ -137,10 +160,9 @@ def test_a_task_hands_back_what_another_try_would_not_mend_and_raises_the_rest(
     assert str(error).startswith("shard 0/2: ")
     assert "all workers need the inputs, the model and the output" in str(error)
 
-    blocked = tmp_path / "file"
-    blocked.touch()
-    work = engines.Work((str(rows),), str(blocked / "out.parquet"), str(tiny_bundle), settings, None)
-    with pytest.raises((StorageError, TryAgainError)):
+    too_long = str(tmp_path / f"{'o' * 300}.parquet")  # what the storage refuses
+    work = engines.Work((str(rows),), too_long, str(tiny_bundle), settings, None)
+    with pytest.raises(StorageError):
         engines.do_shard(work, Shard(0, 2))
 
 
@@ -173,7 +195,7 @@ def test_a_shard_that_was_given_up_is_one_line_with_the_exit_code_of_its_last_er
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("engine", ["ray", "spark"])
-def test_a_job_on_a_cluster_gives_the_bytes_of_one_run_and_is_done_once(
+def test_a_job_on_a_cluster_gives_the_bytes_of_one_run_also_when_a_worker_is_killed(
     engine: str, rows: Path, tmp_path: Path, bundles: Bundles
 ) -> None:
     if engine == "spark" and not shutil.which("java"):
@@ -189,16 +211,16 @@ def test_a_job_on_a_cluster_gives_the_bytes_of_one_run_and_is_done_once(
         "RAY_AUTH_MODE": "disabled",
         "RAY_raylet_start_wait_time_s": "300",
     }
-    on = ["--on=ray" if engine == "ray" else "--on=spark://local[1]", "--shards=3"]
+    on = ["--on=ray" if engine == "ray" else "--on=spark://local[1,4]", "--shards=3"]
     options = [*OPTIONS, f"--model={bundles()}", "--top-k=2"]
     # names that are relative to this process's folder, which is not that of Ray's workers
     one = run_command(python, PROGRAM, tmp_path, rows.name, "-o", "one.parquet", *options, **variables)
     assert one.returncode == 0, one.stderr
     program = RAY if engine == "ray" else PROGRAM
 
-    def on_cluster(output: str, *more: str) -> subprocess.CompletedProcess[str]:
+    def on_cluster(output: str, *more: str, before: str = "") -> subprocess.CompletedProcess[str]:
         arguments = [rows.name, "-o", output, *options, *on, *more]
-        return run_command(python, program, tmp_path, *arguments, **variables)
+        return run_command(python, before + program, tmp_path, *arguments, **variables)
 
     many = on_cluster("many.parquet", "--summary=summary.json")
     assert many.returncode == 0, many.stderr
@@ -206,7 +228,7 @@ def test_a_job_on_a_cluster_gives_the_bytes_of_one_run_and_is_done_once(
     alone, together = json.loads(one.stdout), json.loads(many.stdout)
     for key in ("rows", "answered", "no_answer", "errors", "windows", "fingerprint", "resumed_rows"):
         assert alone[key] == together[key], key
-    assert together["output"] == "many.parquet"
+    assert together["output"] == alone["output"].replace("one.parquet", "many.parquet")
     assert json.loads((tmp_path / "summary.json").read_text()) == together
     assert "3 of 3 shards are done" in many.stderr
     assert not list(tmp_path.glob("*.batchqa"))
@@ -216,6 +238,15 @@ def test_a_job_on_a_cluster_gives_the_bytes_of_one_run_and_is_done_once(
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["already_done"]
     assert (tmp_path / "many.parquet").stat().st_mtime_ns == before
+
+    task = {"ray": "do_shard", "spark": "_task_of_spark"}[engine]
+    dying = DYING.replace("TASK", task).replace("KILLED", f"{tmp_path}/killed")
+    killed = on_cluster("killed.parquet", before=dying)
+    assert killed.returncode == 0, killed.stderr
+    assert (tmp_path / "killed").exists()
+    assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "killed.parquet").read_bytes()
+    # Ray's own words about a dead worker come before the summary, which is the last line
+    assert json.loads(killed.stdout.splitlines()[-1])["resumed_rows"] == 9
 
     rows.rename(tmp_path / "elsewhere.parquet")
     missing = on_cluster("other.parquet")
