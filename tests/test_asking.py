@@ -450,7 +450,7 @@ def test_a_folder_of_text_files_is_asked(tmp_path: Path, tiny_bundle: Path) -> N
     assert [row["qa_error"] for row in rows] == [None] * 4
 
 
-def test_answers_of_an_earlier_job_are_reused_unless_its_questions_have_thresholds(
+def test_answers_of_an_earlier_job_are_reused_where_text_and_threshold_of_a_question_are_the_same(
     tmp_path: Path, tiny_bundle: Path
 ) -> None:
     def job(rows: int, output: str, threshold: str, **options: Any) -> batchqa.job.Summary:
@@ -470,4 +470,5 @@ def test_answers_of_an_earlier_job_are_reused_unless_its_questions_have_threshol
     )
     assert [row["qa_answer"] for row in first] == [row["qa_answer"] for row in second]
     job(3, "own.parquet", ', "threshold": 3')
-    assert job(5, "other.parquet", ', "threshold": 3', reuse=tmp_path / "own.parquet").reused_rows == 0
+    assert job(5, "same.parquet", ', "threshold": 3', reuse=tmp_path / "own.parquet").reused_rows == 6
+    assert job(5, "other.parquet", ', "threshold": 4', reuse=tmp_path / "own.parquet").reused_rows == 3

@@ -58,9 +58,16 @@ def windower_of(family: str, max_length: int, stride: int) -> Windower:
     return Windower(tokenizer, layout, WindowSettings(stride=stride, max_question_length=6), max_length)
 
 
-def windows_of(family: str, pairs: Sequence[tuple[str, str]], max_length: int, stride: int) -> Windows:
+def windows_of(
+    family: str,
+    pairs: Sequence[tuple[str, str]],
+    max_length: int,
+    stride: int,
+    cache: AnswerCache | None = None,
+) -> Windows:
     windower = windower_of(family, max_length, stride).fresh()
-    return windower.windows(pairs_of(Chunk(rows_of(pairs), 0, last_of_part=True), AnswerCache()))
+    chunk = Chunk(rows_of(pairs), 0, last_of_part=True)
+    return windower.windows(pairs_of(chunk, cache or AnswerCache()))
 
 
 def is_blank(text: str) -> bool:
@@ -177,7 +184,8 @@ def test_any_logits_are_decoded_as_the_reference_does(
     budget: int,
     rules: DecodingRules,
 ) -> None:
-    windows = windows_of(family, [(context, QUESTION) for context in contexts], max_length, stride)
+    cache = AnswerCache(rules.top_k, rules.most_answers)
+    windows = windows_of(family, [(context, QUESTION) for context in contexts], max_length, stride, cache)
     # Few different values, all exact in float32: so there are many ties, and they are exact too.
     rng = np.random.default_rng(seed)
     decoder = Decoder(rules)
@@ -191,7 +199,6 @@ def test_any_logits_are_decoded_as_the_reference_does(
         answered = decoder.add(BatchLogits(batch, start, end, {}))
 
     assert answered is not None
-    cache = AnswerCache(rules.top_k, rules.most_answers)
     threshold = rules.threshold if rules.abstains else None
     rows = answered_rows(answered, cache, threshold).answers.to_pylist()
     for row, context in enumerate(contexts):

@@ -106,7 +106,7 @@ BAD: dict[str, tuple[Spoil, str]] = {
     ),
     "another head in the config and the weights": (
         lambda f: (_set_config(f, architectures=["BertForMaskedLM"]), _drop_head(f)),
-        "no question-answering model: config.json says BertForMaskedLM; name a checkpoint",
+        "not a question-answering model: config.json says BertForMaskedLM; name a checkpoint",
     ),
     "a head with three labels": (lambda f: _set_head(f, 3), "3 numbers for each token, not two"),
     "no model_type": (lambda f: _remove(f, "model_type"), '"model_type": "bert"'),
@@ -311,7 +311,7 @@ def test_a_full_disk_is_an_input_output_error_and_leaves_nothing(
     assert done.returncode == 74, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("batchqa: error: ")
-    assert "nothing was left" in line
+    assert "nothing was written" in line
     assert not list(tmp_path.glob("out/*"))
 
 

@@ -237,7 +237,7 @@ def test_pretty_printed_json_objects_are_refused_with_advice(
 ) -> None:
     text = orjson.dumps({"context": "c\n{", "question": "q"}, option=orjson.OPT_INDENT_2)
     (tmp_path / name).write_bytes(b"\n".join([text] * documents))
-    with pytest.raises(InputError, match=r"write one (record|object) a line \(jq -c \.\)"):
+    with pytest.raises(InputError, match=r"write one (record|object) per line \(jq -c \.\)"):
         opened(tmp_path / name)
 
 

@@ -19,6 +19,7 @@ pytest.importorskip("accelerate")
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_ten_kills_at_random_moments_change_neither_order_nor_figures(
     checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:
