@@ -184,7 +184,7 @@ def test_a_damaged_part_is_made_again_and_a_foreign_one_refused(bucket: Bucket, 
     part = "x/out.parquet.batchqa/part-0000002.parquet"
     good = bucket.get(part)
     bucket.put(part, parquet(ROWS))
-    with pytest.raises(PreconditionError, match="this was not written by batchqa; it is left alone"):
+    with pytest.raises(PreconditionError, match="this was not written by batchqa; it was not changed"):
         small(uri)
     bucket.put(part, good[:-100])
     small(uri, stop_at=3)
