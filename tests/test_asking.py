@@ -264,7 +264,7 @@ def test_lists_of_questions_are_read_from_files(tmp_path: Path, tiny_bundle: Pat
 
 def test_what_is_no_question_in_a_json_list_is_a_fault_of_its_row(tmp_path: Path, tiny_bundle: Path) -> None:
     inputs = tmp_path / "in.jsonl"
-    questions = (["Who?"], "When?", [3], {"a": 1}, 5, None)
+    questions = (["Who?"], ["When?"], [3], {"a": 1}, 5, None)
     inputs.write_text("".join(json.dumps({"context": "So.", "question": q}) + "\n" for q in questions))
     _run(inputs, tmp_path / "out.jsonl", tiny_bundle, ask={}, max_errors=9)
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]

@@ -87,7 +87,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a fixed length": (
         {"model_type": "nystromformer", "config": {"segment_means_seq_len": 512}},
-        r"the model itself, in transformers, fails on windows of 384 tokens.*padding to a fixed length",
+        r"the model itself, in transformers, fails on windows of 384 tokens.*padded to a fixed length",
     ),
 }
 

@@ -134,9 +134,9 @@ class Guess:
         return bool(self._types)
 
     @property
-    def saw_lists(self) -> bool:
-        """Whether any value was an array."""
-        return list in self._types
+    def saw_only_lists(self) -> bool:
+        """Whether there were arrays and no texts: a stray list among texts is an error of its row."""
+        return list in self._types and str not in self._types
 
     def json_type(self, texts: Sequence[tuple[str, ...]] = ()) -> JsonType:
         """The type that holds all values seen. `texts` are the paths below it that must be strings."""

@@ -172,7 +172,7 @@ class JsonlReader:
         if not sample.objects:
             return {path[0]: STRING for path in paths.values()}, paths, False
         own = self._settings.template_columns is None
-        lists = own and _guess_at(guesses, paths[self._settings.question]).saw_lists
+        lists = own and _guess_at(guesses, paths[self._settings.question]).saw_only_lists
         texts = [paths[self._settings.context]]
         texts += [paths[self._settings.question]] if own and not lists else []
         types = {
