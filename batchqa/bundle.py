@@ -40,7 +40,7 @@ NO_INT8_ON_CUDA = (
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ModelOrigin:
     """Where the model came from. `revision` is a 40-hex commit of a hub, None for a folder."""
 
     id: str
@@ -94,7 +94,7 @@ class Manifest:
     """
 
     name: str
-    source: Source
+    source: ModelOrigin
     architecture: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -255,7 +255,7 @@ def _manifest_from(record: dict[str, Any]) -> Manifest:
     return Manifest(
         **({name: value for name, value in record.items() if name in known})
         | {
-            "source": Source(**record["source"]),
+            "source": ModelOrigin(**record["source"]),
             "inputs": tuple(record["inputs"]),
             "outputs": tuple(record["outputs"]),
             "layout": Layout(**layout),

@@ -34,7 +34,7 @@ from batchqa.bundle import (
     TOKENIZER,
     Abstention,
     Manifest,
-    Source,
+    ModelOrigin,
     Threshold,
     Variant,
     write_manifest,
@@ -257,7 +257,7 @@ def write_tiny_bundle(
         path,
         Manifest(
             name=name or f"tiny-{family}",
-            source=Source(id=f"tests/tiny-{family}", revision=None, licence="Apache-2.0"),
+            source=ModelOrigin(id=f"tests/tiny-{family}", revision=None, licence="Apache-2.0"),
             architecture=kind.architecture,
             inputs=kind.inputs,
             outputs=("start_logits", "end_logits"),

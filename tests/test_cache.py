@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from batchqa import cache, job
-from batchqa.cache import cache_folders, cache_note, give_hub_a_home
+from batchqa import job
+from batchqa import user_cache as cache
+from batchqa.user_cache import cache_folders, cache_note, give_hub_a_home
 from tests.models import SENTENCES
 
 

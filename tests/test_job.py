@@ -19,7 +19,7 @@ from batchqa import LimitError, PreconditionError, SettingsError, job
 from batchqa.bundle import open_bundle, write_manifest
 from batchqa.job import Progress, Summary, dry_run
 from batchqa.output import Commit
-from batchqa.steps.reading.files import Place
+from batchqa.steps.reading.input_files import Place
 from tests.models import MARKER, SENTENCES, write_tiny_bundle
 
 Run = Callable[..., Summary]

@@ -58,7 +58,7 @@ def holds_credentials(argument: str) -> bool:
 
 
 @dataclass
-class Outcome:
+class CommandOutcome:
     """How a command ended: its exit code (negative: killed by that signal), its last words, its summary.
 
     `summary` is the last line of standard output where that is a JSON object, else None.
@@ -78,7 +78,7 @@ class Command:
     env: Mapping[str, str] | None = None
     _process: subprocess.Popen[str] | None = field(default=None, init=False)
 
-    def run(self, on_line: Callable[[str], None]) -> Outcome:
+    def run(self, on_line: Callable[[str], None]) -> CommandOutcome:
         """Run it to its end; `on_line` is called with the lines of its standard error as they come.
 
         Where `on_line` or a signal raises, it is stopped. Raises OSError where `python` cannot be run.
@@ -103,7 +103,7 @@ class Command:
                     self.stop()
                     raise
             stdout.seek(0)
-            return Outcome(self._process.returncode, _error(last), _summary(stdout.read()))
+            return CommandOutcome(self._process.returncode, _error(last), _summary(stdout.read()))
 
     def stop(self, grace: float = GRACE_SECONDS) -> None:
         """End it if it runs: SIGTERM, and after `grace` seconds SIGKILL to all its processes.

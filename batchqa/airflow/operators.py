@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 from airflow.sdk import Asset, AssetAlias, BaseOperator, Connection, Context
 
-from batchqa.airflow.command import Command, Outcome, flags, holds_credentials
+from batchqa.airflow.command import Command, CommandOutcome, flags, holds_credentials
 from batchqa.airflow.connections import environment_of
 
 try:
@@ -55,9 +56,9 @@ class _CommandOperator(BaseOperator):
         self.python = python
         self._command: Command | None = None
 
+    @abstractmethod
     def arguments(self) -> list[str]:
         """The command line behind `batchqa`."""
-        raise NotImplementedError
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Run the command; its summary is the task's XCom."""
@@ -186,7 +187,7 @@ class BatchqaEvaluateOperator(_CommandOperator):
         return ["evaluate", "--json", *flags(self.options), "--", self.predictions]
 
 
-def _judged(outcome: Outcome) -> dict[str, Any]:
+def _judged(outcome: CommandOutcome) -> dict[str, Any]:
     """The summary; raises what Airflow takes for a skip, a failure, or a failure that is tried again."""
     if outcome.exit_code == 0:
         return outcome.summary or {}

@@ -14,12 +14,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from batchqa.cache import cache_folders, cache_note
 from batchqa.engines import ModelSpec, cuda_is_available, load
 from batchqa.engines.devices import EXACT_INT8, look_for_cuda, products_overflow
 from batchqa.errors import BatchqaError
 from batchqa.machine import cpu_flags, cpu_model, cpu_quota, memory_limit
 from batchqa.telemetry import SWITCHES, import_onnxruntime, loaded_before
+from batchqa.user_cache import cache_folders, cache_note
 from batchqa.version import VERSION
 
 GOLDEN_CONTEXT = (

@@ -21,7 +21,6 @@ import click
 import orjson
 
 from batchqa.allocator import choose_allocator
-from batchqa.cache import cache_folders
 from batchqa.cli.options import (
     Commands,
     answer_options,
@@ -53,6 +52,7 @@ from batchqa.domains import AnyNumber, Count, CountOrZero, Folds, InsideShare, P
 from batchqa.errors import BatchqaError, LimitError, StoppedError, StorageError
 from batchqa.settings import DecodingSettings, MachineSettings, RunSettings, WindowSettings
 from batchqa.train.train_settings import TrainSettings
+from batchqa.user_cache import cache_folders
 from batchqa.version import VERSION
 
 FORMS = ("label-studio", "argilla", "spacy", "squad", "wide", "long", "gold")

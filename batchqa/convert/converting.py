@@ -18,7 +18,7 @@ from batchqa.convert.tools import (
 )
 from batchqa.convert.writing import write_object, write_records, write_tables
 from batchqa.errors import PreconditionError
-from batchqa.page import replacing, write_whole
+from batchqa.html_pages import replacing, write_whole
 from batchqa.review import Output, Row, open_output
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchqa.errors import SettingsError
-from batchqa.page import replacing
+from batchqa.html_pages import replacing
 
 
 def write_records(path: Path, records: Iterable[Mapping[str, Any]], *, lines: bool) -> int:

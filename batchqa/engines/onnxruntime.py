@@ -11,9 +11,9 @@ import numpy as np
 
 from batchqa.bundle import Bundle, Variant
 from batchqa.errors import DeviceError, ModelError, TryAgainError
-from batchqa.records import LENGTH_BUCKET, Float32, Int64
+from batchqa.records import Float32, Int64
 from batchqa.settings import MachineSettings
-from batchqa.steps.scoring import UNLIMITED, OutOfMemoryError, score_in_micro_batches
+from batchqa.steps.scoring import MicroBatchScorer, OutOfMemoryError
 from batchqa.telemetry import import_onnxruntime
 
 from .devices import CUDA, has_cuda_provider, why_not_cuda
@@ -34,13 +34,10 @@ _DEVICE_LOST = re.compile(
 _OF_CUDA = re.compile(r"CUDA|CUDNN|CUBLAS|NVIDIA", re.IGNORECASE)
 
 
-class OnnxScorer:
+class OnnxScorer(MicroBatchScorer):
     """A bundle's ONNX file in onnxruntime, on the CPU or on one CUDA device."""
 
     engine = "onnxruntime"
-    at_once = 1
-    budget = UNLIMITED
-    length_bucket = LENGTH_BUCKET
 
     def __init__(self, spec: ModelSpec) -> None:
         """Load the model. One can be `unpadded` by its spec, or because the file asks for it.
@@ -55,18 +52,7 @@ class OnnxScorer:
         self._inputs = _check_signature(self._session, model, spec.inputs, spec.outputs)
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.unpadded = spec.unpadded or metadata.get(UNPADDED) == "true"
-
-    def score(
-        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64
-    ) -> tuple[Float32, Float32]:
-        """See SpanScorer.score."""
-        bucket = 1 if self.unpadded else None
-        return score_in_micro_batches(
-            self._run, input_ids, attention_mask, token_type_ids, self.budget, length_bucket=bucket
-        )
-
-    def close(self) -> None:
-        """There is nothing to end."""
+        self.together = 1 if self.unpadded else None
 
     def _run(self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64) -> tuple[Float32, Float32]:
         given = {

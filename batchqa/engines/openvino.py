@@ -24,9 +24,9 @@ import numpy as np
 from batchqa.bundle import Bundle, Variant
 from batchqa.errors import DeviceError, ModelError
 from batchqa.machine import cpu_flags
-from batchqa.records import LENGTH_BUCKET, Float32, Int64
+from batchqa.records import Float32, Int64
 from batchqa.settings import ComputeDtype, MachineSettings
-from batchqa.steps.scoring import UNLIMITED, OutOfMemoryError, score_in_micro_batches
+from batchqa.steps.scoring import MicroBatchScorer, OutOfMemoryError
 from batchqa.telemetry import import_openvino
 
 from .loading import Library, ModelSpec, Way
@@ -45,14 +45,11 @@ def best_compute_dtype() -> ComputeDtype:
     return "bf16" if cpu_flags() & {"amx_bf16", "avx512_bf16"} else "f32"
 
 
-class OpenVinoScorer:
+class OpenVinoScorer(MicroBatchScorer):
     """A bundle's ONNX file in OpenVINO, on the CPU."""
 
     engine = "openvino"
     device = "cpu"
-    at_once = 1
-    budget = UNLIMITED
-    length_bucket = LENGTH_BUCKET
 
     def __init__(self, spec: ModelSpec) -> None:
         """Load the model.
@@ -69,7 +66,7 @@ class OpenVinoScorer:
         model, compute_dtype = Path(spec.model), spec.compute_dtype or "f32"
         self.compute_dtype = compute_dtype
         self._longest = spec.longest
-        self._bucket = 1 if spec.unpadded else self.length_bucket
+        self.together = 1 if spec.unpadded else self.length_bucket
         self._inputs = list(spec.inputs)
         graph, compiled = _compiled(model, spec.inputs, spec.outputs, spec.threads, compute_dtype)
         self._vocabulary = _vocabulary(graph)
@@ -81,17 +78,6 @@ class OpenVinoScorer:
                 f"{model} in {compute_dtype} on openvino gives logits that differ by {worst:.2g} with the "
                 "batch that a row is in; use --engine onnxruntime"
             )
-
-    def score(
-        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64
-    ) -> tuple[Float32, Float32]:
-        """See SpanScorer.score."""
-        return score_in_micro_batches(
-            self._run, input_ids, attention_mask, token_type_ids, self.budget, length_bucket=self._bucket
-        )
-
-    def close(self) -> None:
-        """There is nothing to end."""
 
     def _run(self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64) -> tuple[Float32, Float32]:
         # an id that the table does not have is read as zeros, without a word
@@ -118,7 +104,7 @@ class OpenVinoScorer:
     def _padded(self, array: Int64) -> Int64:
         """The array with columns of zeros (masked) up to the next multiple, or to the model's limit."""
         tokens = array.shape[1]
-        wanted = -(-tokens // self._bucket) * self._bucket
+        wanted = -(-tokens // self.together) * self.together
         if self._longest is not None:
             wanted = max(min(wanted, self._longest), tokens)
         return np.pad(array, ((0, 0), (0, wanted - tokens)))

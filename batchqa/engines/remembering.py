@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
-from batchqa.cache import cache_folders
 from batchqa.machine import cpu_flags, cpu_model
+from batchqa.user_cache import cache_folders
 from batchqa.version import VERSION
 
 from .loading import engine_versions

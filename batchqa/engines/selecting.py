@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from batchqa.bundle import Bundle, Variant
-from batchqa.cache import cache_note
 from batchqa.errors import DeviceError, ModelError
 from batchqa.machine import cpu_quota, memory_limit
 from batchqa.settings import ComputeDtype, MachineSettings
 from batchqa.steps.scoring import CrashedError, SpanScorer
+from batchqa.user_cache import cache_note
 
 from .devices import devices_of, int8_warning
 from .loading import ENGINES, ModelSpec, library, load
@@ -114,7 +114,7 @@ class Engine:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class EngineOption:
     """A way to run the model: the engine, the variant, and what the engine computes in if it can choose."""
 
     engine: str
@@ -150,7 +150,7 @@ def _selected(bundle: Bundle, machine: MachineSettings, devices: Sequence[str]) 
         devices = ["cpu"] * (machine.workers or workers_for(bundle, found, threads))
     own_threads = max(threads // len(devices), 1) if device == "cpu" else threads
 
-    def start(candidate: Candidate, device: str) -> SpanScorer:
+    def start(candidate: EngineOption, device: str) -> SpanScorer:
         way = (candidate.variant, candidate.engine, device, own_threads, candidate.compute_dtype)
         spec = ModelSpec.of(bundle, *way)
         return load(spec) if machine.in_process else WorkerProcess(spec)
@@ -202,12 +202,12 @@ def _selected(bundle: Bundle, machine: MachineSettings, devices: Sequence[str]) 
     return Engine(scorer, resolved, candidate.variant, None, speeds, measuring, uses_cache)
 
 
-def candidates(bundle: Bundle, machine: MachineSettings, device: str) -> list[Candidate]:
+def candidates(bundle: Bundle, machine: MachineSettings, device: str) -> list[EngineOption]:
     """The ways that come into question, the preferred one first. Raises DeviceError where there is none."""
     kind = device.partition(":")[0]
     engines = [machine.engine] if machine.engine != "auto" else _usable(kind)
     found = [
-        Candidate(engine, variant, compute_dtype)
+        EngineOption(engine, variant, compute_dtype)
         for engine in engines
         for variant, compute_dtype in library(engine).ways(
             bundle, bundle.choices(kind, engine, machine.variant), machine
@@ -224,7 +224,7 @@ def _usable(kind: str) -> list[str]:
     return [ENGINES[0], *others]
 
 
-def workers_for(bundle: Bundle, found: Sequence[Candidate], threads: int) -> int:
+def workers_for(bundle: Bundle, found: Sequence[EngineOption], threads: int) -> int:
     """One worker for each thread, as far as they fit into half of the memory."""
     largest = max(bundle.size(candidate.variant) for candidate in found)
     room = (memory_limit() or 2**63) // 2 // (WORKER_BYTES + WORKER_COPIES * largest)
@@ -243,8 +243,8 @@ def before_any_row(device: str) -> Iterator[None]:
 
 
 def _loaded(
-    found: Sequence[Candidate], start: Callable[[Candidate], SpanScorer]
-) -> list[tuple[Candidate, SpanScorer]]:
+    found: Sequence[EngineOption], start: Callable[[EngineOption], SpanScorer]
+) -> list[tuple[EngineOption, SpanScorer]]:
     """The candidates that can be loaded, with their scorers; the last one's error where none can."""
     scorers = []
     for candidate in found:

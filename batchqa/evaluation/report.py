@@ -15,10 +15,10 @@ from batchqa.beside import check_beside
 from batchqa.errors import SettingsError
 from batchqa.evaluation.comparing import made_by
 from batchqa.evaluation.result import RULE_NAMES, Evaluation
-from batchqa.evaluation.rows import shown_rows
+from batchqa.evaluation.shown_rows import shown_rows
 from batchqa.evaluation.tables import comparison_rows
 from batchqa.evaluation.tuning import tuned_rows
-from batchqa.page import style, write_whole
+from batchqa.html_pages import style, write_whole
 from batchqa.version import VERSION
 
 NULL_ODDS = (

@@ -7,10 +7,10 @@ from itertools import chain
 from pathlib import Path
 
 from batchqa.bundle import open_bundle
-from batchqa.cache import cache_folders, cache_note
 from batchqa.errors import ModelError, TryAgainError
 from batchqa.store.files import translated
 from batchqa.store.lock import Lock
+from batchqa.user_cache import cache_folders, cache_note
 
 from .checkpoint import HUB_ID, fetch
 from .exporting import export

@@ -20,9 +20,9 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from batchqa.bundle import disguise
-from batchqa.cache import give_hub_a_home
 from batchqa.errors import ModelError, SettingsError, TryAgainError
 from batchqa.steps.windowing import open_tokenizer
+from batchqa.user_cache import give_hub_a_home
 
 from . import architectures, weights
 from .extras import load, quiet

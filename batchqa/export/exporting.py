@@ -19,7 +19,7 @@ from batchqa.bundle import (
     Abstention,
     Bundle,
     Manifest,
-    Source,
+    ModelOrigin,
     Threshold,
     open_bundle,
     write_manifest,
@@ -140,7 +140,7 @@ def export(
         recorded = Threshold(
             threshold or 0.0, threshold_note or (NOT_FITTED if threshold is None else "given")
         )
-        source = Source(checkpoint.id, checkpoint.revision, licence or checkpoint.licence)
+        source = ModelOrigin(checkpoint.id, checkpoint.revision, licence or checkpoint.licence)
         manifest = _described(checkpoint, original.model, graph, name or checkpoint.name, source, recorded)
         bundle = Bundle(folder, manifest, digest="")
 
@@ -227,7 +227,7 @@ def _graph(checkpoint: Checkpoint, stages: Stages, say: Progress) -> Any:
 
 
 def _described(
-    checkpoint: Checkpoint, model: Any, graph: Any, name: str, source: Source, threshold: Threshold
+    checkpoint: Checkpoint, model: Any, graph: Any, name: str, source: ModelOrigin, threshold: Threshold
 ) -> Manifest:
     """The model as a bundle describes it, before anything was measured and without variants."""
     layout = learn_layout(checkpoint.tokenizer, checkpoint.pad_id, checkpoint.pad_type)

@@ -38,11 +38,11 @@ class Limits:
     min_agreement: float | None = None
     max_f1_drop: float = MAX_F1_DROP
 
-    def misses(self, found: Measured) -> list[Miss]:
+    def misses(self, found: MeasuredAgreement) -> list[Miss]:
         """All the limits that a variant certainly misses; none where it is good enough."""
         return [*self._too_few_equal(found), *self._too_much_lost(found)]
 
-    def _too_few_equal(self, found: Measured) -> list[Miss]:
+    def _too_few_equal(self, found: MeasuredAgreement) -> list[Miss]:
         least = MIN_AGREEMENT if self.min_agreement is None else self.min_agreement
         if self.min_agreement is None and found.f1_decides:
             return []
@@ -57,7 +57,7 @@ class Limits:
             )
         ]
 
-    def _too_much_lost(self, found: Measured) -> list[Miss]:
+    def _too_much_lost(self, found: MeasuredAgreement) -> list[Miss]:
         if found.f1_drop is None or found.f1_drop_interval is None:
             return []
         low, high = found.f1_drop_interval
@@ -81,7 +81,7 @@ class Miss:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredAgreement:
     """What is judged: how many of `rows` answers are the original's, and what is lost against gold answers.
 
     `f1_drop` in points, None without gold answers; `f1_decides`: those are the user's own, and the original

@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from batchqa.cache import cache_folders
+from batchqa.user_cache import cache_folders
 
 from .extras import versions
 

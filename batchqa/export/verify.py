@@ -25,18 +25,18 @@ from batchqa.errors import DeviceError, InputError
 from batchqa.gold import gold_column, plain_array, read_gold
 from batchqa.machine import cpu_quota
 from batchqa.pipeline import Road
-from batchqa.records import LENGTH_BUCKET, Cursor, Float32, Int64
+from batchqa.records import Cursor, Float32, Int64
 from batchqa.settings import DEFAULT_MAX_LENGTH, DecodingSettings, ReadingSettings, WindowSettings
 from batchqa.squad import RowScores, score_rows
 from batchqa.steps.chunking import chunks
 from batchqa.steps.decoding import DecodingRules
 from batchqa.steps.reading import ColumnPlan, open_source, pieces
-from batchqa.steps.scoring import UNLIMITED, SpanScorer, score_in_micro_batches
+from batchqa.steps.scoring import MicroBatchScorer, SpanScorer
 from batchqa.steps.windowing import Windower, open_tokenizer
 
 from .calibration_data import BUDGET
 from .extras import load
-from .limits import LEAST_F1, Measured, mean_interval
+from .limits import LEAST_F1, MeasuredAgreement, mean_interval
 from .reference import Raw
 
 OTHER_BUDGET = 1536
@@ -46,35 +46,21 @@ FLOAT_TOLERANCE = 1e-4
 """By how much null odds and scores may differ between two batchings (docs/contract.md, Equality)."""
 
 
-class TorchScorer:
+class TorchScorer(MicroBatchScorer):
     """The PyTorch original on the CPU, in float32."""
 
     engine = "torch"
     device = "cpu"
-    at_once = 1
-    budget = UNLIMITED
-    length_bucket = LENGTH_BUCKET
 
     def __init__(self, model: Any, inputs: Sequence[str], *, unpadded: bool = False) -> None:
         self._torch = load("torch")
         self._model = model
         self._inputs = tuple(inputs)
-        self._bucket = 1 if unpadded else None
+        self.together = 1 if unpadded else None
 
     def unpadded(self) -> TorchScorer:
         """The same, with only windows of equal length together."""
         return TorchScorer(self._model, self._inputs, unpadded=True)
-
-    def score(
-        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64
-    ) -> tuple[Float32, Float32]:
-        """See SpanScorer.score."""
-        return score_in_micro_batches(
-            self._run, input_ids, attention_mask, token_type_ids, self.budget, length_bucket=self._bucket
-        )
-
-    def close(self) -> None:
-        """There is nothing to end."""
 
     def _run(self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64) -> tuple[Float32, Float32]:
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
@@ -140,7 +126,7 @@ class VariantComparison:
     """A variant beside the original. `figures` go into bundle.json; `measured` is judged."""
 
     precision: str
-    measured: Measured
+    measured: MeasuredAgreement
     figures: Mapping[str, Any]
 
     @property
@@ -163,7 +149,7 @@ class VariantComparison:
         measured = dict(record["measured"])
         if measured["f1_drop_interval"] is not None:
             measured["f1_drop_interval"] = tuple(measured["f1_drop_interval"])
-        return cls(record["precision"], Measured(**measured), record["figures"])
+        return cls(record["precision"], MeasuredAgreement(**measured), record["figures"])
 
 
 class _Timed:
@@ -306,7 +292,7 @@ def _compared(
     judged = original.raw.judged
     equal = (start == original.start) & (end == original.end) & judged
     changed, answers_changed = _changed(here, again)
-    measured = Measured(int(judged.sum()), int(equal.sum()))
+    measured = MeasuredAgreement(int(judged.sum()), int(equal.sum()))
     figures: dict[str, Any] = {
         "verified_on": verification.on.name,
         "verified_with": f"{scorer.engine} on {scorer.device}",

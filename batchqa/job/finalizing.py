@@ -11,7 +11,7 @@ from pathlib import Path
 
 from batchqa.errors import LimitError, PreconditionError, SettingsError, TryAgainError
 from batchqa.job.following import Clock
-from batchqa.job.plan import Plan
+from batchqa.job.shard_plan import Plan
 from batchqa.job.summary import Summary, summary_of
 from batchqa.machine import process_seconds
 from batchqa.output import Commit, Target, Unfinished, find, open_output, tidied

@@ -24,9 +24,9 @@ from batchqa.engines import Resolved, engine_versions
 from batchqa.errors import LimitError, NoInputError, SettingsError, StorageError
 from batchqa.job.estimate import Estimate, estimate
 from batchqa.job.following import Clock, Follower, Progress, Tally
-from batchqa.job.plan import Plan
 from batchqa.job.ranges import RangeReader, up_to
 from batchqa.job.reusing import EarlierOutput, earlier_answers, find_earlier
+from batchqa.job.shard_plan import Plan
 from batchqa.job.summary import Summary, skipped, summary_of, written
 from batchqa.languages import FirstTexts
 from batchqa.machine import process_seconds

@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +31,7 @@ _SUFFIXES = {f".{name}": name for name in _FORMATS}
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class Target(ABC):
     """An output, from the text of `-o`: a `LocalTarget` or an `ObjectTarget`.
 
     `x.parquet` is one file, and so is one of text: `x.jsonl`, `x.csv` and `x.tsv`. `-` is JSONL on standard
@@ -51,14 +52,14 @@ class Target:
         return _parse_uri(text) if is_uri(text) else _parse_path(text)
 
     @property
+    @abstractmethod
     def store(self) -> Store:
         """The folder or prefix that the output is in."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """The output's name in its store."""
-        raise NotImplementedError
 
     @property
     def rejects_name(self) -> str:

@@ -40,7 +40,7 @@ _KINDS: dict[str, pa.DataType] = {field.name: field.type for field in ANSWER_FIE
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class ShownSpan:
     """An answer: its text and its place in the context, in code points, end excluded; the score may lack."""
 
     text: str
@@ -58,8 +58,8 @@ class Row:
     name: str | None
     question: str
     context: str | None
-    answers: tuple[Span, ...]
-    candidates: tuple[Span, ...]
+    answers: tuple[ShownSpan, ...]
+    candidates: tuple[ShownSpan, ...]
     score: float | None
     no_answer: bool | None
     null_odds: float | None
@@ -274,7 +274,7 @@ def _row(values: dict[str, Any]) -> Row:
     answers = _spans(values["answers"])
     if not answers and values["answer"] is not None:
         start, end = values["start"] or 0, values["end"] or 0
-        answers = (Span(values["answer"], start, end, values["score"]),)
+        answers = (ShownSpan(values["answer"], start, end, values["score"]),)
     return Row(
         record=values["record"],
         id=values["id"],
@@ -291,9 +291,9 @@ def _row(values: dict[str, Any]) -> Row:
     )
 
 
-def _spans(values: list[dict[str, Any]] | None) -> tuple[Span, ...]:
+def _spans(values: list[dict[str, Any]] | None) -> tuple[ShownSpan, ...]:
     return tuple(
-        Span(each["answer"], each["start"], each["end"], each.get("score"))
+        ShownSpan(each["answer"], each["start"], each["end"], each.get("score"))
         for each in values or ()
         if each and each.get("answer") is not None
     )

@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
-from batchqa.page import style, write_whole
-from batchqa.review.outputs import Row, Span
+from batchqa.html_pages import style, write_whole
+from batchqa.review.outputs import Row, ShownSpan
 from batchqa.version import VERSION
 
 _STATES = ("answered", "no-answer", "error")
@@ -81,7 +81,7 @@ def _tables(rows: Iterable[Row]) -> dict[str, Any]:
     return {"documents": list(documents), "questions": list(questions), "rows": listed}
 
 
-def _span(span: Span, places: Callable[[int], int]) -> list[Any]:
+def _span(span: ShownSpan, places: Callable[[int], int]) -> list[Any]:
     return [span.text, places(span.start), places(span.end), _rounded(span.score)]
 
 

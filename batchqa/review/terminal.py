@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from rich.text import Text
 
-from batchqa.review.outputs import Row, Span
+from batchqa.review.outputs import Row, ShownSpan
 from batchqa.text import word_after, word_before
 
 AROUND = 200
@@ -65,7 +65,7 @@ def _score(score: float | None) -> str:
     return f"  {score:.3f} {bar}"
 
 
-def _pieces(context: str, answers: Iterable[Span]) -> Iterator[tuple[str, bool]]:
+def _pieces(context: str, answers: Iterable[ShownSpan]) -> Iterator[tuple[str, bool]]:
     """The context around its answers, and whether a piece is an answer; what is left out is an ellipsis.
 
     Without an answer it is the context's beginning. It is cut between words.

@@ -55,7 +55,7 @@ SHARED = "all workers need the inputs, the model and the output under the same n
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class ShardWork:
     """What the task of each shard is given, pickled."""
 
     inputs: tuple[str, ...]
@@ -68,14 +68,14 @@ class Work:
         """The CPUs of a task."""
         return max(self.settings.machine.threads or self.processes or otherwise, 1)
 
-    def on(self, **machine: Any) -> Work:
+    def on(self, **machine: Any) -> ShardWork:
         """The same with other machine settings: threads, device."""
         settings = replace(self.settings, machine=replace(self.settings.machine, **machine))
         return replace(self, settings=settings)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ShardOutcome:
     """What became of a shard: what it did, or the name and message of the error that stops the job."""
 
     shard: Shard
@@ -84,7 +84,7 @@ class Outcome:
     notes: tuple[str, ...]
 
 
-def do_shard(work: Work, shard: Shard) -> Outcome:
+def do_shard(work: ShardWork, shard: Shard) -> ShardOutcome:
     """A task. Raises what is worth another try."""
     # the tokenizers library would take all CPUs of a machine on which other tasks are running
     os.environ.setdefault("RAYON_NUM_THREADS", str(work.threads()))
@@ -103,10 +103,10 @@ def do_shard(work: Work, shard: Shard) -> Outcome:
         if error.exit_code in (StorageError.exit_code, TryAgainError.exit_code):
             raise
         name = next(kind.__name__ for kind in type(error).__mro__ if hasattr(errors, kind.__name__))
-        return Outcome(shard, None, (name, str(error)), tuple(notes))
+        return ShardOutcome(shard, None, (name, str(error)), tuple(notes))
     except OSError as error:  # what the storage refuses and nobody translated
         raise StorageError(f"{error.filename or 'I/O'}: {error.strerror or error}") from error
-    return Outcome(shard, done, ("", ""), tuple(notes))
+    return ShardOutcome(shard, done, ("", ""), tuple(notes))
 
 
 @checked
@@ -147,7 +147,7 @@ def run_on(
     if settings.output.restart:
         raise SettingsError("--on cannot --restart a job; run it once without --on and with --restart")
     check_summary(summary, target, names)
-    work = _anywhere(Work(tuple(names), str(output), str(model), settings, processes))
+    work = _anywhere(ShardWork(tuple(names), str(output), str(model), settings, processes))
 
     done: list[Summary] = []
     noted: set[str] = set()
@@ -193,8 +193,8 @@ def run_on(
 
 
 def _on_ray(
-    address: str, work: Work, shards: int | None, status: Callable[[str], None]
-) -> Generator[list[Outcome], None, None]:
+    address: str, work: ShardWork, shards: int | None, status: Callable[[str], None]
+) -> Generator[list[ShardOutcome], None, None]:
     """Yields outcomes as they come, often none. A task has `--threads` CPUs, and a GPU if there are some."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -233,8 +233,8 @@ def _on_ray(
 
 
 def _on_spark(
-    address: str, work: Work, shards: int | None, status: Callable[[str], None]
-) -> Generator[list[Outcome], None, None]:
+    address: str, work: ShardWork, shards: int | None, status: Callable[[str], None]
+) -> Generator[list[ShardOutcome], None, None]:
     """Yields outcomes as they come, often none. A task has `spark.task.cpus` threads, and its GPU."""
     try:
         from py4j.protocol import Py4JError
@@ -260,7 +260,7 @@ def _on_spark(
         threads = int(context.getConf().get("spark.task.cpus", "1"))
         parts = _shards(shards, context.defaultParallelism // threads)
         status(f"{len(parts)} shards are tasks of Spark ({context.master})")
-        done = context.accumulator({}, _Outcomes())
+        done = context.accumulator({}, _ShardOutcomes())
         group = f"batchqa {os.getpid()} {id(done)}"
 
         def do_all() -> None:
@@ -283,17 +283,20 @@ def _on_spark(
             raise _given_up("Spark", error) from error
 
 
-class _Outcomes:
+_OfShards = dict[Shard, ShardOutcome]
+
+
+class _ShardOutcomes:
     """How Spark adds up what the tasks did: outcomes by shard."""
 
-    def zero(self, _: dict[Shard, Outcome]) -> dict[Shard, Outcome]:
+    def zero(self, _: _OfShards) -> _OfShards:
         return {}
 
-    def addInPlace(self, some: dict[Shard, Outcome], more: dict[Shard, Outcome]) -> dict[Shard, Outcome]:  # noqa: N802
+    def addInPlace(self, some: _OfShards, more: _OfShards) -> _OfShards:  # noqa: N802 - Spark's name
         return some | more
 
 
-def _task_of_spark(work: Work, done: Any, shard: Shard) -> None:
+def _task_of_spark(work: ShardWork, done: Any, shard: Shard) -> None:
     from pyspark import TaskContext
 
     gpus = TaskContext.get().resources().get("gpu")
@@ -328,7 +331,7 @@ def _shards(count: int | None, room: int) -> list[Shard]:
     return [Shard(index, number) for index in range(number)]
 
 
-def _anywhere(work: Work) -> Work:
+def _anywhere(work: ShardWork) -> ShardWork:
     """The same with absolute paths: workers have other working folders."""
     reading, asking, output = work.settings.reading, work.settings.asking, work.settings.output
     settings = replace(

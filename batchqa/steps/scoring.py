@@ -7,12 +7,13 @@ with which the engine dies, logits that are not finite fail their window, and no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
 
-from batchqa.records import BatchLogits, Float32, Int64, PaddedBatch
+from batchqa.records import LENGTH_BUCKET, BatchLogits, Float32, Int64, PaddedBatch
 
 
 class OutOfMemoryError(Exception):
@@ -56,20 +57,33 @@ class SpanScorer(Protocol):
         ...
 
 
-def score_in_micro_batches(
-    run: Callable[[Int64, Int64, Int64], tuple[Float32, Float32]],
-    input_ids: Int64,
-    attention_mask: Int64,
-    token_type_ids: Int64,
-    budget: int,
-    *,
-    length_bucket: int | None = None,
-) -> tuple[Float32, Float32]:
-    """What SpanScorer.score does, with `run` for each micro-batch; see `micro_batches`."""
-    start, end = np.zeros((2, *input_ids.shape), dtype=np.float32)
-    for part in micro_batches(attention_mask, budget, length_bucket=length_bucket):
-        start[part], end[part] = run(input_ids[part], attention_mask[part], token_type_ids[part])
-    return start, end
+class MicroBatchScorer(ABC):
+    """A scorer in this process: it cuts a batch into micro-batches, and `_run` computes each of them.
+
+    `together`: windows are in one micro-batch only if their lengths, rounded up to a multiple of it, are the
+    same; None puts any together.
+    """
+
+    at_once = 1
+    budget = UNLIMITED
+    length_bucket = LENGTH_BUCKET
+    together: int | None = None
+
+    def score(
+        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64
+    ) -> tuple[Float32, Float32]:
+        """See SpanScorer.score."""
+        start, end = np.zeros((2, *input_ids.shape), dtype=np.float32)
+        for part in micro_batches(attention_mask, self.budget, length_bucket=self.together):
+            start[part], end[part] = self._run(input_ids[part], attention_mask[part], token_type_ids[part])
+        return start, end
+
+    def close(self) -> None:  # noqa: B027 - what runs in this process alone has nothing to end
+        """See SpanScorer.close."""
+
+    @abstractmethod
+    def _run(self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64) -> tuple[Float32, Float32]:
+        """The logits of a micro-batch, which the model computes at once."""
 
 
 def micro_batches(

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchqa.pipeline import Road
-from batchqa.records import LENGTH_BUCKET, Chunk, Float32, Int64
+from batchqa.records import Chunk, Float32, Int64
 from batchqa.settings import DecodingSettings
 from batchqa.squad import best_threshold, score_rows
 from batchqa.steps.chunking import CHUNK_ROWS
 from batchqa.steps.decoding import DecodingRules
-from batchqa.steps.scoring import score_in_micro_batches
+from batchqa.steps.scoring import MicroBatchScorer
 from batchqa.steps.windowing import Windower
 
 from .features import as_chunk
@@ -46,26 +46,15 @@ class Validation:
         return asdict(self)
 
 
-class _StudentScorer:
+class _StudentScorer(MicroBatchScorer):
     """The student as the road's scorer, in the precision of training."""
 
     engine = "torch"
-    at_once = 1
     budget = BUDGET
-    length_bucket = LENGTH_BUCKET
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self.device = str(trainer.device)
-
-    def score(
-        self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64
-    ) -> tuple[Float32, Float32]:
-        """See SpanScorer.score."""
-        return score_in_micro_batches(self._run, input_ids, attention_mask, token_type_ids, self.budget)
-
-    def close(self) -> None:
-        """There is nothing to end."""
 
     def _run(self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64) -> tuple[Float32, Float32]:
         return self._trainer.logits(input_ids, attention_mask, token_type_ids)

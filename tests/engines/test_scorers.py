@@ -24,10 +24,10 @@ from batchqa.steps.batching import padded_batches
 from batchqa.steps.pairing import AnswerCache, pairs_of
 from batchqa.steps.scoring import (
     UNLIMITED,
+    MicroBatchScorer,
     OutOfMemoryError,
     micro_batches,
     score_batch,
-    score_in_micro_batches,
 )
 from batchqa.steps.windowing import Windower, learn_layout, open_tokenizer
 from tests.models import MARKER, tiny_tokenizer
@@ -118,17 +118,22 @@ def test_all_micro_batches_of_a_bucket_but_the_last_are_of_one_shape_once_padded
 def test_the_engine_gets_a_batch_in_micro_batches_and_the_logits_are_those_of_the_whole() -> None:
     ids, taken = np.arange(1, 61).reshape(6, 10), []
 
-    def run(ids: np.ndarray, mask: np.ndarray, types: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        taken.append(ids.shape)
-        return ids.astype(np.float32), mask.astype(np.float32)
+    class Scorer(MicroBatchScorer):
+        budget = 21
+
+        def _run(self, ids: np.ndarray, mask: np.ndarray, _: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            taken.append(ids.shape)
+            return ids.astype(np.float32), mask.astype(np.float32)
 
     mask = (np.arange(10) < np.array([10, 10, 7, 7, 7, 4])[:, None]).astype(np.int64)
-    start, end = score_in_micro_batches(run, ids, mask, ids * 0, 21)
+    scorer = Scorer()
+    start, end = scorer.score(ids, mask, ids * 0)
     assert taken == [(2, 10), (3, 7), (1, 4)]
     np.testing.assert_array_equal(start, ids * mask)
     np.testing.assert_array_equal(end, mask)
     taken.clear()
-    score_in_micro_batches(run, ids, mask, ids * 0, UNLIMITED)
+    scorer.budget = UNLIMITED
+    scorer.score(ids, mask, ids * 0)
     assert taken == [(6, 10)]
 
 

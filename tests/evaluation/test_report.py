@@ -15,7 +15,7 @@ import pytest
 
 from batchqa.errors import SettingsError
 from batchqa.evaluation import evaluate
-from batchqa.evaluation.rows import AROUND, shown_rows
+from batchqa.evaluation.shown_rows import AROUND, shown_rows
 from tests.browser import look_at
 from tests.evaluation.making import ANSWERS, Row, simulated, table_of, write, write_squad
 

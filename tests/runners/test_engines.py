@@ -152,7 +152,9 @@ def test_a_task_hands_back_what_another_try_would_not_mend_and_raises_the_rest(
     settings = RunSettings.from_options(
         {"device": "cpu", "threads": 1, "batch_tokens": 512, "in_process": True}
     )
-    work = engines.Work((str(tmp_path / "none"),), str(tmp_path / "out"), str(tiny_bundle), settings, None)
+    work = engines.ShardWork(
+        (str(tmp_path / "none"),), str(tmp_path / "out"), str(tiny_bundle), settings, None
+    )
     outcome = engines.do_shard(work, Shard(0, 2))
     assert outcome.summary is None
     error = engines._error(*outcome.error, "shard 0/2: ")
@@ -161,7 +163,7 @@ def test_a_task_hands_back_what_another_try_would_not_mend_and_raises_the_rest(
     assert "all workers need the inputs, the model and the output" in str(error)
 
     too_long = str(tmp_path / f"{'o' * 300}.parquet")  # what the storage refuses
-    work = engines.Work((str(rows),), too_long, str(tiny_bundle), settings, None)
+    work = engines.ShardWork((str(rows),), too_long, str(tiny_bundle), settings, None)
     with pytest.raises(StorageError):
         engines.do_shard(work, Shard(0, 2))
 

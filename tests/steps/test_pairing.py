@@ -15,8 +15,8 @@ from batchqa.records import BatchLogits, Chunk, Pairs, RowFault, Rows, answer_sc
 from batchqa.settings import WindowSettings
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.decoding import Decoder, DecodingRules
-from batchqa.steps.pairing import AnswerCache, EarlierAnswers, answered_rows, cache, pairs_of
-from batchqa.steps.pairing.cache import PairNumbers
+from batchqa.steps.pairing import AnswerCache, EarlierAnswers, answer_cache, answered_rows, pairs_of
+from batchqa.steps.pairing.answer_cache import PairNumbers
 from batchqa.steps.pairing.digests import DistinctTexts, UInt64, pair_digests
 from batchqa.steps.windowing import Windower, learn_layout
 from tests.models import tiny_tokenizer
@@ -227,7 +227,7 @@ def test_a_cut_question_counts_for_every_row_that_asks_it() -> None:
 def test_what_is_kept_is_bounded_in_pairs_and_what_was_forgotten_is_answered_once_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cache, "MOST_PAIRS", 3)
+    monkeypatch.setattr(answer_cache, "MOST_PAIRS", 3)
     road = _Road()
     kept = []
     for number in range(0, 20, 2):
@@ -239,7 +239,7 @@ def test_what_is_kept_is_bounded_in_pairs_and_what_was_forgotten_is_answered_onc
 
 
 def test_fewer_pairs_are_kept_where_each_takes_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "MOST_BYTES", 1000)
+    monkeypatch.setattr(answer_cache, "MOST_BYTES", 1000)
     rows = [rows_of([(str(n), "who?")]) for n in range(10)]
     few, many = AnswerCache(top_k=20), AnswerCache(top_k=0)
     for kept in (few, many):

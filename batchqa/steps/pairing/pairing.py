@@ -6,7 +6,7 @@ import numpy as np
 
 from batchqa.records import Chunk, Int64, Pairs
 
-from .cache import AnswerCache
+from .answer_cache import AnswerCache
 from .digests import DistinctTexts, pair_digests
 from .statuses import row_fault, status_of_text
 

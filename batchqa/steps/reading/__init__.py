@@ -2,14 +2,14 @@
 
 ::
 
-    files.py       arguments -> places; opening, and knowing a file again
+    input_files.py  arguments -> places; opening, and knowing a file again
     tape.py        standard input and pipes
     table_formats.py  Delta, Iceberg and Hudi tables among the folders
     partitions.py  key=value folders -> columns
     streams.py     looking through compression; a JSON array as lines
     formats.py     what an input is, from its content
     other_formats.py  what it is where it is nothing that can be read
-    plan.py        all inputs of a job -> one `Source`
+    source.py      all inputs of a job -> one `Source`
     columns.py     what passes through, and where the texts are
     cells.py       types with texts; cells that are not UTF-8; texts and questions
     json_values.py the same in JSON records: lists of questions, values that questions hold
@@ -23,7 +23,7 @@
     jsonl.py       objects -> Rows
     table_text.py  lines -> the records of a CSV file, or the reason why not
     csv_files.py   records -> Rows
-    squad.py       SQuAD documents -> Rows
+    squad_files.py  SQuAD documents -> Rows
     cursors.py     where parts begin and end, without reading rows
     text_files.py  a text file -> a row
     dataset.py     the same files as columns, and single rows by number: for evaluation and `show`
@@ -32,10 +32,10 @@
 from .columns import ColumnPlan, pieces
 from .cursors import Parts
 from .dataset import Dataset, open_dataset, read_json_document, records_table
-from .files import InputFile
 from .formats import JsonDocumentError
-from .plan import Source, open_source
-from .squad import parse_document
+from .input_files import InputFile
+from .source import Source, open_source
+from .squad_files import parse_document
 
 __all__ = [
     "ColumnPlan",

@@ -16,8 +16,8 @@ from batchqa.settings import ReadingSettings
 
 from .columns import BATCH_BYTES, MAX_ROWS, ColumnPlan, listed, missing_column
 from .cursors import RecordEnds, table_ends
-from .files import Place
 from .formats import FileFormat
+from .input_files import Place
 from .json_types import STRING, JsonType, parse_schema
 from .streams import TextStream
 from .table_text import Record, choose_delimiter, numbered_lines, records

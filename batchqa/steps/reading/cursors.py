@@ -20,7 +20,7 @@ import numpy as np
 
 from batchqa.records import Bool, Cursor, Int64
 
-from .files import MIB
+from .input_files import MIB
 from .streams import BOM, Readable
 from .table_text import records
 

@@ -28,13 +28,13 @@ from batchqa.store.locations import public
 
 from .columns import listed
 from .csv_files import CsvFile
-from .files import MIB, Format, Place, find
 from .formats import FileFormat, compression_of
+from .input_files import MIB, Format, Place, find
 from .json_records import read_records
 from .json_sample import SAMPLE_RECORDS
 from .parquet import opened_columns
-from .plan import known_formats
-from .squad import Document, read_document
+from .source import known_formats
+from .squad_files import Document, read_document
 from .streams import read_whole
 from .text_files import SCHEMA as TEXT_SCHEMA
 from .text_files import read_text

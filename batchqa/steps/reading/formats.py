@@ -12,7 +12,7 @@ import orjson
 from batchqa.errors import InputError, NoInputError
 from batchqa.store.locations import read_at
 
-from .files import MIB, Compression, Format, Place, translated
+from .input_files import MIB, Compression, Format, Place, translated
 from .other_formats import foreign, unknown
 from .streams import BOM, ArrayCutter, TextStream
 from .table_text import looks_like_table

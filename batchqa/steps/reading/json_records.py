@@ -9,8 +9,8 @@ from batchqa.settings import ReadingSettings
 
 from .columns import MAX_ROWS
 from .cursors import RecordEnds, line_ends
-from .files import Place
 from .formats import FileFormat
+from .input_files import Place
 from .lines import Parsed, blocks, parse
 from .streams import ArrayLines, TextStream
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from .files import MIB
+from .input_files import MIB
 from .json_types import MAX_KEYS, Guess
 from .lines import Parsed
 

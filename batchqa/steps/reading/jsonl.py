@@ -23,8 +23,8 @@ from .columns import (
     refuse_clash,
 )
 from .cursors import RecordEnds
-from .files import Place
 from .formats import FileFormat
+from .input_files import Place
 from .json_records import read_records, record_ends
 from .json_sample import Sample, taken
 from .json_types import (

@@ -18,7 +18,7 @@ import orjson
 
 from batchqa.records import RowFault
 
-from .files import MIB
+from .input_files import MIB
 from .streams import BOM, Readable
 
 _DIGITS = bytes(ord("0") if chr(c) in "0123456789" else ord(" ") for c in range(256))

@@ -16,7 +16,7 @@ from batchqa.settings import ReadingSettings
 from batchqa.store.locations import read_at, trouble
 
 from .columns import BATCH_BYTES, MAX_ROWS, ColumnPlan, decoded_bytes, passed_through, pieces
-from .files import MIB, Place, reason
+from .input_files import MIB, Place, reason
 from .int96 import Unit, look
 from .parquet_descriptions import descriptions, refuse_without_json
 from .union import conformed, united

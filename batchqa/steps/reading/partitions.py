@@ -18,7 +18,7 @@ from batchqa.settings import ReadingSettings
 from .columns import refuse_clash
 
 if TYPE_CHECKING:  # files.py calls this module
-    from .files import Place
+    from .input_files import Place
 
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 _KEYED = re.compile(r"([^=]+)=(.*)", re.DOTALL)

@@ -14,7 +14,7 @@ import zstandard
 
 from batchqa.errors import InputError, PreconditionError, StorageError
 
-from .files import MIB, Compression, Place
+from .input_files import MIB, Compression, Place
 
 BOM = b"\xef\xbb\xbf"
 _FEED = {"gzip": 16 * 1024, "zstd": 2 * 1024}

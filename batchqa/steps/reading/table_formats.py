@@ -23,7 +23,7 @@ from batchqa.errors import InputError
 from batchqa.store.locations import is_uri, public
 
 if TYPE_CHECKING:  # files.py calls this module
-    from .files import Place
+    from .input_files import Place
 
 _HOW = {
     "Delta": (

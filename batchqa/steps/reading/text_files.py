@@ -11,8 +11,8 @@ from batchqa.records import Cursor, RowFault, Rows
 from batchqa.settings import ReadingSettings
 
 from .columns import ColumnPlan
-from .files import Place
 from .formats import FileFormat
+from .input_files import Place
 from .lines import NOT_UTF8
 from .streams import read_whole
 

@@ -17,7 +17,7 @@ from batchqa.records import (
     RowFault,
 )
 
-from .cache import AnswerCache
+from .answer_cache import AnswerCache
 from .statuses import row_fault, status_of_pair
 from .texts import with_texts
 

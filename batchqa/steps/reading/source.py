@@ -16,12 +16,12 @@ from batchqa.settings import ReadingSettings
 
 from .csv_files import CsvReader
 from .cursors import Parts, parts_of
-from .files import Format, InputFile, Place, find, translated
 from .formats import FileFormat, format_of, refuse_empty
+from .input_files import Format, InputFile, Place, find, translated
 from .jsonl import JsonlReader
 from .parquet import ParquetReader
 from .partitions import Partitions
-from .squad import SquadReader
+from .squad_files import SquadReader
 from .text_files import TextReader
 
 Result = TypeVar("Result")

@@ -18,8 +18,8 @@ from batchqa.records import Cursor, RowFault, Rows
 from batchqa.settings import ReadingSettings
 
 from .columns import BATCH_BYTES, MAX_ROWS, ColumnPlan
-from .files import MIB, Place
 from .formats import FileFormat
+from .input_files import MIB, Place
 from .streams import read_whole
 
 MAX_BYTES = 1024 * MIB
