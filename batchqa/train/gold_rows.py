@@ -16,6 +16,7 @@ from batchqa.gold import gold_column, plain_array, read_gold
 from batchqa.records import Bool, Int64, Rows
 from batchqa.settings import ReadingSettings
 from batchqa.steps.reading import open_source
+from batchqa.steps.reading.squad_files import SCHEMA
 
 GROUP_COLUMNS = ("title", "group")
 """Columns that say which rows belong together, if none is named: an article's questions share contexts."""
@@ -126,7 +127,13 @@ def _table(rows: Rows, named: str, wanted: str | None, group_column: str | None)
         column = rows.columns.column(gold)
         read = read_gold(column, f"{named}: column {gold!r}")
         # null says that nobody labelled the row; an empty list, that it is not answerable
-        texts = pc.if_else(column.is_valid(), read.texts, pa.scalar(None, texts.type))
+        labelled = column.is_valid()
+        if names == SCHEMA.names:  # SQuAD's files say it twice; where neither does, nobody labelled the row
+            either = pc.or_(
+                pc.greater(pc.list_value_length(read.texts), 0), rows.columns["is_impossible"].is_valid()
+            )
+            labelled = pc.and_(labelled, either)
+        texts = pc.if_else(labelled, read.texts, pa.scalar(None, texts.type))
         starts = read.starts
     group = group_column or next((name for name in GROUP_COLUMNS if name in names), None)
     groups = rows.columns.column(group) if group else rows.context

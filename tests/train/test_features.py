@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,6 +76,21 @@ def test_a_start_that_is_off_is_corrected_to_the_nearest_occurrence(tmp_path: Pa
     found = read_gold_rows([write(tmp_path / "x.jsonl", records)])
     assert found.start.tolist() == [0, 0, 17, 17, 35, 35]
     assert (found.end - found.start).tolist() == [3] * 6
+
+
+def test_a_squad_question_without_answers_is_unlabelled_unless_it_is_said_to_have_none(
+    tmp_path: Path,
+) -> None:
+    questions = [
+        {"id": "a", "question": "Who?", "answers": [{"text": "Ann", "answer_start": 0}]},
+        {"id": "b", "question": "Who else?"},
+        {"id": "c", "question": "Where?", "is_impossible": True},
+        {"id": "d", "question": "Why?", "answers": [], "is_impossible": True},
+    ]
+    paragraph = {"context": "Ann came.", "qas": questions}
+    file = tmp_path / "squad.json"
+    file.write_bytes(orjson.dumps({"data": [{"title": "t", "paragraphs": [paragraph]}]}))
+    assert read_gold_rows([file]).gold.to_pylist() == [["Ann"], None, [], []]
 
 
 def test_rows_of_a_group_are_held_out_together(tmp_path: Path) -> None:
