@@ -78,7 +78,7 @@ class TryAgainError(BatchqaError):
 
 
 class StoppedError(BatchqaError):
-    """A signal ended the run; committed parts are kept and the same command goes on from there."""
+    """A signal ended the run; committed parts are kept and the same command resumes from there."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)

@@ -3,6 +3,7 @@
 ::
 
     running.py     run(): the whole job in the order in which it happens; dry_run()
+    annotating.py  each missing part: rows to answers to its commit
     shard_plan.py  which parts a job of several shards has, and which shard does which
     finalizing.py  finalize(): the shards are done, the output is published
     summary.py     what a job did, in figures

@@ -15,10 +15,10 @@ import pyarrow as pa
 
 from batchqa.annotator import Annotator, open_model
 from batchqa.errors import ModelError, PreconditionError
+from batchqa.job.annotating import Job
 from batchqa.job.following import Clock, Follower, Progress
 from batchqa.job.ranges import single_parts
 from batchqa.job.reusing import earlier_answers, find_earlier
-from batchqa.job.running import Job
 from batchqa.output import Commit, OutputTable, PartRange, PartRecord, SharedOutput, Target
 from batchqa.settings import MachineSettings, RunSettings
 from batchqa.steps.asking import Questions

@@ -41,8 +41,8 @@ from batchqa.engines import Resolved
 from batchqa.errors import BatchqaError, TryAgainError
 from batchqa.job import Progress, Summary
 from batchqa.job import run as run_job
+from batchqa.job.annotating import Job
 from batchqa.job.following import Tally
-from batchqa.job.running import Job
 from batchqa.job.sharing import Work, annotate_parts, missing_parts, work_of
 from batchqa.output import PartRange, PartRecord
 from batchqa.pipeline import in_background

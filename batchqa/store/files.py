@@ -97,7 +97,7 @@ def exchange(new: Path, old: Path, aside: Path) -> None:
     """Put folder `new` in the place of folder `old`, which is then at the place of `new`, or `aside`.
 
     In one step where the kernel can (Linux, most file systems). Elsewhere `old` first moves to `aside`,
-    and for a moment nothing is at its place; a run killed just there goes on from its staging.
+    and for a moment nothing is at its place; a run that is killed there resumes from its staging.
     """
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     exchanged = renameat2 and not renameat2(_AT_CWD, os.fsencode(new), _AT_CWD, os.fsencode(old), _EXCHANGE)
