@@ -21,9 +21,9 @@ import pytest
 
 import batchqa.runners
 from batchqa import errors
-from batchqa.cli import entry as cli
+from batchqa.cli.configuration import options_of
 from batchqa.cli.entry import commands, main
-from batchqa.cli.options import options_of
+from batchqa.cli.speaking import stoppable
 from batchqa.errors import BatchqaError, StoppedError
 from batchqa.settings import ErrorLimit, RunSettings
 from batchqa.version import VERSION
@@ -643,7 +643,7 @@ def test_a_standard_stream_that_is_needed_and_closed_or_full_is_an_error_and_no_
 
 def test_a_signal_in_the_middle_of_an_import_is_a_stop_and_no_error_of_the_import() -> None:
     def interrupted_import() -> None:
-        with cli._stoppable():
+        with stoppable():
             try:
                 os.kill(os.getpid(), signal.SIGTERM)
             except StoppedError as stopped:

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchqa.cli.configuration import options_of
 from batchqa.cli.entry import commands, main
-from batchqa.cli.options import Number, options_of
+from batchqa.cli.options import Number
 from batchqa.domains import Between, check_fields, checked
 from batchqa.errors import LimitError, SettingsError
 from batchqa.evaluation import evaluate
@@ -38,9 +39,11 @@ NONSENSE = ["nan", "inf", "-inf", "Infinity", "1e999", "true", "many", "0x10", "
 
 ARGUMENTS = {
     "run": ["in.jsonl", "-o", "out.parquet"],
+    "finalize": ["no-such-output"],
     "export": ["no-such-model", "-o", "bundle"],
     "evaluate": ["no-such-file"],
     "train": ["no-such-model", "-o", "checkpoint", "--data", "in.jsonl"],
+    "show": ["no-such-file"],
 }
 
 
@@ -60,7 +63,7 @@ def test_nonsense_for_a_number_is_a_usage_error_from_everywhere(data: st.DataObj
     place = data.draw(st.sampled_from(["line", "environment", "file"]))
     with pytest.MonkeyPatch.context() as patch:
         said: list[str] = []
-        patch.setattr("batchqa.cli.entry._say", lambda text, _: said.append(text))
+        patch.setattr("batchqa.cli.entry.say", lambda text, _: said.append(text))
         given_at = [f"{flag}={wrong}"]
         if place == "environment":
             patch.setenv(str(parameter.envvar), wrong)

@@ -17,7 +17,7 @@ import pytest
 
 from batchqa.annotator import Annotator
 from batchqa.bundle import Manifest, open_bundle
-from batchqa.cli.entry import export_command
+from batchqa.cli.commands.export import export_command
 from batchqa.engines import library
 from batchqa.export.exporting import export
 from batchqa.export.verify import Answers, agreement, answer, onnx_scorer

@@ -8,7 +8,7 @@ import click
 import numpy as np
 import pytest
 
-from batchqa.cli.entry import export_command
+from batchqa.cli.commands.export import export_command
 from batchqa.export.limits import (
     MAX_F1_DROP,
     Limits,

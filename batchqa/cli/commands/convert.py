@@ -1,0 +1,47 @@
+"""`batchqa convert`: answers for other tools."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from batchqa.cli.options import columns_option, command, common_options
+from batchqa.cli.speaking import reporting, say, stoppable
+
+FORMS = ("label-studio", "argilla", "spacy", "squad", "wide", "long", "gold")
+"""What `convert --to` takes."""
+
+
+@command("convert", "Give answers to other tools.")
+@click.argument("output", metavar="OUTPUT")
+@click.option(
+    "-o",
+    "--output-file",
+    "path",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="File to write; spacy: .spacy (DocBin) or .jsonl; wide and long: .parquet or .jsonl.",
+)
+@click.option(
+    "--to",
+    "form",
+    required=True,
+    type=click.Choice(FORMS),
+    help="Form of FILE; gold: OUTPUT is what Label Studio exported, FILE has gold answers.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace FILE.")
+@columns_option
+@common_options
+def convert_command(
+    output: str, path: Path, form: str, overwrite: bool, log_format: str, quiet: bool, **columns: str | None
+) -> None:
+    """Write the answers of OUTPUT as Label Studio predictions, Argilla records, spaCy documents, SQuAD
+    predictions ({id: text}, null odds beside them), or in the other layout (wide, long).
+    """  # noqa: D205  (click makes one paragraph of it)
+    with reporting(log_format, quiet), stoppable():
+        from batchqa.convert import convert
+
+        say(convert(output, path, form, overwrite=overwrite, **columns), sys.stdout)

@@ -1,0 +1,71 @@
+"""`batchqa show`: answers in their contexts."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from batchqa.cli.options import columns_option, command, common_options, number
+from batchqa.cli.speaking import is_terminal, reporting, say, stoppable
+from batchqa.domains import Count, Share
+
+
+@command("show", "Look at answers in their contexts.")
+@click.argument("output", metavar="OUTPUT")
+@click.option(
+    "--where",
+    multiple=True,
+    type=click.Choice(["answered", "no-answer", "error", "low-score"]),
+    help="Only rows of this kind; repeat it for several kinds.",
+)
+@click.option(
+    "--question", "questions", multiple=True, metavar="NAME", help="Only this question, by name or text."
+)
+@click.option(
+    "--search", metavar="TEXT", help="Only rows with TEXT in their id, question, context or answer."
+)
+@number("--below", Share, 0.5, "Score below which `--where low-score` takes a row.")
+@number("--limit", Count, None, "Rows to show.", metavar="N", show_default="20; 10,000 with --html")
+@number("--page", Count, 1, "Page of N rows to show.", metavar="P")
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write one HTML page to browse, search and sort, that loads nothing from elsewhere.",
+)
+@columns_option
+@common_options
+def show_command(
+    output: str,
+    where: tuple[str, ...],
+    questions: tuple[str, ...],
+    search: str | None,
+    below: float,
+    limit: int | None,
+    page: int,
+    html: Path | None,
+    log_format: str,
+    quiet: bool,
+    **columns: str | None,
+) -> None:
+    """Show the rows of OUTPUT (Parquet or JSONL, a file or folder), each answer marked in its context.
+
+    Also an output that is not finished yet.
+    """
+    with reporting(log_format, quiet) as reporter, stoppable():
+        from batchqa.cli.show import show_as_page, show_in_terminal
+        from batchqa.review import Choice, open_output
+
+        opened = open_output(output, **columns)
+        choice = Choice(where, questions, search, below)
+        if html is None:
+            in_colour = is_terminal(sys.stdout)
+            text = show_in_terminal(
+                opened, choice, limit=limit, page=page, in_colour=in_colour, on_note=reporter.note
+            )
+        else:
+            text = show_as_page(opened, output, choice, html, limit=limit, on_note=reporter.note)
+        reporter.close()
+        say(text, sys.stdout)
