@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from batchqa.records import EncodedContext
-from batchqa.steps.windowing import context_cache
-from batchqa.steps.windowing.context_cache import ContextCache
+from batchqa.steps.windowing import encoder as encoding
 from batchqa.steps.windowing.contexts import TiledContext
+from batchqa.steps.windowing.encoder import ContextCache
 
 
 class _Encoder:
@@ -31,7 +31,7 @@ def test_contexts_are_kept_while_they_fit_and_the_least_recently_used_go_first(
     cache = ContextCache(encoder.contexts)
     one = encoder.contexts(["x" * 1000])[0].nbytes
     assert one > 13 * 1000
-    monkeypatch.setattr(context_cache, "CACHED_BYTES", 2 * one + one // 2)
+    monkeypatch.setattr(encoding, "CACHED_BYTES", 2 * one + one // 2)
     a, b, c = (letter * 1000 for letter in "abc")
     encoder.asked.clear()
     assert [context.text for context in cache.encoded([a, b])] == [a, b]
@@ -45,6 +45,6 @@ def test_contexts_are_kept_while_they_fit_and_the_least_recently_used_go_first(
 
 
 def test_more_contexts_than_fit_are_all_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(context_cache, "CACHED_BYTES", 0)
+    monkeypatch.setattr(encoding, "CACHED_BYTES", 0)
     cache = ContextCache(_Encoder().contexts)
     assert [context.text for context in cache.encoded(["a", "b", "c"])] == ["a", "b", "c"]

@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 from batchqa.records import ROW_STATUSES, Bool, Float64, Int64, pair_schema
 
 from .digests import DistinctTexts, UInt64, pair_digests
-from .texts import without_texts
 
 RUN_PAIRS = 2**21
 """So many pairs are sorted together; what sorting takes besides is that of one such run."""
@@ -81,7 +80,7 @@ class EarlierAnswers:
         columns = [
             status.cast(pa.int8())
             if field.name == "error"
-            else without_texts(answers[field.name], field.type)
+            else _without_texts(answers[field.name], field.type)
             for field in self._schema
         ]
         kept = pa.record_batch(columns, names=self._schema.names)
@@ -141,3 +140,33 @@ def _texts(
 ) -> tuple[DistinctTexts, DistinctTexts]:
     contexts, questions = DistinctTexts.of(context), DistinctTexts.of(question)
     return contexts, questions if threshold is None else questions.split_by(threshold)
+
+
+def _without_texts(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """A column of answers as `pair_schema` has it, whatever integers, floats and lists a file made of it.
+
+    Answers that were written have passed the threshold: their odds, which are not written, are -inf.
+    """
+    if pa.types.is_null(column.type):
+        return pa.nulls(len(column), kind)
+    if not pa.types.is_list(kind):
+        return column.cast(kind)
+    values = column.flatten()
+    if pa.types.is_null(values.type):
+        values = pa.nulls(len(values), kind.value_type)
+    written = [field.name for field in values.type]
+    fields = [
+        _without_texts(values.field(field.name), field.type)
+        if field.name in written
+        else pa.array(np.full(len(values), -np.inf), field.type)
+        for field in kind.value_type
+    ]
+    return lists_like(column, fields, kind)
+
+
+def lists_like(lists: pa.Array, fields: list[pa.Array], kind: pa.DataType) -> pa.ListArray:
+    """Lists as long as those given, of structs with these fields."""
+    counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+    offsets = pa.array(np.cumsum([0, *counts]), pa.int32())
+    structs = pa.StructArray.from_arrays(fields, [field.name for field in kind.value_type])
+    return pa.ListArray.from_arrays(offsets, structs, type=kind, mask=lists.is_null())

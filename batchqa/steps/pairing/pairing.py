@@ -1,14 +1,35 @@
-"""Rows of a chunk -> the distinct pairs that are to be asked, and what is wrong with the other rows."""
+"""Rows of a chunk -> the distinct pairs to ask, and back: answers of pairs -> answers of rows, in order.
+
+Why a row has no answer, beyond what reading found, is decided and worded here, whichever step noticed.
+"""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping, Sequence
 
-from batchqa.records import Chunk, Int64, Pairs
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchqa.records import (
+    CANDIDATE_TYPE,
+    AnsweredChunk,
+    Bool,
+    Chunk,
+    Float64,
+    Int32,
+    Int64,
+    PairAnswers,
+    Pairs,
+    RowFault,
+    Windows,
+    answer_schema,
+)
+from batchqa.text import is_blank
 
 from .answer_cache import AnswerCache
 from .digests import DistinctTexts, pair_digests
-from .statuses import row_fault, status_of_text
+from .earlier import lists_like
 
 
 def pairs_of(chunk: Chunk, cache: AnswerCache) -> Pairs:
@@ -21,15 +42,15 @@ def pairs_of(chunk: Chunk, cache: AnswerCache) -> Pairs:
     if chunk.asked is not None and chunk.asked.threshold is not None:
         questions = questions.split_by(chunk.asked.threshold)
     # the last status is that of code -1
-    context_status = [*(status_of_text("context", text) for text in contexts.texts), "null_context"]
-    question_status = [*(status_of_text("question", text) for text in questions.texts), "null_question"]
+    context_status = [*(_status_of_text("context", text) for text in contexts.texts), "null_context"]
+    question_status = [*(_status_of_text("question", text) for text in questions.texts), "null_question"]
     is_bad = np.array([status is not None for status in context_status])[contexts.codes]
     is_bad |= np.array([status is not None for status in question_status])[questions.codes]
     faults = dict(rows.faults)
     for row in np.flatnonzero(is_bad).tolist():
         status = context_status[contexts.codes[row]] or question_status[questions.codes[row]]
         if status is not None and row not in faults:
-            faults[row] = row_fault(status, chunk, row)
+            faults[row] = _row_fault(status, chunk, row)
     judged = np.ones(len(rows), dtype=bool)
     judged[list(faults)] = False
 
@@ -66,3 +87,147 @@ def _in_order_of_appearance(keys: Int64) -> tuple[Int64, Int64]:
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
     return distinct[order], rank[inverse]
+
+
+def answered_rows(answered: PairAnswers, cache: AnswerCache, threshold: float | None = None) -> AnsweredChunk:
+    """The chunk with its rows' answers: new ones are kept in `cache`, the others are taken from it.
+
+    Of all answers, where they are wanted, those remain whose odds are not above the question's own threshold,
+    or `threshold` where it has none (None: all remain).
+    """
+    windows, pairs = answered.windows, answered.windows.pairs
+    new = np.concatenate([pairs.to_ask, pairs.reused])
+    answers = pa.concat_batches([_judged(answered), _reused(pairs)]).take(pa.array(np.argsort(new)))
+    cache.keep(int(pairs.number[new].min()) if len(new) else 0, answers, pairs.oldest)
+
+    of_pairs = cache.take(pairs.number)
+    of_rows = pa.array(pairs.row_pair, mask=pairs.row_pair < 0)
+    cut, reused = (pc.sum(of_pairs.column(name).take(of_rows)) for name in ("question_cut", "reused"))
+    limits = _limits(of_pairs, pairs, threshold)
+    answers = _with_texts(of_pairs, pairs.contexts, pairs.context, limits).take(of_rows)
+    errors = answers.column("error")
+    faults = dict(pairs.faults)
+    for row in np.flatnonzero(errors.is_valid().to_numpy(zero_copy_only=False)).tolist():
+        faults[row] = _row_fault(errors[row].as_py(), pairs.chunk, row)
+    if faults:
+        answers = _with_faults(answers, faults)
+    return AnsweredChunk(pairs.chunk, answers, len(windows), cut.as_py() or 0, reused.as_py() or 0)
+
+
+def _limits(answers: pa.RecordBatch, pairs: Pairs, threshold: float | None) -> Float64:
+    """The odds that answers of each pair may have at most: float64, (pairs,); none passes a low score."""
+    limits = np.full(len(answers), np.inf if threshold is None else threshold)
+    if threshold is not None and pairs.threshold is not None:
+        own = pairs.threshold[pairs.question]
+        limits = np.where(np.isnan(own), limits, own)
+    low = pc.fill_null(pc.equal(answers.column("error"), "low_score"), fill_value=False)
+    limits[low.to_numpy(zero_copy_only=False)] = -np.inf
+    return limits
+
+
+def _judged(answered: PairAnswers) -> pa.RecordBatch:
+    """The model's answers as the cache keeps them: one that is missing has its status."""
+    windows, answers = answered.windows, answered.answers
+    at = answers.schema.get_field_index("error")
+    errors = answers.column(at)
+    unanswered = np.flatnonzero(pc.and_(answers.column("score").is_null(), errors.is_null()))
+    if len(unanswered):
+        codes = errors.to_pylist()
+        for asked in unanswered.tolist():
+            codes[asked] = _status_of_pair(windows, asked)
+        answers = answers.set_column(at, answers.schema.field(at), pa.array(codes, pa.string()))
+    question_cut = windows.question_cut[windows.pair_question] & (windows.pair_count > 0)
+    return _marked(answers, question_cut, np.zeros(len(answers), dtype=bool))
+
+
+def _reused(pairs: Pairs) -> pa.RecordBatch:
+    """Answers of earlier outputs as the cache keeps them; whether their questions were cut is not known."""
+    count = len(pairs.reused)
+    return _marked(pairs.reused_answers, np.zeros(count, dtype=bool), np.ones(count, dtype=bool))
+
+
+def _marked(answers: pa.RecordBatch, question_cut: Bool, reused: Bool) -> pa.RecordBatch:
+    return answers.append_column("question_cut", pa.array(question_cut)).append_column(
+        "reused", pa.array(reused)
+    )
+
+
+def _with_faults(answers: pa.RecordBatch, faults: Mapping[int, RowFault]) -> pa.RecordBatch:
+    codes: list[str | None] = [None] * len(answers)
+    details: list[str | None] = [None] * len(answers)
+    for row, fault in faults.items():
+        codes[row], details[row] = fault.code, fault.detail
+    for name, values in (("error", codes), ("error_detail", details)):
+        at = answers.schema.get_field_index(name)
+        answers = answers.set_column(at, answers.schema.field(at), pa.array(values, pa.string()))
+    return answers
+
+
+def _status_of_text(name: str, text: str) -> str | None:
+    """The status of rows whose `name` ("context", "question") is this text, if there is nothing to read."""
+    return f"empty_{name}" if is_blank(text) else None
+
+
+def _status_of_pair(windows: Windows, asked: int) -> str:
+    """Why an asked pair has no span although nothing failed: what the tokenizer made of its texts."""
+    layout, question = windows.layout, int(windows.pair_question[asked])
+    if windows.pair_count[asked]:
+        return "empty_context"  # its tokens show nothing that could be an answer
+    if not len(windows.contexts[windows.pair_context[asked]].ids):
+        return "empty_context"
+    if windows.prefixes.length[question] == len(layout.before) + len(layout.between):
+        return "empty_question"
+    return "question_too_long"
+
+
+def _row_fault(code: str, chunk: Chunk, row: int) -> RowFault:
+    """A code with the place of the row that has it."""
+    return RowFault(code, chunk.rows.locate(row))
+
+
+def _with_texts(
+    answers: pa.RecordBatch, contexts: Sequence[str], context: Int32, limits: Float64
+) -> pa.RecordBatch:
+    """The columns of `answer_schema`: answers and candidates with their texts, cut from the contexts.
+
+    context: int32, (answers,): each answer's place in `contexts`. Of all answers, those remain whose odds
+    are not above their pair's of `limits`: float64, (answers,).
+    """
+
+    def with_their_texts(lists: pa.ListArray) -> pa.ListArray:
+        start, end, score = (lists.flatten().field(name) for name in ("start", "end", "score"))
+        texts = _cut(contexts, context[pc.list_parent_indices(lists).to_numpy()], start, end)
+        return lists_like(lists, [texts, start, end, score], CANDIDATE_TYPE)
+
+    added = {
+        "answer": _cut(contexts, context, answers.column("start"), answers.column("end")),
+        "error_detail": pa.nulls(len(answers), pa.string()),
+    }
+    if "candidates" in answers.schema.names:
+        added["candidates"] = with_their_texts(answers.column("candidates"))
+    if "answers" in answers.schema.names:
+        added["answers"] = with_their_texts(_passing(answers.column("answers"), limits))
+    schema = answer_schema("candidates" in added, "answers" in added)
+    columns = [added[name] if name in added else answers.column(name) for name in schema.names]
+    return pa.record_batch(columns, schema=schema)
+
+
+def _passing(lists: pa.ListArray, limits: Float64) -> pa.ListArray:
+    """The lists without the answers that lose against null by more than their pair's limit."""
+    if np.isposinf(limits).all():
+        return lists
+    parent = pc.list_parent_indices(lists).to_numpy()
+    passed = pc.less_equal(lists.flatten().field("null_odds"), pa.array(limits[parent]))
+    row = parent[passed.to_numpy(zero_copy_only=False)]
+    offsets = np.searchsorted(row, np.arange(len(lists) + 1)).astype(np.int32)
+    return pa.ListArray.from_arrays(
+        pa.array(offsets), lists.flatten().filter(passed), type=lists.type, mask=lists.is_null()
+    )
+
+
+def _cut(contexts: Sequence[str], context: Int32, start: pa.Array, end: pa.Array) -> pa.Array:
+    """The text of each span, given in characters of its context; null where there is no span."""
+    missing = start.is_null().to_numpy(zero_copy_only=False)
+    starts, ends = (pc.fill_null(places, 0).to_numpy().tolist() for places in (start, end))
+    texts = [contexts[at][begin:end] for at, begin, end in zip(context.tolist(), starts, ends, strict=True)]
+    return pa.array(texts, pa.string(), mask=missing)

@@ -2,16 +2,14 @@
 
 ::
 
-    tokenizer.py      tokenizer.json -> the library's tokenizer; how it joins question and context
-    contexts.py       where a context's tokens are in its text
-    plain.py          texts that need no normalizer, in half the time
-    encoder.py        texts -> tokens, each by the quickest road
-    context_cache.py  contexts that later chunks may ask again
-    windower.py       where the windows are
+    tokenizer.py  tokenizer.json -> the library's tokenizer; how it joins question and context
+    contexts.py   where a context's tokens are in its text
+    plain.py      texts that need no normalizer, in half the time
+    encoder.py    texts -> tokens, each by the quickest road; contexts that later chunks may ask again
+    windower.py   where the windows are
 """
 
-from .context_cache import CACHED_BYTES
-from .encoder import TextEncoder
+from .encoder import CACHED_BYTES, TextEncoder
 from .tokenizer import learn_layout, open_tokenizer
 from .windower import Windower
 

@@ -1,7 +1,9 @@
-"""Texts -> tokens, by the road that is the quickest for each text; which one makes no difference to them."""
+"""Texts -> tokens, each by the quickest road; contexts are kept for the questions of later chunks."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Callable
 from itertools import chain
 
 import numpy as np
@@ -16,6 +18,10 @@ from .plain import PlainTokenizer
 # A token of ASCII text covers no visible character only if its piece is blank. Blank pieces are spelled with
 # SentencePiece's underline or, in byte-level vocabularies, with the letters that stand for bytes 0 to 32.
 _BLANK_PIECES = {"\u2581", *(chr(c) for c in range(33)), *(chr(256 + c) for c in range(33))}
+
+
+CACHED_BYTES = 64 * 2**20
+"""Memory of the contexts that are kept for later chunks."""
 
 
 class TextEncoder:
@@ -53,6 +59,30 @@ class TextEncoder:
             ids = np.array(encoding.ids, dtype=np.int32)
             may_be_blank = bool(np.count_nonzero(self._is_blank[ids]))
             contexts.append(LookedUpContext(text, encoding, ids, may_be_blank))
+        return contexts
+
+
+class ContextCache:
+    """Tokenizes each distinct context once, as long as it is kept; the least recently asked for go first."""
+
+    def __init__(self, encode: Callable[[list[str]], list[EncodedContext]]) -> None:
+        self._encode = encode
+        self._kept: OrderedDict[str, EncodedContext] = OrderedDict()
+        self._bytes = 0
+
+    def encoded(self, texts: list[str]) -> list[EncodedContext]:
+        """The contexts, tokenized; `texts` are distinct."""
+        missing = [text for text in texts if text not in self._kept]
+        for text, context in zip(missing, self._encode(missing), strict=True):
+            self._kept[text] = context
+            self._bytes += context.nbytes
+        contexts = []
+        for text in texts:
+            self._kept.move_to_end(text)
+            contexts.append(self._kept[text])
+        while self._bytes > CACHED_BYTES:
+            _, dropped = self._kept.popitem(last=False)
+            self._bytes -= dropped.nbytes
         return contexts
 
 

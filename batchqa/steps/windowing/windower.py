@@ -13,8 +13,7 @@ from tokenizers import Tokenizer
 from batchqa.records import Bool, Int64, Layout, Pairs, Ragged, Windows
 from batchqa.settings import WindowSettings
 
-from .context_cache import ContextCache
-from .encoder import TextEncoder
+from .encoder import ContextCache, TextEncoder
 
 
 class Windower:
