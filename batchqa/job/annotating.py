@@ -10,8 +10,8 @@ import orjson
 import pyarrow as pa
 
 from batchqa.annotator import Annotator
-from batchqa.engines import engine_versions
 from batchqa.errors import LimitError
+from batchqa.job.fingerprint import versions_of
 from batchqa.job.following import Follower, Tally
 from batchqa.job.ranges import RangeReader, up_to
 from batchqa.languages import FirstTexts
@@ -246,10 +246,3 @@ def _reject_line(piece: AnsweredChunk, row: int, at: int, *, lines: bool) -> byt
         "row": orjson.Fragment(as_read.strip()),
     }
     return orjson.dumps(record)
-
-
-def versions_of(engine: str) -> dict[str, str]:
-    """The libraries that can change an answer, with their versions."""
-    import tokenizers
-
-    return {**engine_versions("onnxruntime", engine), "tokenizers": tokenizers.__version__}

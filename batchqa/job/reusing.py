@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from batchqa.errors import InputError, SettingsError
 from batchqa.output import JobRecord, Target, differences, earlier_job
 from batchqa.records import pair_schema
+from batchqa.steps.decoding import DecodingRules
 from batchqa.steps.pairing import EarlierAnswers
 from batchqa.steps.reading import Dataset, open_dataset
 
@@ -48,24 +49,27 @@ def find_earlier(names: Sequence[str], target: Target) -> list[EarlierOutput]:
 
 
 def earlier_answers(
-    outputs: Sequence[EarlierOutput], fields: Mapping[str, Any], top_k: int, most_answers: int
-) -> tuple[EarlierAnswers, list[str]]:
-    """The answers that a job with these `fields` can take over, and a note for each output that has none.
+    outputs: Sequence[EarlierOutput],
+    fields: Mapping[str, Any],
+    rules: DecodingRules,
+    note: Callable[[str], None] = lambda _: None,
+    status: Callable[[str], None] = lambda _: None,
+) -> EarlierAnswers:
+    """The answers that a job with these `fields` can take over; `note` is told of each output that has none.
 
     An answer is the same whatever the row's other columns, its file and its part are, so only what decides
     about a pair must be the same. Raises InputError where an output has not kept the texts.
     """
-    answers, notes = EarlierAnswers(top_k, most_answers), list[str]()
+    answers = EarlierAnswers(rules.top_k, rules.most_answers)
     for output in outputs:
+        status(f"reading the answers of {output.name}")
         made = output.record.fields
         if differing := differences(_deciding(made), _deciding(fields)):
-            notes.append(
-                f"nothing of {output.name} is reused, it was made differently: {'; '.join(differing)}"
-            )
+            note(f"nothing of {output.name} is reused, it was made differently: {'; '.join(differing)}")
         else:
-            _add(answers, output, pair_schema(top_k, most_answers).names)
+            _add(answers, output, pair_schema(rules.top_k, rules.most_answers).names)
     answers.settle()
-    return answers, notes
+    return answers
 
 
 def _deciding(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,29 +8,27 @@ resumes from there.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from batchqa.annotator import Annotator, open_model
-from batchqa.beside import check_beside
 from batchqa.bundle import Bundle
 from batchqa.engines import Resolved
 from batchqa.errors import NoInputError, SettingsError, StorageError
-from batchqa.job.annotating import Job, versions_of
-from batchqa.job.estimate import Estimate, estimate
+from batchqa.job.annotating import Job
+from batchqa.job.fingerprint import fields_of
 from batchqa.job.following import Clock, Follower, Progress
 from batchqa.job.ranges import up_to
-from batchqa.job.reusing import EarlierOutput, earlier_answers, find_earlier
-from batchqa.job.shard_plan import Plan
-from batchqa.job.summary import Summary, skipped, summary_of, written
+from batchqa.job.reusing import earlier_answers, find_earlier
+from batchqa.job.shard_plan import Plan, check_shard
+from batchqa.job.summary import Summary, check_summary, skipped, summary_of, written
 from batchqa.languages import FirstTexts
 from batchqa.machine import process_seconds
 from batchqa.output import (
     Commit,
-    LocalTarget,
     StreamCommit,
     Target,
     check_target,
@@ -40,17 +38,10 @@ from batchqa.output import (
     space_shortage,
 )
 from batchqa.settings import RunSettings, Shard
-from batchqa.steps.asking import Questions, asked
-from batchqa.steps.chunking import chunks
-from batchqa.steps.pairing import EarlierAnswers
+from batchqa.steps.asking import Questions
 from batchqa.steps.reading import Source, open_source
 from batchqa.steps.writing import output_schema
 from batchqa.version import VERSION
-
-__all__ = ["Estimate", "Progress", "Summary", "dry_run", "run"]
-
-ALGORITHM = 2
-"""Part of the fingerprint: goes up with every change that can change an answer."""
 
 
 def run(
@@ -86,10 +77,10 @@ def run(
     note, status = on_note or (lambda _: None), on_status or (lambda _: None)
     names = [str(name) for name in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
 
-    questions, settings = _asking(settings)
+    questions, settings = asking(settings)
     target = Target.parse(str(output))
     shard = Shard.parse(shard) if isinstance(shard, str) else shard
-    _check_shard(shard, target, names, settings)
+    check_shard(shard, target, names, settings)
     if target.kind == "stdout" and settings.errors.on_error == "reject":
         raise SettingsError(
             "--on-error reject needs an output file: rejects cannot be written to standard output"
@@ -100,8 +91,8 @@ def run(
     if source is None:
         check_summary(summary, target, [])
         return written(summary, skipped(clock, str(model), target))
-    check_target(target, _inputs(names, source), settings.output.overwrite)
-    check_summary(summary, target, _inputs(names, source))
+    check_target(target, inputs_of(names, source), settings.output.overwrite)
+    check_summary(summary, target, inputs_of(names, source))
     for text in source.notes:
         note(text)
     reusable = find_earlier(settings.output.reuse, target)
@@ -118,7 +109,7 @@ def run(
     with ExitStack() as stack:
         model_of_job = _Model(bundle, settings, stack, status, note)
         resolved = _resolved(model_of_job, target, settings, shard)
-        fields = _fields(source, bundle, resolved, settings, questions)
+        fields = fields_of(source, bundle, resolved, settings, questions)
         commit = open_output(
             target,
             fields=fields,
@@ -150,7 +141,7 @@ def run(
 
             def work() -> Job:
                 loaded, is_shard = model_of_job.loaded(), shard is not None
-                answers = _earlier_answers(reusable, fields, loaded, note, status)
+                answers = earlier_answers(reusable, fields, loaded.road.rules, note, status)
                 job = Job(
                     source, loaded, settings, questions, commit, schema, follower, note, answers, is_shard
                 )
@@ -189,66 +180,6 @@ def run(
             shard=str(shard) if shard else None,
         )
     return written(summary, result)
-
-
-def dry_run(
-    inputs: str | Path | Sequence[str | Path],
-    output: str | Path,
-    *,
-    model: str | Path = "default",
-    settings: RunSettings | None = None,
-    on_note: Callable[[str], None] | None = None,
-    whole_process: bool = False,
-    **options: Any,
-) -> Estimate:
-    """Read and count `inputs` and estimate what `run` would cost; checks what it would, writes nothing."""
-    clock = Clock(process_seconds() if whole_process else 0.0)
-    settings = one_of(settings, options)
-    names = [str(name) for name in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
-    questions, settings = _asking(settings)
-    target = Target.parse(str(output))
-    with questions.explaining() if questions else nullcontext():
-        source = open_source(names, settings.reading)
-    check_target(target, _inputs(names, source), settings.output.overwrite)
-    note = on_note or (lambda _: None)
-    for text in source.notes:
-        note(text)
-    reusable = find_earlier(settings.output.reuse, target)
-    first = FirstTexts(questions.texts if questions else ())
-    rows = first.passing(up_to(source.read(), settings.output.limit))
-    with Annotator(open_model(model), settings=settings) as annotator:
-        for text in annotator.engine.notes:
-            note(text)
-        fields = _fields(source, annotator.bundle, annotator.resolved, settings, questions)
-        answers = _earlier_answers(reusable, fields, annotator, note, lambda _: None)
-        startup = clock.seconds() - annotator.engine.measuring_seconds  # the run will not measure again
-        each = len(questions) if questions else 1
-        cut = chunks(rows, settings.output.part_rows, questions=each)
-        found = estimate(annotator, asked(cut, questions), startup, answers)
-        if unlike := annotator.unlike_verified(first.texts):
-            note(unlike)
-    counted = [found.errors] + ([found.statuses] if settings.errors.strict else [])
-    errors, limit = sum(sum(codes.values()) for codes in counted), settings.errors.max_errors
-    if limit.exceeded(errors, found.rows):
-        note(
-            f"{errors} of {found.rows} rows are errors, more than --max-errors {limit} allows: "
-            + "; ".join(found.bad_rows)
-        )
-    return found
-
-
-def _check_shard(shard: Shard | None, target: Target, names: Sequence[str], settings: RunSettings) -> None:
-    if shard is None:
-        return
-    if target.kind == "stdout" or "-" in names:
-        raise SettingsError(
-            "--shard needs files as input and output: - is one stream, which is not shared out"
-        )
-    if settings.output.restart:
-        raise SettingsError(
-            "--restart would discard what other shards are doing; stop them and remove the unfinished output "
-            f"({target}{layout.STAGING_SUFFIX} or {target}/{layout.CONTROL} and its parts) instead"
-        )
 
 
 class _Model:
@@ -374,7 +305,7 @@ def one_of(settings: RunSettings | None, options: dict[str, Any]) -> RunSettings
     return settings or RunSettings.from_options(options)
 
 
-def _asking(settings: RunSettings) -> tuple[Questions | None, RunSettings]:
+def asking(settings: RunSettings) -> tuple[Questions | None, RunSettings]:
     """The questions that every row is asked, and the settings by which rows are read that are asked them."""
     questions = Questions.of(settings.asking)
     if questions is None:
@@ -416,7 +347,7 @@ def _standard_output(target: Target) -> BinaryIO | None:
     return sys.stdout.buffer
 
 
-def _inputs(names: Sequence[str], source: Source) -> list[str]:
+def inputs_of(names: Sequence[str], source: Source) -> list[str]:
     """What an output must not replace: the arguments and the files they stand for."""
     return [name for name in (*names, *(file.path for file in source.files)) if name != "-"]
 
@@ -430,66 +361,8 @@ def _earlier(target: Target, *, finished: bool = True) -> Resolved | None:
         return None
 
 
-def _earlier_answers(
-    outputs: Sequence[EarlierOutput],
-    fields: Mapping[str, Any],
-    annotator: Annotator,
-    note: Callable[[str], None],
-    status: Callable[[str], None],
-) -> EarlierAnswers:
-    """The answers of the outputs that --reuse names; what cannot be reused is said."""
-    if outputs:
-        status(f"reading the answers of {', '.join(output.name for output in outputs)}")
-    rules = annotator.road.rules
-    answers, notes = earlier_answers(outputs, fields, rules.top_k, rules.most_answers)
-    for text in notes:
-        note(text)
-    return answers
-
-
-def _fields(
-    source: Source, bundle: Bundle, resolved: Resolved, settings: RunSettings, questions: Questions | None
-) -> dict[str, Any]:
-    """What the fingerprint is made of: all that can change the output, so not device, threads, batch size."""
-    asked = settings.machine
-    engine = resolved.engine if asked.engine == "auto" else asked.engine
-    fields = {
-        "algorithm": ALGORITHM,
-        "inputs": [{"uri": file.uri, **_known_anywhere(file.identity)} for file in source.files],
-        "bundle": bundle.digest,
-        "variant": asked.variant or resolved.variant,
-        "engine": engine,
-        "versions": versions_of(engine),
-        "options": settings.of_the_output(),
-    }
-    if questions is not None:
-        fields["asked"] = questions.to_record()
-    if engine == "openvino":
-        fields["arithmetic"] = resolved.compute_dtype if asked.arithmetic == "auto" else asked.arithmetic
-    return fields
-
-
-def _known_anywhere(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What identifies a file on every machine: numbers of devices and inodes are this one's."""
-    return {name: value for name, value in identity.items() if name not in ("device", "inode")}
-
-
 def _warn_of_space(target: Target, source: Source, note: Callable[[str], None]) -> None:
     """Say before the start that the disk may be too small; the output is about as large as the input."""
     shortage = space_shortage(target, sum(file.size for file in source.files))
     if shortage:
         note(shortage)
-
-
-def check_summary(summary: str | Path | None, target: Target, inputs: Sequence[str]) -> None:
-    """Refuse a --summary that would replace an input or the output, or cannot be written."""
-    if summary is None:
-        return
-    path = Path(summary)
-    written: Iterable[Path] = ()
-    if isinstance(target, LocalTarget) and target.kind == "folder":
-        if path.absolute().parent == target.path:
-            return  # the job makes this folder
-    elif isinstance(target, LocalTarget) and target.kind != "stdout":
-        written = target.written()
-    check_beside("--summary", path, [*inputs, *written])

@@ -16,10 +16,10 @@ from typing import Any
 import pyarrow as pa
 
 from batchqa import thrift
-from batchqa.errors import PreconditionError
-from batchqa.output import OutputTable, canonical, differences
+from batchqa.errors import PreconditionError, SettingsError
+from batchqa.output import OutputTable, Target, canonical, differences, layout
 from batchqa.records import Cursor
-from batchqa.settings import Shard
+from batchqa.settings import RunSettings, Shard
 
 FORMAT = 1
 
@@ -117,3 +117,18 @@ def _table_from_json(known: Mapping[str, Any]) -> OutputTable:
     }
     schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(known["schema"])))
     return OutputTable(schema, columns, known["lines"])
+
+
+def check_shard(shard: Shard | None, target: Target, names: Sequence[str], settings: RunSettings) -> None:
+    """Refuse options with which a job cannot be shared out. Raises SettingsError."""
+    if shard is None:
+        return
+    if target.kind == "stdout" or "-" in names:
+        raise SettingsError(
+            "--shard needs files as input and output: - is one stream, which is not shared out"
+        )
+    if settings.output.restart:
+        raise SettingsError(
+            "--restart would discard what other shards are doing; stop them and remove the unfinished output "
+            f"({target}{layout.STAGING_SUFFIX} or {target}/{layout.CONTROL} and its parts) instead"
+        )

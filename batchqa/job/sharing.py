@@ -100,7 +100,7 @@ def annotate_parts(
         SharedOutput(target, work.fingerprint, table, part_rows, compression, committed) as output,
     ):
         rules, reusable = annotator.road.rules, find_earlier(settings.output.reuse, target)
-        earlier, _ = earlier_answers(reusable, work.fields, rules.top_k, rules.most_answers)
+        earlier = earlier_answers(reusable, work.fields, rules)
         follower = Follower(Clock(0.0), (), None, tell)
         job = Job(
             source,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from batchqa.beside import check_beside
 from batchqa.errors import StorageError
 from batchqa.job.following import Clock
-from batchqa.output import Target
+from batchqa.output import LocalTarget, Target
 from batchqa.records import ROW_ERRORS
 
 
@@ -153,3 +154,17 @@ def written(path: str | Path | None, summary: Summary) -> Summary:
     except OSError as error:
         raise StorageError(f"--summary {path}: {error.strerror}; the output itself is complete") from error
     return summary
+
+
+def check_summary(summary: str | Path | None, target: Target, inputs: Sequence[str]) -> None:
+    """Refuse a --summary that would replace an input or the output, or cannot be written."""
+    if summary is None:
+        return
+    path = Path(summary)
+    written: Iterable[Path] = ()
+    if isinstance(target, LocalTarget) and target.kind == "folder":
+        if path.absolute().parent == target.path:
+            return  # the job makes this folder
+    elif isinstance(target, LocalTarget) and target.kind != "stdout":
+        written = target.written()
+    check_beside("--summary", path, [*inputs, *written])

@@ -32,8 +32,8 @@ from batchqa.errors import BatchqaError, ModelError, NoInputError, SettingsError
 from batchqa.job import Progress, Summary, finalize
 from batchqa.job.finalizing import PartsMissingError
 from batchqa.job.following import Clock
-from batchqa.job.running import check_summary, one_of
-from batchqa.job.summary import written
+from batchqa.job.running import one_of
+from batchqa.job.summary import check_summary, written
 from batchqa.machine import process_seconds
 from batchqa.output import Target
 from batchqa.runners import local_processes
