@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import pyarrow as pa
 
-from batchqa.bundle import Bundle, open_bundle
+from batchqa.bundle import Bundle, open_model
 from batchqa.engines import Engine, Resolved, before_any_row, select
 from batchqa.errors import ModelError, SettingsError
 from batchqa.languages import profile_of
@@ -29,9 +29,6 @@ from batchqa.steps.scoring import SpanScorer
 from batchqa.steps.windowing import Windower, open_tokenizer
 from batchqa.steps.writing import output_batches, output_schema
 from batchqa.table_kinds import annotated_as_given
-
-BUNDLED = Path(__file__).parent / "bundled"
-"""The model that comes with the package: what `--model default` means."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,20 +306,6 @@ def _rows(plan: ColumnPlan, batches: Iterable[pa.RecordBatch]) -> Iterator[Rows]
 
 def _locator(first_row: int) -> Callable[[int], str]:
     return lambda row: f"row {first_row + row + 1}"
-
-
-def open_model(model: str | Path) -> Bundle:
-    """Open "default" or a bundle's folder. Raises ModelError, saying what to do, where there is none."""
-    if str(model) == "default":
-        if not BUNDLED.is_dir():
-            raise ModelError("this installation has no model in the package; name one with --model BUNDLE")
-        return open_bundle(BUNDLED)
-    path = Path(model)
-    if not path.exists():
-        raise ModelError(
-            f"there is no model at {path}; name a bundle's folder, or make one with `batchqa export`"
-        )
-    return open_bundle(path)
 
 
 def _check_vocabulary(highest: int, scorer: SpanScorer, bundle: Bundle) -> None:

@@ -23,6 +23,9 @@ from batchqa.records import Layout
 FORMAT = 3
 """Format 1 had no seal, format 2 calibrated by curves alone and knew no padding; both are still read."""
 
+BUNDLED = Path(__file__).parent / "bundled"
+"""The model that comes with the package: what `--model default` means."""
+
 MANIFEST = "bundle.json"
 _UNSEALED = "0" * 64
 TOKENIZER = "tokenizer.json"
@@ -187,6 +190,20 @@ class Bundle:
             f"{device} with {engine}; it has: {have}{why}. Export one with `batchqa export --precision "
             f"{advice}`"
         )
+
+
+def open_model(model: str | Path) -> Bundle:
+    """Open "default" or a bundle's folder. Raises ModelError, saying what to do, where there is none."""
+    if str(model) == "default":
+        if not BUNDLED.is_dir():
+            raise ModelError("this installation has no model in the package; name one with --model BUNDLE")
+        return open_bundle(BUNDLED)
+    path = Path(model)
+    if not path.exists():
+        raise ModelError(
+            f"there is no model at {path}; name a bundle's folder, or make one with `batchqa export`"
+        )
+    return open_bundle(path)
 
 
 def open_bundle(path: Path) -> Bundle:

@@ -26,8 +26,7 @@ import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # from a checkout that need not be installed
 
-from batchqa.annotator import BUNDLED
-from batchqa.bundle import open_bundle
+from batchqa.bundle import BUNDLED, open_bundle
 from batchqa.output import Target, open_output
 from batchqa.settings import ReadingSettings, WindowSettings
 from batchqa.steps.batching import padded_batches

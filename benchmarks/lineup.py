@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from batchqa.annotator import BUNDLED
+from batchqa.bundle import BUNDLED
 from batchqa.engines.openvino import best_compute_dtype
 from benchmarks.models import Models, base_sized, cuda_bundle, haystack_python, prepare
 

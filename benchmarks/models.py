@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from batchqa.annotator import BUNDLED
-from batchqa.bundle import CARD, TOKENIZER, Variant, open_bundle, write_manifest
+from batchqa.bundle import BUNDLED, CARD, TOKENIZER, Variant, open_bundle, write_manifest
 from batchqa.steps.windowing import open_tokenizer
 from tests.models import tiny_onnx
 

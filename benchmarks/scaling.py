@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # from a checkout that need not be installed
 
-from batchqa.annotator import BUNDLED
+from batchqa.bundle import BUNDLED
 from batchqa.machine import cpu_quota
 from benchmarks.chart import Panel, draw_growth
 from benchmarks.measuring import HERE, ROOT, WORK, keep, measured

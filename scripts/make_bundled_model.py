@@ -22,7 +22,7 @@ from typing import Any
 import click
 import orjson
 
-from batchqa.annotator import BUNDLED
+from batchqa.bundle import BUNDLED
 from batchqa.errors import BatchqaError, InputError, ModelError
 from batchqa.evaluation import evaluate
 from batchqa.export.exporting import export

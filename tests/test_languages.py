@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from batchqa.annotator import BUNDLED
-from batchqa.bundle import open_bundle, write_manifest
+from batchqa.bundle import BUNDLED, open_bundle, write_manifest
 from batchqa.cli.describe import describe
 from batchqa.cli.rendering import render_facts
 from batchqa.job import dry_run, run

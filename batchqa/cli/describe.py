@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.fs import FileSelector, FileType, LocalFileSystem
 
-from batchqa.annotator import open_model
-from batchqa.bundle import MANIFEST
+from batchqa.bundle import MANIFEST, open_model
 from batchqa.errors import InputError
 from batchqa.output import layout
 from batchqa.store.locations import Location, is_uri, locate, read_at, translated, trouble

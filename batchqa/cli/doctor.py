@@ -220,7 +220,7 @@ def _cuda() -> Iterator[Finding]:
 
 def _cuda_provider() -> Finding:
     """Whether onnxruntime's CUDA provider really loads: it would only warn and run on the CPU."""
-    from batchqa.annotator import open_model
+    from batchqa.bundle import open_model
 
     try:
         bundle = open_model("default")

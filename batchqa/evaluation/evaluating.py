@@ -12,8 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchqa.annotator import open_model
-from batchqa.bundle import Bundle
+from batchqa.bundle import Bundle, open_model
 from batchqa.domains import Folds, InsideShare, Resamples, Seed, checked
 from batchqa.errors import InputError, SettingsError
 from batchqa.evaluation.answer_lists import AnswerLists, score_lists

@@ -7,7 +7,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from batchqa.annotator import Annotator, open_model
+from batchqa.annotator import Annotator
+from batchqa.bundle import open_model
 from batchqa.job.estimate import Estimate, estimate
 from batchqa.job.fingerprint import fields_of
 from batchqa.job.following import Clock

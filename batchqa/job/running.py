@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from batchqa.annotator import Annotator, open_model
-from batchqa.bundle import Bundle
+from batchqa.annotator import Annotator
+from batchqa.bundle import Bundle, open_model
 from batchqa.engines import Resolved
 from batchqa.errors import NoInputError, SettingsError, StorageError
 from batchqa.job.annotating import Job

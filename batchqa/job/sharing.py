@@ -13,7 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from batchqa.annotator import Annotator, open_model
+from batchqa.annotator import Annotator
+from batchqa.bundle import open_model
 from batchqa.errors import ModelError, PreconditionError
 from batchqa.job.annotating import Job
 from batchqa.job.following import Clock, Follower, Progress

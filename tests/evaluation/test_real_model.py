@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from batchqa.annotator import BUNDLED
-from batchqa.bundle import MANIFEST
+from batchqa.bundle import BUNDLED, MANIFEST
 from batchqa.evaluation import Evaluation, evaluate
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from batchqa.annotator import BUNDLED
+from batchqa.bundle import BUNDLED
 from batchqa.errors import ModelError
 from batchqa.records import Chunk, Windows
 from batchqa.settings import WindowSettings

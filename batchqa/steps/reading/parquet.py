@@ -126,8 +126,10 @@ class ParquetReader:
         def locate(row: int) -> str:
             return f"{place.shown}, row {begin.row + row + 1}"
 
+        wanted = self._of_batch(batch.schema)
         try:
-            batch = conformed(batch, self._of_batch(batch.schema))
+            if not batch.schema.equals(wanted):
+                batch = conformed(batch, wanted)
         except pa.ArrowException as error:
             raise StorageError(
                 f"{locate(0)} ff.: a value does not fit the type of the other files: {reason(error)}"

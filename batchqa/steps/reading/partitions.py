@@ -49,6 +49,9 @@ class Partitions:
         drop = tuple(name for name in settings.drop if name not in names)
         self.settings_of_files = replace(settings, keep=keep, drop=drop) if names else settings
 
+    def __bool__(self) -> bool:
+        return bool(self._columns)
+
     def added_to(self, schema: pa.Schema, names: Collection[str]) -> pa.Schema:
         """The schema with these columns behind. Raises InputError where files or run have one of them.
 
@@ -66,9 +69,6 @@ class Partitions:
 
     def added_to_rows(self, rows: Iterator[Rows], file: int, schema: pa.Schema) -> Iterator[Rows]:
         """The rows of a file with its values; `schema` is that of `added_to`."""
-        if not self._columns:
-            yield from rows
-            return
         for piece in rows:
             values = [pa.repeat(values[file], len(piece)) for values in self._columns.values()]
             batch = pa.RecordBatch.from_arrays([*piece.columns.columns, *values], schema=schema)

@@ -78,7 +78,9 @@ class Source:
             self._places[file].check(self.files[file].identity)
             begin = start if file == start.file else Cursor(file)
             read = self._reader.read(begin, first_record)
-            for rows in self._partitions.added_to_rows(read, file, self.schema):
+            if self._partitions:
+                read = self._partitions.added_to_rows(read, file, self.schema)
+            for rows in read:
                 yield rows
                 first_record += len(rows)
 

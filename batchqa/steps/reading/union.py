@@ -51,8 +51,6 @@ def conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
     Raises ArrowInvalid where a value does not fit.
     """
-    if batch.schema.equals(schema):
-        return batch
     names = batch.schema.names
     columns = [
         batch.column(names.index(field.name)) if field.name in names else pa.nulls(batch.num_rows, field.type)
