@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from batchqa.beside import check_beside
@@ -20,6 +21,7 @@ from batchqa.convert.writing import write_object, write_records, write_tables
 from batchqa.errors import PreconditionError
 from batchqa.html_pages import replacing, write_whole
 from batchqa.review import Output, Row, open_output
+from batchqa.steps.reading import open_dataset
 
 
 def convert(
@@ -46,6 +48,8 @@ def convert(
         count = write_records(path, gold_rows(given), lines=path.suffix == ".jsonl")
         return f"{path}: {count:,} rows with gold answers"
     output = open_output(given, prefix=prefix, context=context, question=question)
+    if form in ("wide", "long"):  # in the other layout the columns keep their types
+        output = replace(output, source=open_dataset(output.source.given, repeated=()))
     return _WRITERS[form](output, path)
 
 
@@ -102,11 +106,11 @@ def _squad(output: Output, path: Path) -> str:
 
 
 def _wide(output: Output, path: Path) -> str:
-    return f"{path}: {write_tables(path, to_wide(output)):,} rows"
+    return f"{path}: {write_tables(path, lambda: to_wide(output)):,} rows"
 
 
 def _long(output: Output, path: Path) -> str:
-    return f"{path}: {write_tables(path, to_long(output)):,} rows"
+    return f"{path}: {write_tables(path, lambda: to_long(output)):,} rows"
 
 
 def _model(output: Output) -> str:

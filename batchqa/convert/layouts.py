@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchqa.errors import InputError
-from batchqa.gold import plain_array
-from batchqa.review import Output
+from batchqa.gold import decoded_json, plain_array
+from batchqa.records import ANSWER_FIELDS, ASKED_FIELDS, CANDIDATE_TYPE
+from batchqa.review import LISTS, OF_A_ROW, Output
 
 
 def to_long(output: Output) -> Iterator[pa.Table]:
@@ -22,13 +23,15 @@ def to_long(output: Output) -> Iterator[pa.Table]:
     for table in output.source.batches(output.source.names):
         pieces = []
         for name in names:
-            struct = plain_array(table.column(prefix + name))
+            struct = decoded_json(plain_array(table.column(prefix + name)))
             columns = {each: table.column(each) for each in others}
             columns[prefix + "name"] = pa.array([name] * len(table), pa.string())
-            fields = [field.name for field in struct.type]
+            fields = [name for name in OF_A_ROW if struct.type.get_field_index(name) >= 0]
             if "question" not in fields:
                 columns[prefix + "question"] = output.question_texts(name, table)
-            columns |= {prefix + field: pc.struct_field(struct, field) for field in fields}
+            columns |= {
+                prefix + field: _as_written(pc.struct_field(struct, field), field) for field in fields
+            }
             pieces.append(pa.table(columns))
         order = np.arange(len(table) * len(names)).reshape(len(names), -1).T.reshape(-1)
         yield pa.concat_tables(pieces, promote_options="permissive").take(order)
@@ -44,9 +47,9 @@ def to_wide(output: Output) -> Iterator[pa.Table]:
         raise InputError(
             f"{output.source.path} is not long: it has no column {prefix + 'name'!r} of the questions' names"
         )
-    added = [name for name in output.source.names if name.startswith(prefix)]
-    answers = [name for name in added if name not in (prefix + "name", prefix + "question")]
-    others = [name for name in output.source.names if name not in added]
+    answers = [name for name in output.source.names if name in {prefix + each for each in OF_A_ROW}]
+    asked = {prefix + field.name for field in ASKED_FIELDS}
+    others = [name for name in output.source.names if name not in {*answers, *asked}]
     names: list[str] = []
     left: pa.Table | None = None
     done = 0
@@ -72,7 +75,7 @@ def _wide(table: pa.Table, names: list[str], others: list[str], answers: list[st
     columns = {name: first.column(name) for name in others}
     for at, name in enumerate(names):
         own = table.take(np.arange(at, len(table), count))
-        arrays = [plain_array(own.column(each)) for each in answers]
+        arrays = [_as_written(own.column(each), each.removeprefix(prefix)) for each in answers]
         columns[prefix + name] = pa.StructArray.from_arrays(
             arrays, names=[each.removeprefix(prefix) for each in answers]
         )
@@ -86,3 +89,13 @@ def _check(listed: list[str], names: list[str], done: int, output: Output) -> No
                 f"{output.source.path}, row {done + at + 1}: the question {name!r} is not the next one; "
                 f"wide needs {', '.join(names)} for each record, in this order"
             )
+
+
+def _as_written(column: pa.Array | pa.ChunkedArray, name: str) -> pa.Array:
+    """An answer's column in the type that a run gives it: files of text do not keep types."""
+    array = decoded_json(plain_array(column))
+    kind = _TYPES[name]
+    return pa.nulls(len(array), kind) if array.null_count == len(array) else array.cast(kind)
+
+
+_TYPES = {field.name: field.type for field in ANSWER_FIELDS} | dict.fromkeys(LISTS, CANDIDATE_TYPE)

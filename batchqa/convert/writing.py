@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchqa.errors import SettingsError
+from batchqa.errors import InputError, SettingsError
 from batchqa.html_pages import replacing
+from batchqa.output.jsonlines import lines
 
 
 def write_records(path: Path, records: Iterable[Mapping[str, Any]], *, lines: bool) -> int:
@@ -34,19 +35,40 @@ def write_object(path: Path, record: Mapping[str, Any]) -> int:
     return len(record)
 
 
-def write_tables(path: Path, tables: Iterable[pa.Table]) -> int:
-    """Tables of one kind as a Parquet or JSONL file, as the suffix says; how many rows there were."""
-    if path.suffix == ".jsonl":
-        return write_records(path, (row for table in tables for row in table.to_pylist()), lines=True)
-    if path.suffix != ".parquet":
+def write_tables(path: Path, tables: Callable[[], Iterator[pa.Table]]) -> int:
+    """Tables with the same columns as a Parquet or JSONL file, as the suffix says; how many rows there were.
+
+    `tables` is called twice for Parquet, whose types must be known first: JSON lines that come later may need
+    wider ones. Raises InputError where a column has types that do not go together.
+    """
+    if path.suffix not in (".jsonl", ".parquet"):
         raise SettingsError(f"-o {path}: a table is written as .parquet or .jsonl")
     count = 0
-    with replacing(path) as tmp:
-        writer: pq.ParquetWriter | None = None
-        for table in tables:
-            writer = writer or pq.ParquetWriter(tmp, table.schema, compression="zstd")
-            writer.write_table(table.cast(writer.schema))
+    if path.suffix == ".jsonl":
+        with replacing(path) as tmp, tmp.open("wb") as file:
+            for table in tables():
+                for batch in table.to_batches():
+                    file.writelines(lines(batch))
+                count += len(table)
+        return count
+    schema = _unified(tables())
+    with replacing(path) as tmp, pq.ParquetWriter(tmp, schema, compression="zstd") as writer:
+        for table in tables():
+            writer.write_table(_widened(table, schema))
             count += len(table)
-        if writer is not None:
-            writer.close()
     return count
+
+
+def _unified(tables: Iterator[pa.Table]) -> pa.Schema:
+    schema: pa.Schema | None = None
+    for table in tables:
+        try:
+            own = [schema, table.schema] if schema else [table.schema]
+            schema = pa.unify_schemas(own, promote_options="permissive")
+        except pa.ArrowException as error:
+            raise InputError(f"a column has values of several types: {error}; make them one") from error
+    return schema or pa.schema([])
+
+
+def _widened(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    return pa.concat_tables([schema.empty_table(), table], promote_options="permissive").select(schema.names)

@@ -52,6 +52,7 @@ from batchqa.evaluation.tables import ModelFacts
 from batchqa.evaluation.tuning import Tuned, check_target, tune_bundle
 from batchqa.gold import gold_column
 from batchqa.job import Progress, run
+from batchqa.job.added_columns import DEFAULT_PREFIX, asked_columns, prefix_of, record_of
 from batchqa.records import Int64
 from batchqa.settings import WindowSettings
 from batchqa.squad import MLQA_LANGUAGES, RowScores, Rules, normalise
@@ -79,10 +80,14 @@ _LANGUAGE_NAMES = {
 class _Options:
     """What both files of a comparison are read with."""
 
-    prefix: str
+    given_prefix: str | None
     id: str | None
     gold_column: str | None
     texts: Mapping[str, str]
+
+    def prefix(self, source: Dataset) -> str:
+        """That of the answers' columns of a file: as it was given, else as its run was told."""
+        return self.given_prefix or prefix_of(record_of(source.given)) or DEFAULT_PREFIX
 
 
 @checked
@@ -107,7 +112,7 @@ def evaluate(
     confidence: InsideShare = 0.95,
     id: str | None = None,  # noqa: A002 - the option's name
     gold_column: str | None = None,
-    output_prefix: str = "qa_",
+    output_prefix: str | None = None,
     annotated: str | Path | None = None,
     progress: Callable[[Progress], None] | None = None,
     on_note: Callable[[str], None] | None = None,
@@ -155,7 +160,7 @@ def evaluate(
 
     opened = open_rows(str(predictions))
     source, truth = opened.rows, opened.references if gold is None else open_rows(str(gold)).rows
-    if bundle is not None and not holds_predictions(source, options.prefix):
+    if bundle is not None and not holds_predictions(source, options.prefix(source)):
         _look_at_gold(source, truth, options)
     facts = None
     if bundle is not None:
@@ -172,6 +177,7 @@ def evaluate(
     elif unused := run_options.keys() - TEXTS:
         raise SettingsError(f"{', '.join(sorted(unused))}: these options need --model, which annotates FILE")
 
+    prefix = options.prefix(source)
     examples = _examples(source, truth, null_odds, options)
     data = (truth or opened.rows).name
     scored = _score(examples, language, rules)
@@ -213,7 +219,7 @@ def evaluate(
         groups=groups,
         comparison=comparison,
         tuned=tuned,
-        lists=_answer_lists(examples, options.prefix),
+        lists=_answer_lists(examples, prefix),
         model=facts,
         notes=(*scored.notes, *_notes(examples, best is not None)),
         examples=examples,
@@ -222,7 +228,7 @@ def evaluate(
     if report is not None:
         from batchqa.evaluation.report import write_report
 
-        write_report(evaluation, Path(report), output_prefix)
+        write_report(evaluation, Path(report), prefix)
     return evaluation
 
 
@@ -247,9 +253,9 @@ def _look_at_gold(source: Dataset, truth: Dataset | None, options: _Options) -> 
     if truth is not None:
         check_join(
             truth,
-            read_ids(truth, options.id, options.prefix),
+            read_ids(truth, options.id, options.prefix(truth)),
             source,
-            read_ids(source, options.id, options.prefix),
+            read_ids(source, options.id, options.prefix(source)),
         )
 
 
@@ -275,11 +281,11 @@ def _annotated(
 ) -> tuple[Dataset, ModelFacts]:
     """The file itself where it has answers; else what a run makes of it, which a second call finds done."""
     variant, output = None, None
-    if not holds_predictions(source, options.prefix):
+    if not holds_predictions(source, options.prefix(source)):
         name = re.sub(r"[^\w.-]+", "-", bundle.manifest.name)
         output = str(annotated or f"{PurePosixPath(source.path).stem}.{name}-{bundle.digest[:8]}.parquet")
         keep_best = max(1, int(run_options.get("top_k", 0)))
-        named = {"output_prefix": options.prefix, "id": options.id, "top_k": keep_best}
+        named = {"output_prefix": options.prefix(source), "id": options.id, "top_k": keep_best}
         summary = run(source.given, output, model=bundle.path, **{**run_options, **named}, **reporting)
         variant = summary.variant
         source = open_dataset(output)
@@ -304,29 +310,37 @@ def _examples(
             raise SettingsError(f"{source.path} holds predictions only: name the gold answers with --gold")
         examples = same_rows(source, answers_column(source, options.gold_column), ids, predictions)
     else:
-        if holds_predictions(truth, options.prefix) and gold_column(truth.names, options.gold_column) is None:
+        if (
+            holds_predictions(truth, options.prefix(truth))
+            and gold_column(truth.names, options.gold_column) is None
+        ):
             raise InputError(
                 f"{truth.path} holds predictions, not gold answers: give a SQuAD file, Parquet or JSONL"
             )
         column = answers_column(truth, options.gold_column)
-        examples = join(truth, column, read_ids(truth, options.id, options.prefix), source, ids, predictions)
+        examples = join(
+            truth, column, read_ids(truth, options.id, options.prefix(truth)), source, ids, predictions
+        )
     if not len(examples):
         raise InputError(f"{examples.gold.path} holds no questions")
-    return replace(examples, texts=options.texts)
+    asked = asked_columns(source.names, options.prefix(source), record_of(source.given))
+    own = {"question": asked.question} if asked and asked.question else {}
+    return replace(examples, texts={**own, **options.texts})
 
 
 def _predictions(
     source: Dataset, null_odds: str | Path | None, options: _Options
 ) -> tuple[Predictions, pa.Array | None]:
-    ids = read_ids(source, options.id, options.prefix)
-    if options.prefix + "answer" not in source.names and PREDICTION in source.names:
+    prefix = options.prefix(source)
+    ids = read_ids(source, options.id, prefix)
+    if prefix + "answer" not in source.names and PREDICTION in source.names:
         odds = None
         if null_odds is not None:
             odds = null_odds_of(source, ids, *read_numbers(str(null_odds)), public(str(null_odds)))
         return read_texts(source, odds), ids
     if null_odds is not None:
         raise SettingsError(f"{source.path} has its null odds in a column: leave out --null-odds")
-    return read_predictions(source, options.prefix), ids
+    return read_predictions(source, prefix), ids
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from batchqa.errors import InputError, SettingsError
 from batchqa.evaluation.predictions import PREDICTION
 from batchqa.gold import COLUMNS, Gold, decoded_json, gold_column, plain_array, read_gold
+from batchqa.job.added_columns import may_be_asked, record_of
 from batchqa.records import Bool, Float64, Int64
 from batchqa.steps.reading import Dataset
 
@@ -245,7 +246,8 @@ def read_ids(source: Dataset, column: str | None, prefix: str) -> pa.Array | Non
     Where a record has a row for each question that it was asked, the question's name is part of its row's id.
     """
     name = prefix + "name"
-    if name in source.names and (column or "id") in source.names:
+    has_both = name in source.names and (column or "id") in source.names
+    if has_both and may_be_asked(prefix, record_of(source.given)):
         names = pc.fill_null(plain_array(source.read(name)).cast(pa.large_string()), "")
         return pc.binary_join_element_wise(_ids(source, column), names, pa.scalar(" ", pa.large_string()))
     if column is None and "id" not in source.names:

@@ -32,6 +32,8 @@ def fields_of(
     }
     if questions is not None:
         fields["asked"] = questions.to_record()
+    elif source.lists:
+        fields["asked"] = {"layout": "long"}  # each row brings its own
     if engine == "openvino":
         fields["arithmetic"] = resolved.compute_dtype if asked.arithmetic == "auto" else asked.arithmetic
     return fields

@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from batchqa.errors import InputError, SettingsError
-from batchqa.output import JobRecord, Target, differences, earlier_job
+from batchqa.gold import decoded_json
+from batchqa.job.added_columns import asked_columns
+from batchqa.output import JobRecord, Target, differences, written_by
 from batchqa.records import pair_schema
 from batchqa.steps.decoding import DecodingRules
 from batchqa.steps.pairing import EarlierAnswers
-from batchqa.steps.reading import Dataset, open_dataset
+from batchqa.steps.reading import Dataset, column_at, open_dataset, root_of
 
 _OF_THE_FILES = ("inputs", "output", "part_rows", "asked")
 _OPTIONS_OF_THE_FILES = ("reading", "errors", "limit", "compression")
@@ -40,10 +41,13 @@ def find_earlier(names: Sequence[str], target: Target) -> list[EarlierOutput]:
         place = Target.parse(name)
         if place == target:
             raise SettingsError(f"--reuse {name} is the output itself; write to another file or folder")
-        record = earlier_job(place)
+        there = written_by(place)
+        record = there.record if there else None
         if record is None or not record.outcome:
             what = "no output" if record is None else "no finished output"
             raise InputError(f"--reuse {name}: there is {what} of `batchqa run`; name one")
+        if there is not None and there.trouble:
+            raise InputError(f"--reuse {name}: it is not as its run left it ({there.trouble}); name another")
         found.append(EarlierOutput(name, record))
     return found
 
@@ -87,39 +91,50 @@ def _add(answers: EarlierAnswers, output: EarlierOutput, names: Sequence[str]) -
             f"--reuse {output.name}: its answers are in a column for each question (--layout wide); name an "
             "output that has a row for each"
         )
-    asked = prefix + "question" if prefix + "question" in earlier.names else reading["question"]
-    texts = [_column(earlier, "context", reading["context"]), _column(earlier, "question", asked)]
+    asked = asked_columns(earlier.names, prefix, output.record)
+    question = asked.question if asked and asked.question else reading["question"]
+    texts = [_place(earlier, "context", reading["context"]), _place(earlier, "question", question)]
     questions = output.record.fields.get("asked", {}).get("questions", ())
     thresholds = {each["name"]: each["threshold"] for each in questions if "threshold" in each}
-    added = [prefix + name for name in (*names, "name")]
-    for table in earlier.batches([texts[0][0], texts[1][0], *added]):
+    added = [*(prefix + name for name in names), *([asked.name] if asked else [])]
+    roots = [root_of(dotted, earlier.names) or dotted for dotted in texts]
+    for table in earlier.batches([*roots, *added]):
         for batch in table.to_batches():
-            context, question = (_at(batch, path) for path in texts)
-            own = [thresholds.get(name, np.nan) for name in batch.column(added[-1]).to_pylist()]
-            answers.add(
-                context,
-                question,
-                {name: batch.column(prefix + name) for name in names},
-                np.array(own) if thresholds else None,
-            )
+            context, question = (_at(batch, dotted) for dotted in texts)
+            own = None
+            if asked and thresholds:
+                listed = batch.column(asked.name).to_pylist()
+                own = np.array([thresholds.get(name, np.nan) for name in listed])
+            columns = {name: _answers(batch.column(prefix + name), name) for name in names}
+            answers.add(context, question, columns, own)
 
 
-def _column(earlier: Dataset, option: str, name: str) -> list[str]:
-    """Where a text is: a column, and the fields to take of it. Raises InputError where it was left out."""
-    for path in ([name], name.split(".")):
-        if path[0] in earlier.names:
-            return path
+def _place(earlier: Dataset, option: str, name: str) -> str:
+    """Where a text is, a dotted path. Raises InputError where it was left out."""
+    if root_of(name, earlier.names) is not None:
+        return name
     raise InputError(
         f"--reuse {earlier.path}: it has no column {name!r} (its --{option}), by which rows are recognized; "
         "name an output that keeps it"
     )
 
 
-def _at(batch: pa.RecordBatch, path: Sequence[str]) -> pa.Array:
+def _answers(column: pa.Array, name: str) -> pa.Array:
+    """A column that answers have; tables as text have lists as JSON, and null where all are empty."""
+    if name not in ("candidates", "answers"):
+        return column
+    lists = decoded_json(column)
+    return lists if pa.types.is_list(lists.type) or lists.null_count < len(lists) else pa.nulls(len(lists))
+
+
+def _at(batch: pa.RecordBatch, dotted: str) -> pa.Array:
     """The texts at a path, plain or as a dictionary array; null where a value is no text."""
-    column = batch.column(path[0])
-    for field in path[1:]:
-        column = pc.struct_field(column, field)
+    if dotted in batch.schema.names:
+        column = batch.column(dotted)
+    elif (found := column_at(pa.Table.from_batches([batch]), dotted)) is not None:
+        column = found
+    else:
+        column = pa.nulls(len(batch), pa.large_string())
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type

@@ -39,7 +39,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from batchqa.footer import Column
-from batchqa.output.commit import Commit, PartRange, Unfinished, earlier_job, tidied
+from batchqa.output.commit import Commit, PartRange, Unfinished, earlier_job, tidied, written_by
 from batchqa.output.finished import Found, find
 from batchqa.output.manifest import JobRecord, PartRecord, canonical, differences, fingerprint
 from batchqa.output.part_writer import PartWriter
@@ -72,6 +72,7 @@ __all__ = [
     "open_output",
     "space_shortage",
     "tidied",
+    "written_by",
 ]
 
 

@@ -457,6 +457,21 @@ def earlier_job(target: Target, *, finished: bool = True) -> JobRecord | None:
         return found.record if found else None
 
 
+def written_by(target: Target) -> Found | None:
+    """What stands at a target, finished, else the job that is unfinished there, if any.
+
+    For what reads an output: a job that is to replace it and was stopped is not the one that wrote it.
+    """
+    if target.kind == "stdout":
+        return None
+    with files.translated(f"looking at {target}"):
+        found = find(target)
+        if found is None or found.record is None:
+            unfinished = read_job(target.store, root_of(target))
+            return Found(unfinished) if unfinished else found
+        return found
+
+
 def _check_schema(table: OutputTable, compression: str) -> None:
     try:
         table.writer(io.BytesIO(), compression).close()

@@ -15,13 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchqa.errors import InputError, SettingsError
+from batchqa.errors import InputError
 from batchqa.evaluation.comparing import Maker, made_by
 from batchqa.gold import decoded_json, plain_array
-from batchqa.output import JobRecord, Target, earlier_job
+from batchqa.job.added_columns import DEFAULT_PREFIX, asked_columns, prefix_of, record_of
+from batchqa.output import JobRecord
 from batchqa.records import ANSWER_FIELDS, Int64
 from batchqa.steps.asking import Question, Questions
-from batchqa.steps.reading import Dataset, open_dataset
+from batchqa.steps.reading import Dataset, column_at, open_dataset, question_values, root_of
 from batchqa.store.locations import is_uri
 
 STAGING = ".batchqa"
@@ -32,6 +33,9 @@ LISTS = ("candidates", "answers")
 
 BATCH_ROWS = 10_000
 """Rows that are Python objects at one time."""
+
+OF_A_ROW = (*(field.name for field in ANSWER_FIELDS), *LISTS)
+"""The columns that a run adds to a row that asks one question, before the prefix."""
 
 _KINDS: dict[str, pa.DataType] = {field.name: field.type for field in ANSWER_FIELDS} | {
     name: pa.large_string() for name in ("id", "name", "question", "context", "answer")
@@ -128,8 +132,8 @@ class Output:
             wanted += [self.prefix + name for name in self.asked]
             wanted += [column for asked in self.asked.values() if asked for column in asked.columns]
         have = self.source.names
-        stored = dict.fromkeys(name if name in have else name.split(".")[0] for name in wanted)
-        return [name for name in stored if name in have]  # a question's columns may have been left out
+        stored = dict.fromkeys(root_of(name, have) for name in wanted)
+        return [name for name in stored if name is not None]  # a question's columns may have been left out
 
     def question_texts(self, name: str, table: pa.Table) -> pa.Array:
         """What question `name` of a wide layout asked of each of the file's rows: string, null if unknown.
@@ -139,18 +143,19 @@ class Output:
         asked = self.asked[name]
         if asked is None:
             return pa.nulls(len(table), pa.string())
-        if any(column.split(".")[0] not in self.source.names for column in asked.columns):
+        found = {column: question_values(table, column) for column in asked.columns}
+        values = {column: texts for column, texts in found.items() if texts is not None}
+        if len(values) < len(found):
             return pa.array([asked.text] * len(table), pa.string())
-        values = {column: column_at(table, column).cast(pa.string()) for column in asked.columns}
         texts = asked.texts(pa.record_batch(values or {"": pa.nulls(len(table))}))
         return texts if isinstance(texts, pa.Array) else pa.array([texts.as_py()] * len(table), pa.string())
 
     def _rows_of(self, table: pa.Table, records: Int64, names: Sequence[str]) -> pa.Table:
         """The file's rows as rows of one shape; what the file does not have is null."""
         if not self.asked:
-            found = {name: column_at(table, at) for name, at in self.columns.items() if name in names}
+            found = {name: _at(table, at) for name, at in self.columns.items() if name in names}
             return _shaped(found, records, names)
-        shared = {name: column_at(table, at) for name, at in self.columns.items() if name in names}
+        shared = {name: _at(table, at) for name, at in self.columns.items() if name in names}
         pieces = []
         for asked in self.asked:
             struct = decoded_json(plain_array(table.column(self.prefix + asked)))
@@ -166,27 +171,35 @@ class Output:
 
 
 def open_output(
-    given: str, *, prefix: str | None = None, context: str | None = None, question: str | None = None
+    given: str,
+    *,
+    prefix: str | None = None,
+    context: str | None = None,
+    question: str | None = None,
 ) -> Output:
     """Open a file or folder that a run wrote, or the staging of one that is not finished.
 
-    `prefix`, `context` and `question` None: what the run was told, as the columns and the record show.
+    `prefix`, `context` and `question` None: what the run was told, as its record says, else the columns.
     Raises InputError where the file has no answers.
     """
     unfinished = not is_uri(given) and not Path(given).exists() and Path(given + STAGING).is_dir()
     source = open_dataset(given + STAGING if unfinished else given)
     names = source.names
+    job = record_of(given)
     prefixes = [name.removesuffix("answer") for name in names if _is_prefix(name, names)]
-    job = _job_of(source)
-    asked = {} if prefixes else _wide(source, prefix or "qa_", job)
     if prefix is None:
-        prefix = "qa_" if asked or "qa_" in prefixes or not prefixes else prefixes[-1]
+        prefix = prefix_of(job)
+    if prefix is None:
+        prefix = DEFAULT_PREFIX if DEFAULT_PREFIX in prefixes or not prefixes else prefixes[-1]
+    asked = _wide(source, prefix, job, may_guess=prefix not in prefixes)
     if prefix not in prefixes and not asked:
         wrote = "`batchqa run` did not write it"
         known = f"its answers have the prefix {prefixes[-1]!r}" if prefixes else wrote
         raise InputError(f"{source.path} has no column {prefix + 'answer'!r}: {known}")
-    columns = {name: prefix + name for name in (*_KINDS, *LISTS) if prefix + name in names and not asked}
-    columns |= _texts(source, job, prefix, context, question)
+    columns = {} if asked else {name: prefix + name for name in OF_A_ROW if prefix + name in names}
+    own = None if asked else asked_columns(names, prefix, job)
+    columns |= {"name": own.name} if own else {}
+    columns |= _texts(source, job, own.question if own else None, context, question)
     return Output(source, prefix, columns, asked, unfinished)
 
 
@@ -195,60 +208,57 @@ def _is_prefix(name: str, names: Sequence[str]) -> bool:
     return name.endswith("answer") and all(prefix + each in names for each in ("start", "end", "score"))
 
 
-def _wide(source: Dataset, prefix: str, job: JobRecord | None) -> dict[str, Question | None]:
-    """The questions of a wide layout by name: its struct columns that hold answers."""
-    structs = [name for name in source.names if name.startswith(prefix)]
-    if not structs:
-        return {}
+def _wide(
+    source: Dataset, prefix: str, job: JobRecord | None, *, may_guess: bool
+) -> dict[str, Question | None]:
+    """The questions of a wide layout by name.
+
+    Its record names them; where there is none, they are the struct columns that hold answers.
+    """
     said = (job.fields.get("asked") if job else None) or {}
     asked = {each["name"]: each["question"] for each in said.get("questions", ())}
     known = {item.name: item for item in Questions.given(asked, "wide").items} if asked else {}
+    if said.get("layout") == "wide" and prefix_of(job) == prefix:
+        return {name: item for name, item in known.items() if prefix + name in source.names}
+    structs = [name for name in source.names if name.startswith(prefix)]
+    if not structs or not may_guess:
+        return {}
     sample = next(iter(source.batches(structs)))
     return {
         name.removeprefix(prefix): known.get(name.removeprefix(prefix))
         for name in structs
         if pa.types.is_struct(kind := decoded_json(plain_array(sample[name])).type)
-        and any(field.name.removeprefix(prefix) == "answer" for field in kind)
+        and {"answer", "start", "end", "score"} <= {field.name.removeprefix(prefix) for field in kind}
     }
 
 
 def _texts(
-    source: Dataset, job: JobRecord | None, prefix: str, context: str | None, question: str | None
+    source: Dataset, job: JobRecord | None, asked: str | None, context: str | None, question: str | None
 ) -> dict[str, str]:
-    """Which of the file's columns are id, context and question; a column that was asked for must be there."""
+    """Which of the file's columns are id, context and question; a column that was asked for must be there.
+
+    `asked` is the column of the questions as a row each was asked them, where there is one.
+    """
     columns = {}
     reading = job.fields.get("options", {}).get("reading", {}) if job else {}
     told = {name: reading[name] for name in ("context", "question", "id") if reading.get(name)}
-    if prefix + "question" in source.names:
-        told["question"] = prefix + "question"
+    if asked is not None:
+        told["question"] = asked
     for name, given in (("context", context), ("question", question), ("id", None)):
         column = given or told.get(name) or name
-        if column in source.names or column.split(".")[0] in source.names:
+        if root_of(column, source.names) is not None:
             columns[name] = column
         elif given:
             raise InputError(f"{source.path} has no column {given!r}; it has: {', '.join(source.names)}")
     return columns
 
 
-def _job_of(source: Dataset) -> JobRecord | None:
-    """The record of the run that wrote the output; None where there is none."""
-    try:
-        return earlier_job(Target.parse(source.given))
-    except SettingsError:  # a name that no output of a run has
-        return None
-
-
-def column_at(table: pa.Table, name: str) -> pa.Array:
+def _at(table: pa.Table, name: str) -> pa.Array:
     """A column as one plain array; a dotted path reaches into structs. Raises InputError."""
-    if name in table.column_names:
-        return plain_array(table.column(name))
-    root, *inner = name.split(".")
-    array = plain_array(table.column(root))
-    for field in inner:
-        if not pa.types.is_struct(array.type) or array.type.get_field_index(field) < 0:
-            raise InputError(f"column {root!r} has no field {field!r} ({name!r} was asked for)")
-        array = plain_array(pc.struct_field(array, field))
-    return array
+    column = column_at(table, name)
+    if column is None:
+        raise InputError(f"column {root_of(name, table.column_names)!r} has no field that {name!r} leads to")
+    return plain_array(column)
 
 
 def _shaped(found: dict[str, pa.Array], records: Int64, names: Sequence[str]) -> pa.Table:

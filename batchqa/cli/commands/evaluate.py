@@ -20,7 +20,6 @@ from batchqa.cli.options import (
     machine_options,
     max_errors_option,
     number,
-    prefix_option,
     setting,
     text_options,
     together,
@@ -102,7 +101,13 @@ _of_evaluate = partial(keyword, "batchqa.evaluation.evaluating:evaluate")
     show_default="made from FILE",
 )
 @setting("--id", "Column that joins FILE and --gold.", metavar="COLUMN", show_default="id, if present")
-@together(prefix_option, json_option, text_options, answer_options, machine_options, max_errors_option)
+@click.option(
+    "--output-prefix",
+    metavar="TEXT",
+    help="Prefix of the names of the answers' columns.",
+    show_default="as in the run, else qa_",
+)
+@together(json_option, text_options, answer_options, machine_options, max_errors_option)
 @common_options
 def evaluate_command(
     predictions: str,

@@ -31,7 +31,15 @@
 
 from .columns import ColumnPlan, pieces
 from .cursors import Parts
-from .dataset import Dataset, open_dataset, read_json_document, records_table
+from .dataset import (
+    Dataset,
+    column_at,
+    open_dataset,
+    question_values,
+    read_json_document,
+    records_table,
+    root_of,
+)
 from .formats import JsonDocumentError
 from .input_files import InputFile
 from .source import Source, open_source
@@ -44,10 +52,13 @@ __all__ = [
     "JsonDocumentError",
     "Parts",
     "Source",
+    "column_at",
     "open_dataset",
     "open_source",
     "parse_document",
     "pieces",
+    "question_values",
     "read_json_document",
     "records_table",
+    "root_of",
 ]

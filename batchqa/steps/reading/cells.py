@@ -155,10 +155,12 @@ def question_lists(column: pa.Array) -> pa.Array:
 
 
 def as_texts(column: pa.Array, path: Path, locate: Locate, faults: dict[int, RowFault]) -> pa.Array:
-    """The values of a column that a question holds, as texts; what is blank is null."""
+    """The values of a column that a question holds, as texts; what is blank, or not a number, is null."""
     values = at_path(column, path)
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
+    if pa.types.is_floating(values.type):
+        values = pc.if_else(pc.is_nan(values), None, values)
     plain = may_be_text(values.type)
     texts = (texts_of(column, path, locate, faults) if plain else values).cast(pa.string())
     return pc.if_else(pc.equal(pc.utf8_trim_whitespace(texts), ""), None, texts)

@@ -9,7 +9,7 @@ A bad line is an error here, not the fault of its row: a figure without some of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
@@ -26,7 +26,8 @@ from batchqa.records import Cursor, Int64, RowFault
 from batchqa.settings import ReadingSettings
 from batchqa.store.locations import public
 
-from .columns import listed
+from .cells import as_texts, at_path, struct_fields
+from .columns import find_path, listed
 from .csv_files import CsvFile
 from .formats import FileFormat, compression_of
 from .input_files import MIB, Format, Place, find
@@ -126,17 +127,14 @@ class Dataset:
 
     def read(self, name: str) -> pa.ChunkedArray:
         """One column of all rows; a dotted path reaches into structs. Raises InputError if there is none."""
-        root, *inner = [name] if name in self.names else name.split(".")
-        if root not in self.names:
+        root = root_of(name, self.names)
+        if root is None:
             raise InputError(f"{self.path}: there is no column {name!r}; it has: {listed(self.names)}")
         column = self._whole(root)
-        for field in inner:
-            if not pa.types.is_struct(column.type) or column.type.get_field_index(field) < 0:
-                raise InputError(
-                    f"{self.path}: column {root!r} has no field {field!r} ({name!r} was asked for)"
-                )
-            column = pc.struct_field(column, field)
-        return column
+        path = find_path(name, {root: column.type}, struct_fields)
+        if path is None:
+            raise InputError(f"{self.path}: column {root!r} has no field {name[len(root) + 1 :]!r}")
+        return pc.struct_field(column, list(path[1:])) if len(path) > 1 else column
 
     def has_one_row(self) -> bool:
         """Whether there is one row and no other."""
@@ -161,8 +159,10 @@ class Dataset:
                 ) from error
 
 
-def open_dataset(given: str) -> Dataset:
+def open_dataset(given: str, repeated: Sequence[str] = REPEATED) -> Dataset:
     """The rows of a file, folder or glob, here or in an object store, in any format that a run reads.
+
+    Text columns of Parquet that are `repeated` come as dictionaries.
 
     Raises InputError where it is none, JsonDocumentError where it is one JSON value that holds no rows.
     """
@@ -170,7 +170,7 @@ def open_dataset(given: str) -> Dataset:
     files = list(zip(places, kinds, strict=True))
     kind = kinds[0].format
     if kind == "parquet":
-        rows, names = _parquet(places)
+        rows, names = _parquet(places, repeated)
     elif kind == "squad":
         rows, names = _squad(files)
     elif kind == "csv":
@@ -180,6 +180,30 @@ def open_dataset(given: str) -> Dataset:
     else:
         rows, names = _jsonl(files)
     return Dataset(given, public(given), kind, rows, names)
+
+
+def root_of(dotted: str, names: Collection[str]) -> str | None:
+    """The column that a dotted path begins with, None where there is none; the longest name wins."""
+    parts = dotted.split(".")
+    roots = (".".join(parts[:cut]) for cut in range(len(parts), 0, -1))
+    return next((root for root in roots if root in names), None)
+
+
+def column_at(table: pa.Table, dotted: str) -> pa.Array | None:
+    """What a dotted path leads to, as a run finds it, as one array; None where it leads nowhere."""
+    path = find_path(dotted, {field.name: field.type for field in table.schema}, struct_fields)
+    if path is None:
+        return None
+    chunks = table.column(path[0]).chunks
+    return at_path(
+        pa.concat_arrays(chunks) if chunks else pa.array([], table.schema.field(path[0]).type), path
+    )
+
+
+def question_values(table: pa.Table, dotted: str) -> pa.Array | None:
+    """The values of a column that a question holds, as the run wrote them into it: string, (rows,)."""
+    column = column_at(table, dotted)
+    return None if column is None else as_texts(column, (dotted,), str, {})
 
 
 def read_json_document(given: str) -> bytes:
@@ -203,10 +227,10 @@ def _places(given: str) -> list[Place]:
 _Opened = tuple[Callable[[], Iterator[_Rows]], Callable[[], tuple[str, ...]]]
 
 
-def _parquet(places: Sequence[Place]) -> _Opened:
+def _parquet(places: Sequence[Place], repeated: Sequence[str]) -> _Opened:
     def rows() -> Iterator[_Rows]:
         for place in places:
-            with opened_columns(place, REPEATED) as file:
+            with opened_columns(place, repeated) as file:
                 for group in range(file.metadata.num_row_groups):
                     count = file.metadata.row_group(group).num_rows
                     yield _Rows(count, partial(_row_group, place, file, group))
