@@ -28,7 +28,7 @@ from batchqa.steps.reading import ColumnPlan, pieces
 from batchqa.steps.scoring import SpanScorer
 from batchqa.steps.windowing import Windower, open_tokenizer
 from batchqa.steps.writing import output_batches, output_schema
-from batchqa.table_kinds import annotated_as_given
+from batchqa.table_kinds import annotated_as_given, check_batch, of_one_schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +180,10 @@ class Annotator:
     ) -> Iterator[pa.RecordBatch]:
         """Annotate record batches as they come, in order and in bounded memory.
 
-        The batches must share one schema. The output's rows are the input's in order, in batches of its own
-        size. Memory holds a few thousand rows at a time, and the answers of up to STREAM_PART_ROWS.
+        The batches must share one schema, that of the first: columns may be in another order, and of types
+        that become its types without loss; others raise InputError. The output's rows are the input's in
+        order, in batches of its own size. Memory holds a few thousand rows at a time, and the answers of up
+        to STREAM_PART_ROWS.
         `questions` and `layout` as for `annotate`.
         """
         asks = self._asks(questions, layout)
@@ -189,10 +191,12 @@ class Annotator:
         first = next(stream, None)
         if first is None:
             return
+        check_batch(first)
         plan = self._plan(first.schema, asks)
         schema = self._output_schema(plan, asks)
         each = len(asks) if asks else 1
-        rows = chunks(_rows(plan, chain([first], stream)), STREAM_PART_ROWS, questions=each)
+        alike = of_one_schema(chain([first], stream))
+        rows = chunks(_rows(plan, alike), STREAM_PART_ROWS, questions=each)
         for answered in self.road.answer(rows, questions=asks):
             yield from output_batches(answered, schema, wide=asks is not None and asks.wide)
 
@@ -224,6 +228,8 @@ class Annotator:
         layout: Literal["long", "wide"] = "long",
     ) -> pa.Schema:
         """The schema of the output for tables of `input_schema`. Raises InputError where columns lack."""
+        if not isinstance(input_schema, pa.Schema):
+            raise TypeError(f"a pyarrow.Schema is wanted, not {type(input_schema).__qualname__}")
         asks = self._asks(questions, layout)
         return self._output_schema(self._plan(input_schema, asks), asks)
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+
+from batchqa.errors import InputError
 
 
 def as_pairs(question: str | Sequence[str], context: str | Sequence[str]) -> pa.Table:
     """Columns `question` and `context`; a single text beside a list goes with each of the list.
 
-    Raises TypeError for anything but texts, ValueError for lists of different lengths.
+    Raises TypeError for anything but texts, ValueError for lists of different lengths, InputError for texts
+    that are not Unicode.
     """
     given = {"question": question, "context": context}
     lists: dict[str, list[Any]] = {
-        name: [texts] if isinstance(texts, str) else list(texts) for name, texts in given.items()
+        name: [texts] if isinstance(texts, str) or not isinstance(texts, Iterable) else list(texts)
+        for name, texts in given.items()
     }
     for name, texts in lists.items():
         wrong = next((text for text in texts if not isinstance(text, str)), None)
@@ -28,7 +32,10 @@ def as_pairs(question: str | Sequence[str], context: str | Sequence[str]) -> pa.
     if len(lists["question"]) != len(lists["context"]):
         sizes = " and ".join(f"{len(texts)} {name}s" for name, texts in lists.items())
         raise ValueError(f"each question needs its context, but there are {sizes}")
-    return pa.table({name: pa.array(texts, pa.large_string()) for name, texts in lists.items()})
+    try:
+        return pa.table({name: pa.array(texts, pa.large_string()) for name, texts in lists.items()})
+    except UnicodeEncodeError as error:
+        raise InputError(f"a question or context is no text that UTF-8 can hold: {error}") from error
 
 
 def as_asked(rows: Sequence[Mapping[str, Any]], top_k: int, *, single: bool) -> Any:

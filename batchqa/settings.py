@@ -263,6 +263,16 @@ class OutputSettings:
         check_fields(self)
 
 
+def _asked_as(name: Any, question: Any) -> str:
+    """A question of a mapping as --ask has it. Raises SettingsError for one that is no text."""
+    if not isinstance(question, str):
+        raise SettingsError(
+            f"ask[{name!r}] must be the question's text, not {shown(question)}; a threshold of its own is "
+            "given in a file (questions=)"
+        )
+    return f"{name}={question}"
+
+
 @dataclass(frozen=True, slots=True)
 class RunSettings:
     """All settings of a run."""
@@ -286,7 +296,7 @@ class RunSettings:
         if isinstance(limit, (str, int)) and not isinstance(limit, bool):
             left["max_errors"] = ErrorLimit.parse(str(limit))
         if isinstance(left.get("ask"), Mapping):
-            left["ask"] = tuple(f"{name}={question}" for name, question in left["ask"].items())
+            left["ask"] = tuple(_asked_as(name, question) for name, question in left["ask"].items())
 
         if isinstance(reuse := left.get("reuse", ()), (str, Path)):
             reuse = [reuse]

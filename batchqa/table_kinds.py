@@ -7,6 +7,7 @@ caller has not imported already.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -23,6 +24,8 @@ def annotated_as_given(table: Any, annotate: Annotate, schema_of: Callable[[pa.S
 
     Raises InputError for values that a table cannot hold, TypeError for what is no table.
     """
+    if isinstance(table, list) and not table:
+        return []  # no rows, and so no columns either
     if isinstance(table, pa.RecordBatchReader):  # a stream stays one: nothing is read before it is asked for
         return pa.RecordBatchReader.from_batches(schema_of(table.schema), annotate(table))
     arrow, back = _as_arrow(table)
@@ -39,7 +42,10 @@ def _as_arrow(table: Any) -> tuple[pa.Table, Callable[[pa.Table], Any]]:
     if library == "polars" and type(table).__name__ == "DataFrame":
         import polars as pl
 
-        return table.to_arrow(), pl.from_arrow
+        try:
+            return table.to_arrow(), pl.from_arrow
+        except pa.ArrowException as error:
+            raise InputError(f"the data frame cannot be an Arrow table: {_first_line(error)}") from error
     if library == "pandas" and type(table).__name__ == "DataFrame":
         return _from_pandas(table)
     if isinstance(table, list) and all(isinstance(row, dict) for row in table):
@@ -65,8 +71,11 @@ def _from_dicts(rows: list[dict[str, Any]]) -> pa.Table:
     for name in names:
         try:
             columns[name] = pa.array([row.get(name) for row in rows])
-        except (pa.ArrowException, OverflowError) as error:
-            raise _unlike(name, error) from error
+        except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+            way_out = "" if isinstance(error, UnicodeEncodeError) else "; make its values one type"
+            raise InputError(
+                f"column {name!r} cannot be a table's column: {_first_line(error)}{way_out}"
+            ) from error
     return pa.table(columns)
 
 
@@ -75,14 +84,18 @@ def _from_pandas(frame: Any) -> tuple[pa.Table, Callable[[pa.Table], Any]]:
     import pandas as pd
 
     try:
-        arrow = pa.Table.from_pandas(frame)
+        with warnings.catch_warnings():
+            # names that are no texts are put back below
+            warnings.filterwarnings("ignore", "The DataFrame has column names of mixed type")
+            arrow = pa.Table.from_pandas(frame)
     except (pa.ArrowException, ValueError, TypeError) as error:
-        raise _unlike("of the data frame", error) from error
+        raise InputError(f"the data frame cannot be an Arrow table: {_first_line(error)}") from error
     nullable = {pa.int32(): pd.Int32Dtype(), pa.bool_(): pd.BooleanDtype()}
 
     def back(out: pa.Table) -> Any:
         given = [name for name in out.column_names if name in arrow.column_names]
         result = out.select(given).to_pandas()
+        result.columns = frame.columns
         added = out.drop_columns(given).to_pandas(types_mapper=nullable.get)
         for name in added.columns:
             result[name] = added[name].array
@@ -91,6 +104,35 @@ def _from_pandas(frame: Any) -> tuple[pa.Table, Callable[[pa.Table], Any]]:
     return arrow, back
 
 
-def _unlike(name: str, error: Exception) -> InputError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return InputError(f"column {name!r} cannot be a table's column: {reason}; make its values one type")
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def check_batch(batch: Any) -> None:
+    """Raise TypeError for what is no record batch."""
+    if not isinstance(batch, pa.RecordBatch):
+        what = f"{type(batch).__module__}.{type(batch).__qualname__}"
+        raise TypeError(f"a stream is of pyarrow.RecordBatch, not {what}; `annotate` takes whole tables")
+
+
+def of_one_schema(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The batches with the columns and types of the first. Raises InputError where that cannot be."""
+    wanted: pa.Schema | None = None
+    for number, batch in enumerate(batches, 1):
+        check_batch(batch)
+        wanted = wanted or batch.schema
+        if batch.schema.equals(wanted):
+            yield batch
+            continue
+        if sorted(batch.schema.names) != sorted(wanted.names):
+            raise InputError(
+                f"batch {number} has the columns {', '.join(batch.schema.names)}, and the first one has "
+                f"{', '.join(wanted.names)}; batches of a stream must share one schema"
+            )
+        try:
+            yield batch.select(wanted.names).cast(wanted)
+        except (pa.ArrowException, ValueError) as error:
+            raise InputError(
+                f"batch {number} has other types than the first one: {_first_line(error)}; batches of a "
+                "stream must share one schema"
+            ) from error

@@ -369,6 +369,18 @@ def test_options_that_contradict_each_other_are_refused(tmp_path: Path, tiny_bun
         _run(inputs, tmp_path / "out.parquet", tiny_bundle, question="thing")
 
 
+def test_what_is_no_question_is_refused_however_python_gives_it(
+    tmp_path: Path, tiny_bundle: Path, annotator: Annotator
+) -> None:
+    data = tmp_path / "in.jsonl"
+    data.write_text('{"context": "It was built in 1894."}\n')
+    for wrong in (None, 5, {"question": "When?", "threshold": 1.0}):
+        with pytest.raises(SettingsError, match=r"ask\['year'\] must be the question's text"):
+            batchqa.run(data, tmp_path / "out.parquet", model=tiny_bundle, ask={"year": wrong})
+    with pytest.raises(TypeError, match="questions are a dict"):
+        annotator.annotate([{"context": "a"}], questions=["When?"])  # type: ignore[arg-type]
+
+
 def test_an_annotator_keeps_its_questions_when_it_is_pickled(tmp_path: Path, tiny_bundle: Path) -> None:
     import pickle
 

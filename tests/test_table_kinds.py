@@ -185,3 +185,38 @@ def test_a_mistake_in_asking_is_an_error_of_python(annotator: Annotator) -> None
 
 def test_what_only_the_road_needs_is_no_method_of_an_annotator() -> None:
     assert not hasattr(Annotator, "answer")
+
+
+def test_a_list_of_no_rows_is_a_list_of_no_rows(annotator: Annotator) -> None:
+    assert annotator.annotate([]) == []
+
+
+def test_names_of_a_data_frame_that_are_no_texts_stay_as_they_are(annotator: Annotator) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame([[7, CONTEXT, "When?"]], columns=[0, "context", "question"])
+    assert annotator.annotate(frame).columns.tolist()[:4] == [0, "context", "question", "qa_answer"]
+
+
+def test_half_of_a_surrogate_pair_is_an_error_of_the_input(annotator: Annotator) -> None:
+    with pytest.raises(InputError, match=r"column 'context' .*surrogates"):
+        annotator.annotate([{"context": "a \ud800", "question": "What?"}])
+    with pytest.raises(InputError, match="no text that UTF-8 can hold"):
+        annotator.ask("What \ud800?", CONTEXT)
+
+
+def test_batches_of_a_stream_that_differ_are_made_like_the_first_or_refused(
+    annotator: Annotator,
+) -> None:
+    first = pa.record_batch({"n": [1.5], "context": [CONTEXT], "question": ["When?"]})
+    turned = pa.record_batch({"question": ["Where?"], "context": [CONTEXT], "n": [2]})
+    out = pa.Table.from_batches(annotator.stream(iter([first, turned])))
+    assert out["n"].to_pylist() == [1.5, 2.0]
+    assert out["question"].to_pylist() == ["When?", "Where?"]
+    more = pa.record_batch({"n": [1.0], "context": [CONTEXT], "question": ["When?"], "note": ["lost?"]})
+    with pytest.raises(InputError, match="batch 2 has the columns n, context, question, note"):
+        list(annotator.stream([first, more]))
+    other = turned.set_column(2, "n", pa.array(["x"]))
+    with pytest.raises(InputError, match="batch 2 has other types"):
+        list(annotator.stream([first, other]))
+    with pytest.raises(TypeError, match=r"a stream is of pyarrow\.RecordBatch, not pyarrow\.lib\.Table"):
+        list(annotator.stream([TABLE]))

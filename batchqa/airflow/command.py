@@ -136,7 +136,7 @@ def _has_ended(pid: int) -> bool:
 
 
 def _summary(stdout: str) -> dict[str, Any] | None:
-    lines = stdout.splitlines()
+    lines = stdout.rstrip("\n").split("\n")  # a name in it may hold what else ends a line
     try:
         found = json.loads(lines[-1]) if lines else None
     except ValueError:

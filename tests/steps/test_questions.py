@@ -50,7 +50,10 @@ def _read(path: Path) -> dict[str, tuple[str, float | None]]:
         ("q.toml", TABLES),
         ("n.toml", NAMED),
         ("q.jsonl", LINES),
+        ("q.json", "[" + LINES.strip().replace("\n\n", ",\n") + "]"),
         ("q.csv", "\ufeff" + SEMICOLONS),
+        ("excel.csv", "\ufeffsep=;\r\n" + SEMICOLONS),
+        ("blank.csv", "\n\n" + SEMICOLONS),
         ("q.tsv", TABS),
     ],
 )
@@ -58,6 +61,14 @@ def test_a_file_of_every_kind_gives_the_same_questions(tmp_path: Path, name: str
     path = tmp_path / name
     path.write_text(text)
     assert _read(path) == {"brand": ("What brand is {item}?", -1.5), "price": ("What does it cost?", None)}
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\x85", "\x0b", "\x0c"])
+def test_lines_of_a_question_file_end_at_newlines_only(tmp_path: Path, mark: str) -> None:
+    text = f"What is{mark}it?"
+    (tmp_path / "q.jsonl").write_text(json.dumps({"name": "a", "question": text}, ensure_ascii=mark < " "))
+    (tmp_path / "q.csv").write_text(f"name,question\na,{text}\n")
+    assert _read(tmp_path / "q.jsonl") == _read(tmp_path / "q.csv") == {"a": (text, None)}
 
 
 def test_a_parquet_file_gives_questions(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -59,7 +60,7 @@ def _toml(name: str, text: str) -> Iterator[Entry]:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{name} is not valid TOML: {error}") from error
-    lines = text.splitlines()
+    lines = text.split("\n")
     for key, value in document.items():
         if key in _TABLES and isinstance(value, list):
             headers = _lines_like(lines, rf"\[\[\s*{key}\s*\]\]")
@@ -81,7 +82,10 @@ def _lines_like(lines: list[str], pattern: str) -> list[int]:
 
 
 def _jsonl(name: str, text: str) -> Iterator[Entry]:
-    for number, line in enumerate(text.splitlines(), 1):
+    if text.lstrip().startswith("["):
+        yield from _json_array(name, text)
+        return
+    for number, line in enumerate(text.split("\n"), 1):  # others than "\n" may be in a question
         if not line.strip():
             continue
         place = f"{name}:{number}"
@@ -94,26 +98,42 @@ def _jsonl(name: str, text: str) -> Iterator[Entry]:
         yield Entry(said, place)
 
 
+def _json_array(name: str, text: str) -> Iterator[Entry]:
+    try:
+        document = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise SettingsError(f"{name}: this is no JSON array: {error}") from error
+    for number, said in enumerate(document, 1):
+        place = f"{name}, question {number}"
+        if not isinstance(said, dict):
+            raise SettingsError(f'{place}: this is not an object; write {{"name": ..., "question": ...}}')
+        yield Entry(said, place)
+
+
 def _csv(name: str, text: str) -> Iterator[Entry]:
-    header = text.partition("\n")[0]
+    # before the header: blank lines, and Excel's line that names the delimiter
+    above = re.match(r"(\s*\n)*(sep=.\r?\n)?(\s*\n)*", text)
+    skipped = above.end() if above else 0
+    first_line = text.count("\n", 0, skipped) + 1
+    header = text[skipped:].partition("\n")[0]
     delimiter = max(",;\t", key=header.count)
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(text[skipped:], newline=""), delimiter=delimiter, strict=True)
     try:
         names = [column.strip() for column in next(reader, [])]
         if not {"name", "question"}.issubset(names):
             has = ", ".join(names) or "none"
             raise SettingsError(
-                f"{name}:1: the header must have the columns name and question; it has: {has}"
+                f"{name}:{first_line}: the header must have the columns name and question; it has: {has}"
             )
         for fields in reader:
-            place = f"{name}:{reader.line_num}"
+            place = f"{name}:{first_line - 1 + reader.line_num}"
             if not any(field.strip() for field in fields):
                 continue
             if len(fields) != len(names):
                 raise SettingsError(f"{place}: {len(fields)} fields, and the header has {len(names)}")
             yield Entry(dict(zip(names, (field.strip() for field in fields), strict=True)), place)
     except csv.Error as error:
-        raise SettingsError(f"{name}:{reader.line_num}: this is not CSV: {error}") from error
+        raise SettingsError(f"{name}:{first_line - 1 + reader.line_num}: this is not CSV: {error}") from error
 
 
 def _parquet(path: Path) -> Iterator[Entry]:

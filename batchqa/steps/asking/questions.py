@@ -103,6 +103,8 @@ class Questions:
     def given(cls, questions: Mapping[str, Any], layout: Literal["long", "wide"]) -> Questions:
         """A Python caller's: {name: text}, or {name: {"question": text, "threshold": number}}."""
         AskingSettings(layout=layout)
+        if not isinstance(questions, Mapping):
+            raise TypeError(f"questions are a dict {{name: question}}, not {type(questions).__qualname__}")
         entries = (
             {"name": name, **(said if isinstance(said, Mapping) else {"question": said})}
             for name, said in questions.items()
