@@ -39,7 +39,7 @@ from tests.strategies import texts
 
 QUESTION = "Who repaired the bridge?"
 
-thoroughly = settings(max_examples=5 * settings().max_examples)
+thoroughly = settings(max_examples=3 * settings().max_examples)
 """For steps by themselves: their examples cost next to nothing."""
 
 

@@ -117,7 +117,7 @@ def test_a_run_of_some_time_calls_nobody_whatever_the_home_folder_is(both: Path,
     for place, process in running.items():
         assert process.poll() is None
         said = place.check(process)
-        assert said.count("is kept in") == (place.home != place.work.parent / "home")
+        assert said.count("are kept in") == (place.home != place.work.parent / "home")
 
 
 @can_trace

@@ -57,7 +57,9 @@ def _compared(bundle: Bundle, table: pa.Table) -> tuple[float, float]:
     return equal, logit_difference(single, half, batches_of(bundle, table))
 
 
-@pytest.mark.parametrize("family", ["bert-uncased", "roberta", "albert"])
+@pytest.mark.parametrize(
+    "family", ["bert-uncased", "roberta", pytest.param("albert", marks=pytest.mark.slow)]
+)
 def test_float16_stays_near_float32_where_the_cpu_computes_it(
     family: str, checkpoints: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -27,7 +27,7 @@ pytest.importorskip("accelerate")
 
 from batchqa.train.student import keep_layers  # noqa: E402
 from batchqa.train.targets import hidden_loss  # noqa: E402
-from batchqa.train.training import train  # noqa: E402
+from batchqa.train.training import Trained, train  # noqa: E402
 
 QUICK: dict[str, Any] = {
     "epochs": 4,
@@ -43,14 +43,21 @@ QUICK: dict[str, Any] = {
 """A run of 44 steps, a second or two."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def base(checkpoints: Callable[[str], Path]) -> Path:
     return checkpoints("bert-uncased")
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write(tmp_path / "train.jsonl", rows(400))
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("data") / "train.jsonl", rows(400))
+
+
+@pytest.fixture(scope="module")
+def whole(base: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, Path]:
+    """A run that nothing disturbed, and its checkpoint; do not change it."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    return train(str(base), out, [data], settings=TrainSettings(**QUICK), licence="MIT"), out
 
 
 def weights(checkpoint: Path) -> dict[str, Any]:
@@ -77,22 +84,21 @@ class Kill:
 
 
 def test_a_run_learns_its_task_and_leaves_a_checkpoint_that_can_be_exported(
-    base: Path, data: Path, tmp_path: Path
+    whole: tuple[Trained, Path],
 ) -> None:
     from batchqa.export.checkpoint import open_checkpoint
 
-    trained = train(str(base), tmp_path / "out", [data], settings=TrainSettings(**QUICK), licence="MIT")
-
+    trained, out = whole
     assert trained.validation is not None
     assert trained.validation.best_f1 > 95
     assert trained.validation.rows == 80
-    with open_checkpoint(str(tmp_path / "out"), None) as checkpoint:
+    with open_checkpoint(str(out), None) as checkpoint:
         checkpoint.load_model()
-    assert not (tmp_path / "out.batchqa").exists()
-    record = orjson.loads((tmp_path / "out" / "training.json").read_bytes())
+    assert not out.with_name("out.batchqa").exists()
+    record = orjson.loads((out / "training.json").read_bytes())
     assert record["data"][0]["name"] == "train.jsonl"
     assert (record["rows"], record["labelled_rows"], record["options"]["seed"]) == (320, 320, 0)
-    card = (tmp_path / "out" / "README.md").read_text()
+    card = (out / "README.md").read_text()
     assert "license: mit" in card
     assert "On 80 rows of groups that were not trained on" in card
 
@@ -139,18 +145,17 @@ def test_a_state_that_was_cut_off_while_it_was_written_is_not_taken(
     assert f"resuming after step {int(whole.name[-8:])} of 44" in notes
 
 
-def test_a_run_that_is_done_is_not_done_again(base: Path, data: Path, tmp_path: Path) -> None:
-    settings = TrainSettings(**QUICK)
-    first = train(str(base), tmp_path / "out", [data], settings=settings)
-    written = (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns
+def test_a_run_that_is_done_is_not_done_again(whole: tuple[Trained, Path], base: Path, data: Path) -> None:
+    first, out = whole
+    written = (out / "model.safetensors").stat().st_mtime_ns
 
-    again = train(str(base), tmp_path / "out", [data], settings=settings)
+    again = train(str(base), out, [data], settings=TrainSettings(**QUICK), licence="MIT")
 
     assert again.already_done
     assert again.validation == first.validation
-    assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == written
     with pytest.raises(PreconditionError, match=r"trained differently.*seed"):
-        train(str(base), tmp_path / "out", [data], settings=TrainSettings(**QUICK, seed=1))
+        train(str(base), out, [data], settings=TrainSettings(**QUICK, seed=1), licence="MIT")
+    assert (out / "model.safetensors").stat().st_mtime_ns == written
 
 
 def test_a_run_that_began_otherwise_is_not_resumed(base: Path, data: Path, tmp_path: Path) -> None:
@@ -164,9 +169,10 @@ def test_a_run_that_began_otherwise_is_not_resumed(base: Path, data: Path, tmp_p
     assert train(str(base), tmp_path / "out", [data], settings=other, restart=True).steps == 44
 
 
-def test_rows_without_gold_are_learned_from_a_teacher(base: Path, data: Path, tmp_path: Path) -> None:
-    teacher = tmp_path / "teacher"
-    train(str(base), teacher, [data], settings=TrainSettings(**QUICK))
+def test_rows_without_gold_are_learned_from_a_teacher(
+    whole: tuple[Trained, Path], base: Path, tmp_path: Path
+) -> None:
+    _, teacher = whole
     nightly = write(tmp_path / "nightly.jsonl", rows(400, seed=5, gold=False))
     judged = write(tmp_path / "judged.jsonl", rows(90, seed=6))
     settings = TrainSettings(**QUICK | {"validation": str(judged)})
