@@ -25,7 +25,8 @@ TABLE = pa.table(
 
 @pytest.fixture(scope="module")
 def annotator(bundles: Callable[..., Path]) -> Annotator:
-    return Annotator(bundles(abstains=False), device="cpu", threads=1, batch_tokens=512)
+    options = {"device": "cpu", "threads": 1, "batch_tokens": 512, "in_process": True}
+    return Annotator(bundles(abstains=False), **options)
 
 
 def test_a_table_comes_back_with_its_columns_and_the_answers(annotator: Annotator) -> None:

@@ -35,7 +35,8 @@ ROWS = [
 
 @pytest.fixture
 def run(tiny_bundle: Path) -> Run:
-    return partial(job.run, model=tiny_bundle, device="cpu", threads=1, batch_tokens=512)
+    options = {"device": "cpu", "threads": 1, "batch_tokens": 512, "in_process": True}
+    return partial(job.run, model=tiny_bundle, **options)
 
 
 @pytest.fixture
