@@ -33,7 +33,7 @@ def _parquet(path: Path, rows: list[Row]) -> Path:
 
 
 def _predicted_and_real(bundle: Path, source: Path) -> tuple[estimate.Estimate, job.Summary]:
-    options: dict[str, Any] = {"model": bundle, **OPTIONS}
+    options: dict[str, Any] = {"model": bundle, "in_process": True, **OPTIONS}
     predicted = job.dry_run(source, source.with_suffix(".out.parquet"), **options)
     return predicted, job.run(source, source.with_suffix(".out.parquet"), **options)
 
