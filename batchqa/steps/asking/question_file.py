@@ -82,9 +82,6 @@ def _lines_like(lines: list[str], pattern: str) -> list[int]:
 
 
 def _jsonl(name: str, text: str) -> Iterator[Entry]:
-    if text.lstrip().startswith("["):
-        yield from _json_array(name, text)
-        return
     for number, line in enumerate(text.split("\n"), 1):  # others than "\n" may be in a question
         if not line.strip():
             continue
@@ -98,7 +95,11 @@ def _jsonl(name: str, text: str) -> Iterator[Entry]:
         yield Entry(said, place)
 
 
-def _json_array(name: str, text: str) -> Iterator[Entry]:
+def _json(name: str, text: str) -> Iterator[Entry]:
+    """An array of objects, or lines of them."""
+    if not text.lstrip().startswith("["):
+        yield from _jsonl(name, text)
+        return
     try:
         document = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -149,7 +150,7 @@ _READERS: Mapping[str, Callable[[str, str], Iterator[Entry]]] = {
     ".toml": _toml,
     ".jsonl": _jsonl,
     ".ndjson": _jsonl,
-    ".json": _jsonl,
+    ".json": _json,
     ".csv": _csv,
     ".tsv": _csv,
 }
