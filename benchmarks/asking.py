@@ -1,10 +1,11 @@
 """What a question costs besides the model where documents are asked many, in CPU microseconds.
 
 The same documents and questions three ways: crossed by hand (a file with a row for each document and
-question), and asked by the job, in the long and in the wide layout. The whole road of a job runs over the
-file, from reading to the published output, with a scorer that returns ready logits; CPU time of all its
-threads is counted. With `--model` the engine works off the same windows as ready batches besides: what share
-of a question's time is its.
+question, document by document), and asked by the job, in the long and in the wide layout. Beside them the
+documents with a single question each: what a question costs where nothing is shared. The whole road of a job
+runs over the file, as in `host.py`. With `--model` a real engine answers the first documents, and works off
+the same windows as ready batches: what share of a question's time is its. CPU time is what is compared, so
+other work on the machine matters little.
 """
 
 from __future__ import annotations
@@ -13,11 +14,9 @@ import argparse
 import itertools
 import json
 import os
-import statistics
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,22 +25,18 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # from a checkout that need not be installed
 
 from batchqa.annotator import Annotator
-from batchqa.machine import peak_memory
-from batchqa.output import Target, open_output
 from batchqa.settings import ReadingSettings
 from batchqa.steps.asking import Questions, asked
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.chunking import chunks
 from batchqa.steps.pairing import AnswerCache, pairs_of
-from batchqa.steps.reading import Source, open_source
+from batchqa.steps.reading import open_source
 from batchqa.steps.scoring import score_batch
-from batchqa.steps.writing import output_batches, output_schema
-from benchmarks.host import ReadyScorer
-from benchmarks.measuring import HERE, WORK, keep
+from benchmarks.host import PART_ROWS, STEPS, road
+from benchmarks.measuring import HERE, WORK, keep, spread
 
 WORDS = 800
-PART_ROWS = 100_000
-WAYS = ("crossed", "long", "wide")
+WAYS = ("crossed", "long", "wide", "one question each")
 
 
 def main() -> int:
@@ -50,8 +45,8 @@ def main() -> int:
     parser.add_argument("--documents", type=int, default=1000)
     parser.add_argument("--questions", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--model", help="a bundle, or default: also time its engine")
-    parser.add_argument("--scored", type=int, default=20, help="documents that --model scores")
+    parser.add_argument("--model", help="a bundle, or default: also let its engine answer")
+    parser.add_argument("--scored", type=int, default=20, help="documents that --model answers in each round")
     parser.add_argument("--data", type=Path, default=os.environ.get("BATCHQA_DATA", "../shared/data"))
     parser.add_argument("--results", type=Path, default=HERE / "results")
     options = parser.parse_args()
@@ -62,44 +57,35 @@ def main() -> int:
     WORK.mkdir(exist_ok=True)
     os.environ["RAYON_NUM_THREADS"] = "1"  # CPU time of one thread is what is counted
     questions = _files(squad, options.documents, options.questions)
-    annotator = Annotator(options.model or "default", device="cpu", in_process=True, threads=1)
-    costs: dict[str, list[float]] = {way: [] for way in WAYS}
+    runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for _ in range(options.rounds):
         for way in WAYS:
-            asks = (
-                None if way == "crossed" else Questions.given(questions, "wide" if way == "wide" else "long")
-            )
-            seconds = _job(
-                annotator, WORK / f"asking-{'crossed' if asks is None else 'documents'}.parquet", asks
-            )
-            costs[way].append(1e6 * seconds / (options.documents * options.questions))
-    lines = [f"{options.documents} documents of {WORDS} words, {options.questions} questions each", ""]
-    lines += [
-        "| way | CPU microseconds a question, besides the model | of the crossed file's |",
-        "|---|---|---|",
-    ]
-    crossed = statistics.median(costs["crossed"])
-    lines += [
-        f"| {way} | {statistics.median(costs[way]):.0f} ({min(costs[way]):.0f} to {max(costs[way]):.0f}) | "
-        f"{statistics.median(costs[way]) / crossed:.2f} |"
-        for way in WAYS
-    ]
-    figures = {"documents": options.documents, "questions": options.questions, "microseconds": costs}
+            asks = Questions.given(questions, way) if way in ("long", "wide") else None
+            count = options.documents * (1 if way == WAYS[-1] else options.questions)
+            seconds = road(_file("documents" if asks else way), asks)
+            runs[way].append({step: 1e6 * seconds[step] / count for step in STEPS})
+    table = _table(runs, options.documents, options.questions)
+    figures = {"documents": options.documents, "questions": options.questions, "microseconds": runs}
     if options.model:
-        engine = 1e6 * _engine_seconds(annotator, questions, options.scored)
-        lines += ["", f"the engine alone, on ready batches: {engine:.0f} microseconds a question"]
-        lines += [
-            f"{way}: {engine / (engine + statistics.median(costs[way])):.4f} of the bare engine's rate"
-            for way in WAYS
-        ]
-        figures["engine_microseconds"] = engine
-    lines += ["", f"peak memory of the process: {peak_memory() / 2**20:.0f} MiB"]
-    keep("asking", options.results, "\n".join(lines) + "\n", figures)
+        rounds = _with_engine(options.model, questions, options.scored, options.rounds)
+        share = [engine / job for engine, job in rounds]
+        table += (
+            f"\n{options.scored} documents answered, CPU milliseconds a question: by a job "
+            f"{spread([1e3 * job for _, job in rounds], 1)}, by its engine on ready batches "
+            f"{spread([1e3 * engine for engine, _ in rounds], 1)}; "
+            f"the job's rate is {spread(share, 3)} of the bare engine's.\n"
+        )
+        figures["engine_and_job_seconds"] = rounds
+    keep("asking", options.results, table, figures)
     return 0
 
 
+def _file(way: str) -> Path:
+    return WORK / f"asking-{way.split(maxsplit=1)[0]}.parquet"
+
+
 def _files(squad: Path, documents: int, count: int) -> dict[str, str]:
-    """Write the documents, and the same crossed with the questions; returns the questions."""
+    """Write the documents, alone, with a question each and with each question; returns the questions."""
     paragraphs = [
         paragraph
         for article in json.loads(squad.read_text(encoding="utf-8"))["data"]
@@ -108,67 +94,76 @@ def _files(squad: Path, documents: int, count: int) -> dict[str, str]:
     words = itertools.cycle(" ".join(paragraph["context"] for paragraph in paragraphs).split(" "))
     texts = [" ".join(itertools.islice(words, WORDS)) for _ in range(documents)]
     asks = {f"q{at}": paragraphs[at]["qas"][0]["question"] for at in range(count)}
-    numbers = pa.array(range(documents))
-    pq.write_table(pa.table({"id": numbers, "context": texts}), WORK / "asking-documents.parquet")
-    crossed = {
-        "id": pa.array([number for number in range(documents) for _ in asks]),
-        "context": [text for text in texts for _ in asks],
-        "question": list(asks.values()) * documents,
-    }
-    pq.write_table(pa.table(crossed), WORK / "asking-crossed.parquet")
+    table = pa.table({"id": pa.array(range(documents)), "context": texts})
+    pq.write_table(table, _file("documents"))
+    one = next(iter(asks.values()))
+    pq.write_table(table.append_column("question", pa.array([one] * documents)), _file("one question each"))
+    crossed = table.take(pa.array([number for number in range(documents) for _ in asks]))
+    pq.write_table(
+        crossed.append_column("question", pa.array(list(asks.values()) * documents)), _file("crossed")
+    )
     return asks
 
 
-def _opened(file: Path, asks: Questions | None) -> Source:
-    return open_source([str(file)], ReadingSettings() if asks is None else asks.reading(ReadingSettings()))
+def _table(runs: Mapping[str, list[dict[str, float]]], documents: int, questions: int) -> str:
+    """A line for each step, a column for each way; and what a document's reading and tokenizing costs."""
+    lines = [
+        f"{documents} documents of {WORDS} words, {questions} questions each.",
+        "CPU microseconds a question besides the model, median (smallest to largest):",
+        "",
+        "| | " + " | ".join(runs) + " |",
+        "|---|" + "---|" * len(runs),
+    ]
+    lines += [
+        f"| {step} | "
+        + " | ".join(spread([own[step] for own in rounds], 1) for rounds in runs.values())
+        + " |"
+        for step in STEPS
+    ]
+    totals = {way: [sum(each.values()) for each in rounds] for way, rounds in runs.items()}
+    lines.append("| **whole road** | " + " | ".join(spread(values, 0) for values in totals.values()) + " |")
+    for other in ("crossed", WAYS[-1]):
+        ratios = [
+            spread([own / its for own, its in zip(totals[way], totals[other], strict=True)], 2)
+            for way in runs
+        ]
+        lines.append(f"| of *{other}* | " + " | ".join(ratios) + " |")
+    lines += ["", "Reading and tokenizing a document, all its questions included:", ""]
+    for way, rounds in runs.items():
+        times = 1 if way == WAYS[-1] else questions
+        texts = [times * sum(each[step] for step in ("reading", "tokenizer", "windowing")) for each in rounds]
+        lines.append(f"- {way}: {spread(texts, 0)}")
+    return "\n".join(lines) + "\n"
 
 
-def _job(annotator: Annotator, file: Path, asks: Questions | None) -> float:
-    """CPU seconds of a job whose scorer has its logits ready."""
-    began = time.process_time()
-    road = replace(annotator.road, scorer=ReadyScorer())
-    source = _opened(file, asks)
-    names = asks.wide_names if asks else None
-    schema = output_schema(source.schema, "qa_", 0, wide=names, asked=asks is not None)
-    fields = {"benchmark": time.time_ns()}
-    target = Target.parse(str(WORK / "asking-out.parquet"))
-    options: Mapping[str, bool] = {"overwrite": True, "restart": True}
-    with open_output(
-        target, fields=fields, schema=schema, part_rows=PART_ROWS, compression="zstd", **options
-    ) as commit:
-        commit.begin({})
-        part = commit.part(0)
-        records = rows = 0
-        cut = chunks(source.read(), PART_ROWS, questions=len(asks) if asks else 1)
-        for answered in road.answer(cut, questions=asks):
-            records += len(answered.chunk.rows)
-            for batch in output_batches(answered, schema, wide=names is not None):
-                part.write(batch)
-                rows += len(batch)
-            end = answered.chunk.rows.cursor_after(len(answered.chunk.rows))
-        part.commit(records, end, errors={}, counts={}, versions={}, device="cpu", rows_out=rows)
-        commit.publish({})
-    return time.process_time() - began
-
-
-def _engine_seconds(annotator: Annotator, questions: Mapping[str, str], documents: int) -> float:
-    """CPU seconds a question that the engine takes for ready batches of the first documents."""
-    asks = Questions.given(questions, "long")
-    source, road = _opened(WORK / "asking-documents.parquet", asks), annotator.road
+def _with_engine(
+    model: str, questions: Mapping[str, str], documents: int, rounds: int
+) -> list[tuple[float, float]]:
+    """CPU seconds a question of the engine on ready batches, and of a job with it, in turn."""
+    annotator = Annotator(model, device="cpu", in_process=True, threads=1)
+    asks, own = Questions.given(questions, "long"), annotator.road
+    source = open_source([str(_file("documents"))], asks.reading(ReadingSettings()))
     first = next(iter(source.read())).slice(0, documents)
-    cut = asked(chunks([first], PART_ROWS, questions=len(asks)), asks)
-    windower, cache = road.windower.fresh(), AnswerCache()
-    windows = [windower.windows(pairs_of(chunk, cache)) for chunk in cut]
+    windower, cache = own.windower.fresh(), AnswerCache()
     batches = [
         batch
-        for each in windows
-        for batch in padded_batches(each, road.scorer.budget, road.scorer.length_bucket)
+        for chunk in asked(chunks([first], PART_ROWS, questions=len(asks)), asks)
+        for batch in padded_batches(
+            windower.windows(pairs_of(chunk, cache)), own.scorer.budget, own.scorer.length_bucket
+        )
     ]
-    score_batch(road.scorer, batches[0])
-    began = time.process_time()
-    for batch in batches:
-        score_batch(road.scorer, batch)
-    return (time.process_time() - began) / (documents * len(asks))
+    table = pq.read_table(_file("documents")).slice(0, len(first))
+    count = len(first) * len(asks)
+    score_batch(own.scorer, batches[0])
+    costs = []
+    for _ in range(rounds):
+        began = time.process_time()
+        for batch in batches:
+            score_batch(own.scorer, batch)
+        engine = time.process_time()
+        annotator.annotate(table, dict(questions))
+        costs.append(((engine - began) / count, (time.process_time() - engine) / count))
+    return costs
 
 
 if __name__ == "__main__":

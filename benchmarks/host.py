@@ -28,7 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # from a checko
 
 from batchqa.bundle import BUNDLED, open_bundle
 from batchqa.output import Target, open_output
+from batchqa.records import Cursor
 from batchqa.settings import ReadingSettings, WindowSettings
+from batchqa.steps.asking import Questions, asked, whole
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.chunking import CHUNK_ROWS, chunks
 from batchqa.steps.decoding import Decoder, DecodingRules
@@ -134,7 +136,8 @@ def main() -> int:
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in mixes}
     for number in range(options.rounds):
         for name, file in mixes.items():
-            runs[name].append(_road(file) | {ALONE: _alone(file)})
+            seconds = road(file)
+            runs[name].append({step: 1e6 * seconds[step] / ROWS for step in STEPS} | {ALONE: _alone(file)})
             total = sum(runs[name][-1][step] for step in STEPS)
             print(f"round {number + 1}: {name}: {total:.0f} microseconds a row", flush=True)
     keep("host", options.results, _table(runs), {"rows": ROWS, "microseconds_per_row": runs})
@@ -155,24 +158,27 @@ def _mix(squad: Path, questions: int) -> Path:
     return file
 
 
-def _road(file: Path) -> dict[str, float]:
-    """The road over a file, step by step; microseconds a row."""
+def road(file: Path, questions: Questions | None = None) -> dict[str, float]:
+    """The road over a file of one part, step by step; CPU seconds. `questions` are asked of each row."""
     bundle, clock = open_bundle(BUNDLED), Clock()
     tokenizer = open_tokenizer(bundle.tokenizer)
     windower = Windower(tokenizer, bundle.manifest.layout, WindowSettings(), 384)
     for holder in (windower.encoder, windower.encoder.plain):
         holder.tokenizer = TimedTokenizer(holder.tokenizer, clock)  # type: ignore[union-attr, assignment]
     scorer, decoder, cache = ReadyScorer(), Decoder(DecodingRules(30, 0.0, True, 0)), AnswerCache()
-    source = open_source([str(file)], ReadingSettings())
-    schema = output_schema(source.schema, "qa_", 0)
+    settings, wide = ReadingSettings(), questions.wide_names if questions else None
+    source = open_source([str(file)], questions.reading(settings) if questions else settings)
+    schema = output_schema(source.schema, "qa_", 0, wide=wide, asked=questions is not None)
     rows = clock.each("reading", iter(source.read()))
-    pairs = clock.each("pairing", (pairs_of(chunk, cache) for chunk in chunks(rows, PART_ROWS)))
-    windows = clock.each("windowing", (windower.windows(asked) for asked in pairs))
+    cut = asked(chunks(rows, PART_ROWS, questions=len(questions) if questions else 1), questions)
+    pairs = clock.each("pairing", (pairs_of(chunk, cache) for chunk in cut))
+    windows = clock.each("windowing", (windower.windows(each) for each in pairs))
     batches = clock.each("batching", (b for w in windows for b in padded_batches(w, BUDGET)))
     scored = clock.each("scoring", (score_batch(scorer, batch) for batch in batches))
     decoded = clock.each("decoding", (a for s in scored if (a := decoder.add(s)) is not None))
-    answered = clock.each("unpairing", (answered_rows(answers, cache) for answers in decoded))
-    written = clock.each("writing", ((a, b) for a in answered for b in output_batches(a, schema)))
+    answered = clock.each("unpairing", whole(answered_rows(answers, cache) for answers in decoded))
+    tables = ((a, b) for a in answered for b in output_batches(a, schema, wide=wide is not None))
+    written = clock.each("writing", tables)
     target = Target.parse(str(WORK / "host-out.parquet"))
     with open_output(
         target,
@@ -184,16 +190,17 @@ def _road(file: Path) -> dict[str, float]:
         restart=True,
     ) as commit:
         commit.begin({})
-        part = None
+        part = commit.part(0)
+        end, rows_out = Cursor(), 0
         for piece, batch in written:
             began = time.process_time()
-            part = part or commit.part(piece.chunk.part)
             part.write(batch)
-            if piece.chunk.last_of_part:
-                end = piece.chunk.rows.cursor_after(len(piece.chunk.rows))
-                part.commit(ROWS, end, errors={}, counts={}, versions={}, device="cpu")
+            rows_out += len(batch)
+            end = piece.chunk.rows.cursor_after(len(piece.chunk.rows))
             clock.seconds["commit"] += time.process_time() - began
         began = time.process_time()
+        records = pq.read_metadata(file).num_rows
+        part.commit(records, end, errors={}, counts={}, versions={}, device="cpu", rows_out=rows_out)
         commit.publish({})
         clock.seconds["commit"] += time.process_time() - began
     return _own_times(clock.seconds)
@@ -222,8 +229,7 @@ def _own_times(seconds: dict[str, float]) -> dict[str, float]:
     reading, windowing, *rest = own
     tokenizer = seconds["tokenizer"]
     own = [reading, tokenizer, windowing - tokenizer, *rest, seconds["commit"]]
-    times = dict(zip(STEPS, own, strict=True))
-    return {step: 1e6 * value / ROWS for step, value in times.items()}
+    return dict(zip(STEPS, own, strict=True))
 
 
 def _table(runs: dict[str, list[dict[str, float]]]) -> str:

@@ -110,6 +110,16 @@ def test_argilla_gets_records_with_spans_as_suggestions(annotated: str, tmp_path
     assert len({record["id"] for record in records}) == 4
 
 
+def test_argillas_own_records_take_the_suggestions(annotated: str, tmp_path: Path) -> None:
+    argilla = pytest.importorskip("argilla", reason="needs argilla, which no extra installs")
+    records = converted(annotated, tmp_path / "records.json", "argilla")
+    first, *_, last = [argilla.Record.from_dict(record) for record in records]
+    (suggestion,) = first.suggestions
+    assert (suggestion.question_name, suggestion.score) == ("answers", [pytest.approx(0.95)])
+    assert (first.fields["context"], first.metadata["id"]) == (EMOJI, "k1")
+    assert not list(last.suggestions)
+
+
 def test_spacy_gets_one_document_for_the_questions_of_a_context(annotated: str, tmp_path: Path) -> None:
     lines = converted(annotated, tmp_path / "documents.jsonl", "spacy").read_text(encoding="utf-8")
     first, second = map(json.loads, lines.splitlines())

@@ -355,8 +355,9 @@ class SpanSearch:
         ahead = np.ndarray((len(start), self._width), np.float64, padded, strides=2 * padded.strides)
         band = start[:, None] + ahead
         kept, shared = self._band[: begin - self._band_at], self._band[begin - self._band_at :]
-        band[: len(shared)] = np.maximum(band[: len(shared)], shared)
-        self._band = np.concatenate([kept, band])
+        np.maximum(band[: len(shared)], shared, out=band[: len(shared)])
+        # in most contexts all that comes before this window is settled, and there is nothing to copy
+        self._band = np.concatenate([kept, band]) if len(kept) else band
 
     def finish(self) -> Span:
         """The best span; z is -inf where the context has no visible character."""
@@ -372,11 +373,7 @@ class SpanSearch:
             while count and starts[self._band_at + count - 1] == starts[self._band_at + count]:
                 count -= 1
         final, self._band = self._band[:count], self._band[count:]
-        flat = final.ravel()
-        place = np.flatnonzero(np.isfinite(flat))
-        if not self._context.regular:
-            place = self._distinct(flat, place)
-        z = flat[place]
+        z, place = self._spans(final.ravel())
         place += self._band_at * self._width
         self._band_at += count
         if not len(z):
@@ -396,6 +393,19 @@ class SpanSearch:
             else:  # a token that shares its characters, or has none, makes no overlap of those
                 starts, ends = self._context.trimmed_offsets()
                 self._pool.add(z, first, last, starts[first], ends[last])
+
+    def _spans(self, flat: Float64) -> tuple[Float64, Int64]:
+        """The z of the spans in a flat band, and their places in it: those within the context, each once."""
+        within = np.isfinite(flat)
+        if not self._context.regular:
+            place = self._distinct(flat, np.flatnonzero(within))
+        elif (
+            within.all()
+        ):  # everywhere but at the context's end: picking all of them out would take as long again
+            return flat, np.arange(len(flat))
+        else:
+            place = np.flatnonzero(within)
+        return flat[place], place
 
     def _tokens(self, place: int) -> tuple[int, int]:
         """First and last token of the span at a place of the band, counted from the context's first token."""
