@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ import pytest
 
 import batchqa
 from batchqa import Annotator, InputError, LimitError, PreconditionError, SettingsError
+from batchqa.cli.describe import describe
+from batchqa.cli.rendering import render, render_facts
 from batchqa.job import dry_run
 from tests.models import SENTENCES
 
@@ -311,6 +314,17 @@ def test_the_limit_and_a_dry_run_count_rows_and_questions(tmp_path: Path, tiny_b
     options = {"ask": ASKED, "in_process": True, "device": "cpu", "max_length": 128, "stride": 32}
     found = dry_run(inputs, tmp_path / "no.parquet", model=tiny_bundle, limit=2, **options)
     assert (found.rows, found.questions, found.windows) == (2, 8, summary.windows)
+
+
+def test_the_shares_that_a_person_reads_are_of_the_questions(tmp_path: Path, tiny_bundle: Path) -> None:
+    output = tmp_path / "out.parquet"
+    summary = _run(_written(tmp_path, DOCUMENTS, "parquet"), output, tiny_bundle)
+    said = render(summary)
+    assert f"{output}: 6 rows, 24 questions" in said
+    for text in (said, render_facts(describe(str(output)))):
+        shares = [int(share) for share in re.findall(r"(?:answered|no answer) .*\((\d+)%\)", text)]
+        assert len(shares) == 2
+        assert 99 <= sum(shares) <= 101
 
 
 def test_questions_on_standard_input_and_output(tmp_path: Path, tiny_bundle: Path) -> None:

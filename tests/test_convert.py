@@ -159,6 +159,20 @@ def test_wide_becomes_long_and_wide_again_without_loss(tmp_path: Path) -> None:
     assert pq.read_table(again).to_pylist() == pq.read_table(wide).to_pylist()
 
 
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+def test_layouts_become_each_other_as_text_too(tmp_path: Path, kind: str) -> None:
+    answers = {"seller": said(CONTEXT, "Hale & Sons"), "price": said(CONTEXT, None)}
+    records = [{"id": str(at), "context": CONTEXT, **answers} for at in range(2)]
+    wide = write_wide(tmp_path / "wide.parquet", records, ["seller", "price"])
+    expected = pq.read_table(wide).to_pylist()
+    long = converted(str(wide), tmp_path / f"long.{kind}", "long")
+    assert len(long.read_text(encoding="utf-8").splitlines()) == 5
+    again = converted(str(long), tmp_path / f"wide.{kind}", "wide")
+    back = converted(str(again), tmp_path / "back.parquet", "long")
+    whole = converted(str(back), tmp_path / "whole.parquet", "wide")
+    assert pq.read_table(whole).to_pylist() == expected
+
+
 @pytest.mark.parametrize(
     ("form", "name", "message"),
     [

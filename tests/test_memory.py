@@ -32,16 +32,32 @@ def _generate(path: Path, rows: int) -> Path:
     return path
 
 
-def _peak_mib(source: Path, bundle: Path) -> float:
+def _peak_mib(source: Path, bundle: Path, *options: str) -> float:
     """Peak resident memory of `batchqa run`, the larger of the job's process and the engine's, in MiB."""
     out = source.with_suffix(".out.parquet")
     command = [sys.executable, "-m", "batchqa", "run", str(source), "-o", str(out), "--model", str(bundle)]
     command += ["--device", "cpu", "--threads", "1", "--batch-tokens", "2048", "--quiet"]
-    code, peak, said, _ = peak_memory(command)
+    code, peak, said, _ = peak_memory([*command, *options])
     assert code == 0
     summary = json.loads(said.splitlines()[-1])
-    assert summary["rows"] == pq.read_metadata(out).num_rows == pq.read_metadata(source).num_rows
+    assert summary["questions"] == pq.read_metadata(out).num_rows
+    assert summary["rows"] == pq.read_metadata(source).num_rows
     return peak / 2**20
+
+
+def test_ten_questions_of_each_row_take_the_memory_of_one(
+    tiny_bundle: Path, tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
+) -> None:
+    texts = [" ".join([f"Report {n}.", *SENTENCES]) for n in range(20_000)]
+    pq.write_table(pa.table({"context": texts}), tmp_path / "documents.parquet", row_group_size=5_000)
+    ask = [
+        option for n in range(10) for option in ("--ask", f"q{n}={SENTENCES[n % len(SENTENCES)][:20]} {n}?")
+    ]
+    one = _peak_mib(tmp_path / "documents.parquet", tiny_bundle, *ask[:2])
+    (tmp_path / "documents.out.parquet").unlink()
+    ten = _peak_mib(tmp_path / "documents.parquet", tiny_bundle, *ask)
+    record_testsuite_property("peak_mib", f"{one:.0f} with one question of 20,000 rows, {ten:.0f} with ten")
+    assert ten <= 1.1 * one, f"{one:.0f} MiB became {ten:.0f} MiB"
 
 
 def test_ten_times_the_rows_take_the_same_memory(

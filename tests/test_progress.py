@@ -43,6 +43,7 @@ def state(**changes: Any) -> Any:
         "rows_per_second": 400.0,
         "part": 1,
         "judged_rows": None,
+        "judged_questions": None,
     }
     return SimpleNamespace(**(values | changes))
 
@@ -66,6 +67,11 @@ def test_the_share_answered_is_that_of_the_rows_that_are_decided() -> None:
     assert describe_progress(state(rows=0, judged_rows=0, answered=0, rows_per_second=0.0)) == (
         "0 of 50,000 rows (0%)"
     )
+
+
+def test_the_share_answered_is_that_of_the_questions_where_rows_are_asked_several() -> None:
+    asked = state(rows=12_000, judged_rows=10_000, judged_questions=50_000, answered=20_000)
+    assert describe_progress(asked).endswith("40% answered")
 
 
 def test_a_slow_model_s_speed_has_a_decimal() -> None:

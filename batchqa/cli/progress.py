@@ -282,7 +282,8 @@ def _details(progress: Progress) -> list[str]:
     left = seconds_left(progress)
     if left is not None:
         details.append(f"{duration(left)} left")
-    judged = progress.rows if progress.judged_rows is None else progress.judged_rows
+    known = (progress.judged_questions, progress.judged_rows, progress.rows)
+    judged = next(count for count in known if count is not None)
     if judged:
         details.append(f"{progress.answered / judged:.0%} answered")
     return details

@@ -27,7 +27,9 @@ def _summary(summary: Summary) -> str:
     if summary.skipped:
         return f"{output}: nothing to do, there is no input; nothing was written"
     title = f"{output}: {_rows(summary.rows)}"
-    lines = _counts(summary.rows, summary.answered, summary.no_answer, summary.errors, summary.statuses)
+    if summary.questions != summary.rows:
+        title += f", {summary.questions:,} questions"
+    lines = _counts(summary.questions, summary.answered, summary.no_answer, summary.errors, summary.statuses)
     if summary.rejected:
         lines.append(("rejected", f"{_rows(summary.rejected)}, in {output}.rejects.jsonl"))
     lines += _reused(summary.reused_rows)
@@ -60,7 +62,8 @@ def _estimate(estimate: Estimate) -> str:
         ("memory", f"about {_bytes(estimate.memory_bytes)}, all {estimate.workers} workers included"),
         ("model", _model(estimate.model, estimate.variant, estimate.engine, estimate.device)),
     ]
-    return _block(f"dry run: {_rows(estimate.rows)}; nothing was written", lines)
+    asked = f", {estimate.questions:,} questions" if estimate.questions != estimate.rows else ""
+    return _block(f"dry run: {_rows(estimate.rows)}{asked}; nothing was written", lines)
 
 
 def render_facts(facts: Mapping[str, Any]) -> str:
@@ -113,7 +116,7 @@ def _output(facts: Mapping[str, Any]) -> Iterator[Line]:
         )
         yield "rows", f"{outcome.get('rows_out', read):,} of {_rows(read)} read"
         yield from _counts(
-            read,
+            counts.get("questions", read),
             counts.get("answered", 0),
             counts.get("no_answer", 0),
             {code: n for code, n in errors.items() if code in ROW_ERRORS},
@@ -165,9 +168,9 @@ def _text(value: Any) -> str:
 
 
 def _counts(
-    rows: int, answered: int, silent: int, errors: Mapping[str, int], statuses: Mapping[str, int]
+    questions: int, answered: int, silent: int, errors: Mapping[str, int], statuses: Mapping[str, int]
 ) -> list[Line]:
-    lines = [("answered", _share(answered, rows)), ("no answer", _share(silent, rows))]
+    lines = [("answered", _share(answered, questions)), ("no answer", _share(silent, questions))]
     return lines + _faults(errors, statuses)
 
 
@@ -185,8 +188,8 @@ def _model(name: str, variant: str | None, engine: str | None, device: str | Non
     return f"{name}, {variant}, {engine} on {device}"
 
 
-def _share(count: int, rows: int) -> str:
-    return f"{count:,} ({count / rows:.0%})" if rows else f"{count:,}"
+def _share(count: int, total: int) -> str:
+    return f"{count:,} ({count / total:.0%})" if total else f"{count:,}"
 
 
 def _rows(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Files that are there complete or not at all: JSON arrays, JSONL, Parquet."""
+"""Files that are there complete or not at all: JSON arrays, JSONL, CSV, Parquet."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from batchqa.errors import InputError, SettingsError
 from batchqa.html_pages import replacing
-from batchqa.output.jsonlines import lines
+from batchqa.output import delimited, jsonlines
 
 
 def write_records(path: Path, records: Iterable[Mapping[str, Any]], *, lines: bool) -> int:
@@ -36,19 +36,24 @@ def write_object(path: Path, record: Mapping[str, Any]) -> int:
 
 
 def write_tables(path: Path, tables: Callable[[], Iterator[pa.Table]]) -> int:
-    """Tables with the same columns as a Parquet or JSONL file, as the suffix says; how many rows there were.
+    """Tables with the same columns as Parquet, JSONL, CSV or TSV, as the suffix says; how many rows.
 
     `tables` is called twice for Parquet, whose types must be known first: JSON lines that come later may need
     wider ones. Raises InputError where a column has types that do not go together.
     """
-    if path.suffix not in (".jsonl", ".parquet"):
-        raise SettingsError(f"-o {path}: a table is written as .parquet or .jsonl")
+    delimiter = delimited.DELIMITERS.get(path.suffix.removeprefix("."))
+    if path.suffix not in (".jsonl", ".parquet") and delimiter is None:
+        raise SettingsError(f"-o {path}: a table is written as .parquet, .jsonl, .csv or .tsv")
     count = 0
-    if path.suffix == ".jsonl":
+    if path.suffix != ".parquet":
         with replacing(path) as tmp, tmp.open("wb") as file:
             for table in tables():
+                if delimiter and len(table) and not count:
+                    file.write(delimited.header(table.schema.names, delimiter))
                 for batch in table.to_batches():
-                    file.writelines(lines(batch))
+                    file.writelines(
+                        delimited.lines(batch, delimiter) if delimiter else jsonlines.lines(batch)
+                    )
                 count += len(table)
         return count
     schema = _unified(tables())

@@ -22,8 +22,9 @@ PAUSE_SECONDS = 0.1
 class Progress:
     """How far a job is; rows are input records, `total_rows` None where only reading would tell.
 
-    `rows` counts the rows whose answers are decided (`judged_rows`, of which `answered` have an answer) and
-    the scored share of those in work; `judged_rows` None means all.
+    `rows` counts the rows whose answers are decided (`judged_rows`) and the scored share of those in work;
+    `judged_rows` None means all. Of the `judged_questions` that they were asked (None: one each) `answered`
+    have an answer.
     """
 
     rows: int
@@ -33,6 +34,7 @@ class Progress:
     rows_per_second: float
     part: int
     judged_rows: int | None = None
+    judged_questions: int | None = None
 
 
 class Clock:
@@ -165,5 +167,6 @@ class Follower:
                 rows_per_second=(rows - (self._clock.resumed_rows or 0)) / working,
                 part=part,
                 judged_rows=judged,
+                judged_questions=self.committed.counts["questions"] + self.part.counts["questions"],
             )
         )

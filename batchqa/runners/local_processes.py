@@ -157,10 +157,14 @@ class _Sharing:
         """Tell how far all processes are together."""
         now = [each.progress for each in self._processes if each.progress is not None]
         tally = Tally(rows=sum(each.judged_rows or 0 for each in now))
-        tally.counts = Counter(answered=sum(each.answered for each in now))
+        tally.counts = Counter(
+            answered=sum(each.answered for each in now),
+            questions=sum(each.judged_questions or 0 for each in now),
+        )
         for each in self._processes:
-            tally.rows -= each.done.rows if each.progress else 0
-            tally.counts["answered"] -= each.done.counts["answered"] if each.progress else 0
+            if each.progress:
+                tally.rows -= each.done.rows
+                tally.counts.subtract({name: each.done.counts[name] for name in tally.counts})
         self._job.follower.part = tally
         self._job.follower.tell(part, sum(each.rows - (each.judged_rows or 0) for each in now))
 

@@ -216,9 +216,9 @@ def run_command(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Annotate INPUT (files, folders or globs: Parquet, JSONL, gzip or zstd JSONL, SQuAD; - is JSONL on
-    standard input) and write OUTPUT. The last line on standard output is the summary as JSON; a terminal
-    shows a readable one.
+    """Annotate INPUT and write OUTPUT. INPUT is files, folders or globs: Parquet, JSONL, JSON, CSV, TSV
+    (text also as gzip or zstd), SQuAD, or .txt, one document each; - is JSONL on standard input. The last
+    line on standard output is the summary as JSON; a terminal shows a readable one.
     """  # noqa: D205  (click makes one paragraph of it)
     rows_on_terminal = output == "-" and is_terminal(sys.stdout)
     with reporting(log_format, quiet, bar=not rows_on_terminal) as reporter, stoppable() as check_stop:

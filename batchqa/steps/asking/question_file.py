@@ -42,7 +42,8 @@ def read_question_file(name: str) -> list[Entry]:
         read = _READERS.get(path.suffix.lower())
         if read is None:
             raise SettingsError(
-                f"--questions {name} is of no known kind; name it .toml, .jsonl, .csv, .tsv or .parquet"
+                f"--questions {name} is of no known kind: a name and a question in each row, as .csv, .tsv, "
+                ".toml, .jsonl or .parquet"
             )
         try:
             entries = list(read(name, data.decode("utf-8-sig")))

@@ -50,8 +50,11 @@ class Question:
         name, text, threshold = (entry.get(key) for key in KEYS)
         if not isinstance(name, str) or not name.isidentifier():
             given = "has no name" if name is None else f"is named {shown(name)}"
+            usable = re.sub(r"\W+", "_", name).strip("_") if isinstance(name, str) else ""
+            example = f", such as {usable}" if usable.isidentifier() else ""
             raise SettingsError(
-                f"{place}: a question {given}; name it with letters, digits and _, not beginning with a digit"
+                f"{place}: a question {given}; name it with letters, digits and _, not beginning with a "
+                f"digit{example}"
             )
         if not isinstance(text, str) or not text.strip():
             raise SettingsError(f"{place}: question {name!r} has no text; write it as `question`")
