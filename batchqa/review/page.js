@@ -135,12 +135,13 @@ function item(at) {
     const answered = members.filter((member) => DATA.rows[member][STATE] === 0);
     const scores = members.map((member) => DATA.rows[member][SCORE]).filter((score) => score !== null);
     const mean = scores.length ? scores.reduce((sum, score) => sum + score, 0) / scores.length : null;
+    const said = mean === null ? null : "mean score";
     const told = `${number.format(answered.length)} of ${number.format(members.length)} answered`;
     if (view.what === "documents") {
-      box.append(line("head", (DATA.documents[of] ?? "(no text)").slice(0, 200)), line("", told), foot(mean, [DATA.rows[members[0]][ID], "mean score"]));
+      box.append(line("head", (DATA.documents[of] ?? "(no text)").slice(0, 200)), line("", told), foot(mean, [DATA.rows[members[0]][ID], said]));
       box.onclick = () => { show(members[0], true); };
     } else {
-      box.append(line("head", groups[of].text || "(no question)"), line("", told), foot(mean, [groups[of].name, "mean score"]));
+      box.append(line("head", groups[of].text || "(no question)"), line("", told), foot(mean, [groups[of].name, said]));
       box.onclick = () => { setQuestion(groups[of].key); setView("rows"); };
     }
   }

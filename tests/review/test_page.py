@@ -159,7 +159,7 @@ def test_filters_search_and_keys_lead_to_the_row(tmp_path: Path) -> None:
         key("ArrowDown"); await settled();
         steps.down = text("#detail h2");
         await press("Documents"); steps.documents = text(".item div:nth-child(2)");
-        await press("Questions"); steps.questions = heads();
+        await press("Questions"); steps.questions = heads(); steps.means = text(".item .foot");
         all(".item")[1].click(); await settled(); steps.one = heads();
         return steps;
         """,
@@ -173,6 +173,7 @@ def test_filters_search_and_keys_lead_to_the_row(tmp_path: Path) -> None:
         "down": ["How much?"],
         "documents": ["1 of 3 answered"],
         "questions": ["Of what?", "How much?", "Broken?"],
+        "means": ["0.900mean score", "0.300mean score", ""],
         "one": ["How much?"],
     }
 

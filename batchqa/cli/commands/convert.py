@@ -23,7 +23,7 @@ FORMS = ("label-studio", "argilla", "spacy", "squad", "wide", "long", "gold")
     required=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="File to write; spacy: .spacy (DocBin) or .jsonl; wide and long: .parquet or .jsonl.",
+    help="File to write; spacy: .spacy (DocBin) or .jsonl; wide and long: .parquet, .jsonl, .csv or .tsv.",
 )
 @click.option(
     "--to",
