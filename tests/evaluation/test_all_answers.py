@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchqa import evaluate, run
+from batchqa import Annotator, evaluate, run
 from batchqa.records import CANDIDATE_TYPE
 from tests.evaluation.making import Row, table_of
 
@@ -28,6 +30,31 @@ def test_a_run_lists_all_answers_in_parquet_and_json_lines(
     assert (found[0]["answer"], found[0]["start"]) == (row["qa_answer"], row["qa_start"])
     assert all(row["context"][one["start"] : one["end"]] == one["answer"] for one in found)
     assert b'"qa_answers":[{"answer":' in (tmp_path / "out.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_an_answer_that_a_document_names_twice_is_listed_at_both_places(
+    squad_dev: list[dict[str, Any]],
+) -> None:
+    asked = [row for row in squad_dev if row["answers"]][::150]
+    rows, behind = [], []
+    for row, other in itertools.pairwise(asked):
+        before = f"{row['context']}\n\n{other['context']}\n\n"
+        rows.append({"context": before + row["context"], "question": row["question"]})
+        behind.append(len(before))
+    with Annotator("default", device="cpu", in_process=True, answers="all") as annotator:
+        answered = annotator.annotate(rows)
+    twice = []
+    for row, further in zip(answered, behind, strict=True):
+        found = row["qa_answers"]
+        assert bool(found) == (row["qa_answer"] is not None)
+        if found:
+            assert (found[0]["start"], found[0]["end"]) == (row["qa_start"], row["qa_end"])
+            places = {(each["start"], each["end"]) for each in found}
+            by = further if row["qa_start"] < further else -further
+            twice.append((row["qa_start"] + by, row["qa_end"] + by) in places)
+    assert len(twice) > len(rows) / 2
+    assert sum(twice) > 0.6 * len(twice), f"{sum(twice)} of {len(twice)}"
 
 
 def test_evaluate_scores_the_lists_beside_the_best_answers(tmp_path: Path) -> None:
