@@ -321,7 +321,9 @@ def test_the_shares_that_a_person_reads_are_of_the_questions(tmp_path: Path, tin
     summary = _run(_written(tmp_path, DOCUMENTS, "parquet"), output, tiny_bundle)
     said = render(summary)
     assert f"{output}: 6 rows, 24 questions" in said
-    for text in (said, render_facts(describe(str(output)))):
+    known = render_facts(describe(str(output)))
+    assert "24; 6 rows read, 24 questions" in known
+    for text in (said, known):
         shares = [int(share) for share in re.findall(r"(?:answered|no answer) .*\((\d+)%\)", text)]
         assert len(shares) == 2
         assert 99 <= sum(shares) <= 101

@@ -114,9 +114,15 @@ def _output(facts: Mapping[str, Any]) -> Iterator[Line]:
             outcome.get("counts", {}),
             outcome.get("errors", {}),
         )
-        yield "rows", f"{outcome.get('rows_out', read):,} of {_rows(read)} read"
+        written, questions = outcome.get("rows_out", read), counts.get("questions", read)
+        of = (
+            f" of {_rows(read)} read"
+            if questions == read
+            else f"; {_rows(read)} read, {questions:,} questions"
+        )
+        yield "rows", f"{written:,}{of}"
         yield from _counts(
-            counts.get("questions", read),
+            questions,
             counts.get("answered", 0),
             counts.get("no_answer", 0),
             {code: n for code, n in errors.items() if code in ROW_ERRORS},
