@@ -45,18 +45,20 @@ def _peak_mib(source: Path, bundle: Path, *options: str) -> float:
     return peak / 2**20
 
 
-def test_ten_questions_of_each_row_take_the_memory_of_one(
+def test_ten_questions_of_a_row_take_no_more_memory_than_ten_rows(
     tiny_bundle: Path, tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
-    texts = [" ".join([f"Report {n}.", *SENTENCES[n % 6 : n % 6 + 3]]) for n in range(20_000)]
-    pq.write_table(pa.table({"context": texts}), tmp_path / "documents.parquet", row_group_size=5_000)
-    ask = [
-        option for n in range(10) for option in ("--ask", f"q{n}={SENTENCES[n % len(SENTENCES)][:20]} {n}?")
-    ]
-    one = _peak_mib(tmp_path / "documents.parquet", tiny_bundle, *ask[:2])
-    (tmp_path / "documents.out.parquet").unlink()
-    ten = _peak_mib(tmp_path / "documents.parquet", tiny_bundle, *ask)
-    record_testsuite_property("peak_mib", f"{one:.0f} with one question of 20,000 rows, {ten:.0f} with ten")
+    peaks = []
+    for rows, questions in ((200_000, 1), (20_000, 10)):
+        contexts = [f"Report {n}. {' '.join(SENTENCES[n % 6 : n % 6 + 3])}" for n in range(rows)]
+        file = tmp_path / f"{rows}.parquet"
+        pq.write_table(pa.table({"context": contexts}), file, row_group_size=5_000)
+        asked = [f"q{n}={SENTENCES[n % len(SENTENCES)][:20]} {n}?" for n in range(questions)]
+        peaks.append(_peak_mib(file, tiny_bundle, *(each for one in asked for each in ("--ask", one))))
+    one, ten = peaks
+    record_testsuite_property(
+        "peak_mib", f"{one:.0f} with 200,000 rows, {ten:.0f} with ten questions of 20,000"
+    )
     assert ten <= 1.1 * one, f"{one:.0f} MiB became {ten:.0f} MiB"
 
 
