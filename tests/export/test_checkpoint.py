@@ -296,7 +296,14 @@ sys.exit(main(["export", sys.argv[2], "-o", sys.argv[3], "--precision", "fp32", 
 """
 
 
-@pytest.mark.parametrize("size", [1_000, 40_000, 150_000], ids=["tokenizer", "graph", "model"])
+@pytest.mark.parametrize(
+    "size",
+    [
+        pytest.param(1_000, id="tokenizer", marks=pytest.mark.slow),
+        pytest.param(40_000, id="graph", marks=pytest.mark.slow),
+        pytest.param(150_000, id="model"),
+    ],
+)
 def test_a_full_disk_is_an_input_output_error_and_leaves_nothing(
     size: int, checkpoints: Callable[..., Path], tmp_path: Path
 ) -> None:

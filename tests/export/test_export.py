@@ -25,11 +25,23 @@ from tests.reference import reference_answers
 pytest.importorskip("torch")
 pytest.importorskip("optimum.exporters.onnx")
 
+# these tests change how variants are made, which those of another test would hide
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 CLOSE = 1e-4
 """Decisions with a smaller margin may fall either way (docs/contract.md, Equality)."""
 
+ONE_OF_EACH_TOKENIZER = {"bert-uncased", "roberta", "albert"}
+"""WordPiece, byte-level BPE, SentencePiece."""
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(family, marks=() if family in ONE_OF_EACH_TOKENIZER else pytest.mark.slow)
+        for family in sorted(FAMILIES)
+    ],
+)
 def test_an_exported_checkpoint_answers_as_the_original_does(
     family: str, checkpoints: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -102,12 +114,6 @@ def test_a_model_that_answers_nothing_of_what_is_plain_is_doubted(
     (line,) = [line for line in said if "plain questions" in line]
     assert "its tokenizer may be another model's" in line
     assert open_bundle(tmp_path / "b").manifest.abstains.pairs
-
-
-@pytest.fixture(autouse=True)
-def _own_stages(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """These tests change what an export does, which finished stages of another test would hide."""
-    monkeypatch.setenv("BATCHQA_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 def test_an_export_below_its_limits_leaves_nothing(checkpoints: Callable[..., Path], tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_a_cold_cache_without_a_network_says_what_to_do(offline_hub: Path, tmp_p
 
 
 def test_a_hub_id_is_resolved_to_its_commit_which_is_recorded(
-    offline_hub: Path, checkpoints: Callable[..., Path], tmp_path: Path
+    offline_hub: Path, checkpoints: Callable[..., Path], own_cache: Path, tmp_path: Path
 ) -> None:
     _put(offline_hub, checkpoints("bert-uncased"))
 
@@ -112,7 +112,7 @@ def _processes(count: int, environment: dict[str, str]) -> list[tuple[int, str, 
 
 
 def test_two_processes_that_need_the_same_hub_id_at_once_export_it_once(
-    checkpoints: Callable[..., Path], tmp_path: Path
+    checkpoints: Callable[..., Path], own_cache: Path, tmp_path: Path
 ) -> None:
     hub = tmp_path / "hub"
     hub.mkdir()
@@ -120,17 +120,17 @@ def test_two_processes_that_need_the_same_hub_id_at_once_export_it_once(
     environment = {
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_CACHE": str(hub),
-        "BATCHQA_CACHE": str(tmp_path / "cache"),
+        "BATCHQA_CACHE": str(own_cache),
     }
 
     done = _processes(2, environment)
 
     assert [code for code, _, _ in done] == [0, 0], done
     paths = {out.splitlines()[-1] for _, out, _ in done}
-    assert paths == {str(tmp_path / "cache" / "bundles" / f"someone--tiny@{COMMIT}")}
+    assert paths == {str(own_cache / "bundles" / f"someone--tiny@{COMMIT}")}
     assert sum("is exported to" in err for _, _, err in done) == 1
     assert open_bundle(Path(paths.pop())).manifest.source.revision == COMMIT
-    left = sorted(path.name for path in (tmp_path / "cache" / "bundles").iterdir())
+    left = sorted(path.name for path in (own_cache / "bundles").iterdir())
     assert [name for name in left if not name.endswith(".lock")] == [f"someone--tiny@{COMMIT}"]
 
 

@@ -24,6 +24,7 @@ pytest.importorskip("optimum.exporters.onnx")
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty one; where stages of an export are not what is tested, `own_cache` takes its place."""
     monkeypatch.setattr(Library, "is_installed", lambda self: self.module != "openvino")
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("BATCHQA_CACHE", str(folder))
@@ -41,6 +42,7 @@ def _poor(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(variants, "compare", compared)
 
 
+@pytest.mark.usefixtures("own_cache")
 def test_what_misses_a_limit_is_left_out_and_the_rest_is_kept(
     checkpoints: Callable[..., Path],
     tmp_path: Path,
@@ -61,6 +63,7 @@ def test_what_misses_a_limit_is_left_out_and_the_rest_is_kept(
     assert "## Left out" in (tmp_path / "b" / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("own_cache")
 def test_a_repeated_export_resumes_from_finished_work_and_is_judged_anew(
     checkpoints: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,6 +83,7 @@ def test_a_repeated_export_resumes_from_finished_work_and_is_judged_anew(
     assert open_bundle(tmp_path / "b").manifest == made
 
 
+@pytest.mark.usefixtures("own_cache")
 def test_another_file_to_verify_on_is_answered_anew(
     checkpoints: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
