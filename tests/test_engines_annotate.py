@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchqa
-from tests.environments import environment, python_that_runs_batchqa_with
+from tests import clusters
+from tests.models import MARKER, tiny_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -42,22 +41,44 @@ assert all(worker.misses <= 1 for worker in seen), seen
 assert sum({worker.pid: worker.hits + worker.misses for worker in seen}.values()) == 6, seen
 """
 
-QUIET_RAY = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "disabled",  # else a token is made and kept in the home folder
-    "RAY_raylet_start_wait_time_s": "300",  # a busy machine
-}
-
 RAY = """
 import sys
 import ray
 import batchqa.ray
 
 given, output, model = sys.argv[1:]
-ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20)
+ray.init()
 dataset = ray.data.read_parquet(given, override_num_blocks=4)
 batchqa.ray.annotate(dataset, model, actors=1, batch_size=50, **OPTIONS).write_parquet(output)
 """
+
+CRASHING_SPARK = """
+import os
+import batchqa.spark
+annotated = batchqa.spark._annotated
+
+def dying(*arguments):
+    from batchqa.engines import worker_process
+    os.environ["BATCHQA_TEST_CRASH_AT"] = "TOKEN"
+    worker_process.PROGRAM = "from tests.crashing import main; main()"
+    return annotated(*arguments)
+
+batchqa.spark._annotated = dying
+"""
+CRASHING_RAY = """
+import os
+import batchqa.ray
+
+class Dying(batchqa.ray._Annotate):
+    def __init__(self, recipe):
+        from batchqa.engines import worker_process
+        os.environ["BATCHQA_TEST_CRASH_AT"] = "TOKEN"
+        worker_process.PROGRAM = "from tests.crashing import main; main()"
+        super().__init__(recipe)
+
+batchqa.ray._Annotate = Dying
+"""
+"""In the engine's workers, the model's process dies at MARKER."""
 
 
 @pytest.fixture(scope="module")
@@ -110,36 +131,50 @@ def assert_alike(found: list[dict[str, object]], expected: list[dict[str, object
         assert spans[0] == spans[1]
 
 
-@pytest.mark.parametrize("version", ["3.5", "4.0"])
+@pytest.mark.parametrize("engine", ["spark35", "spark"])
 def test_a_data_frame_of_spark_gets_the_answers_of_a_run_and_each_worker_loads_the_model_once(
-    version: str, rows: Path, expected: list[dict[str, object]], tmp_path: Path, bundles: Bundles
+    engine: str, rows: Path, expected: list[dict[str, object]], tmp_path: Path, bundles: Bundles
 ) -> None:
-    if not shutil.which("java"):
-        pytest.skip("Spark needs Java (apt-get install default-jre-headless)")
-    if version == "3.5":  # takes numpy 1 only, and distutils, which setuptools has
-        python = python_that_runs_batchqa_with("spark35", "pyspark==3.5.*", "setuptools", "numpy<2", "pandas")
-    else:
-        python = python_that_runs_batchqa_with("spark", "pyspark>=4", "pandas")
-    run(python, SPARK, rows, tmp_path / "out", bundles(), SPARK_LOCAL_IP="127.0.0.1")
+    run(engine, SPARK, rows, tmp_path / "out", bundles())
     assert_alike(answers(tmp_path / "out"), expected)
 
 
 def test_a_dataset_of_ray_gets_the_answers_of_a_run(
     rows: Path, expected: list[dict[str, object]], tmp_path: Path, bundles: Bundles
 ) -> None:
-    python = python_that_runs_batchqa_with("ray", "ray[data]")
-    run(python, RAY, rows, tmp_path / "out", bundles(), **QUIET_RAY, HOME=str(tmp_path))
+    run("ray", RAY, rows, tmp_path / "out", bundles())
     assert_alike(answers(tmp_path / "out"), expected)
 
 
-def run(python: Path, script: str, given: Path, output: Path, model: Path, **variables: str) -> None:
+@pytest.mark.parametrize("engine", ["spark35", "spark", "ray"])
+def test_a_row_that_crashes_the_engine_is_one_row_inside_spark_and_ray_too(
+    engine: str,
+    rows: Path,
+    expected: list[dict[str, object]],
+    tmp_path: Path,
+    bundles: Bundles,
+) -> None:
+    table = pq.read_table(rows)
+    contexts = table.column("context").to_pylist()
+    contexts[30] += f" {MARKER}"
+    given = tmp_path / "given.parquet"
+    pq.write_table(table.set_column(1, "context", pa.array(contexts)), given)
+    token = str(tiny_tokenizer("bert-uncased").token_to_id(MARKER))
+    script = CRASHING_RAY + RAY if engine == "ray" else CRASHING_SPARK + SPARK.partition("def loads")[0]
+    run(engine, script.replace("TOKEN", token), given, tmp_path / "out", bundles())
+    found = answers(tmp_path / "out")
+    assert (found[30]["qa_error"], found[30]["qa_answer"]) == ("crashed", None)
+    assert_alike(found[:30] + found[31:], expected[:30] + expected[31:])
+
+
+def run(engine: str, script: str, given: Path, output: Path, model: Path) -> None:
     """Run a script in an environment with an engine."""
     script = script.replace("**OPTIONS", f"**{OPTIONS!r}")
-    variables = {"PYSPARK_PYTHON": str(python), "BATCHQA_CACHE": os.environ["BATCHQA_CACHE"], **variables}
-    ran = subprocess.run(
-        [python, "-c", script, given, output, model],
-        env=environment(**variables),
-        capture_output=True,
-        text=True,
-    )
+    with clusters.running(engine, output.parent) as variables:
+        ran = subprocess.run(
+            [clusters.python_of(engine), "-c", script, given, output, model],
+            env=variables,
+            capture_output=True,
+            text=True,
+        )
     assert ran.returncode == 0, ran.stderr

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests import clusters
 from tests.environments import ROOT, environment, python_that_runs_batchqa_with
 
 PAGE = (ROOT / "docs" / "integrations.md").read_text()
@@ -35,17 +36,20 @@ PARTS = {
     ("AWS Batch", "bash"): "aws-batch/submit.sh",
     ("Slurm", "bash"): "slurm/shards.sbatch",
 }
-"""Recipes that are parts of examples, which tests/test_examples.py and tests/test_airflow_dags.py run."""
+"""Recipes that are parts of examples, which test_examples.py, test_flows.py and test_airflow_dags.py run."""
 
-LIBRARIES = {
-    "Spark": ("spark", "pyspark>=4", "pandas"),
-    "Ray": ("ray", "ray[data]"),
-    "Polars": ("frames", "duckdb", "datasets", "pandas"),
-    "DuckDB": ("frames", "duckdb", "datasets", "pandas"),
-    "datasets": ("frames", "duckdb", "datasets", "pandas"),
-    "pandas": ("frames", "duckdb", "datasets", "pandas"),
+FRAMES = ("frames", "daft", "dask[dataframe]", "duckdb", "datasets", "pandas")
+LIBRARIES: dict[str, tuple[str, ...]] = {
+    "Spark": ("spark",),
+    "Ray": ("ray",),
+    "Dask": FRAMES,
+    "Daft": FRAMES,
+    "Polars": FRAMES,
+    "DuckDB": FRAMES,
+    "datasets": FRAMES,
+    "pandas": FRAMES,
 }
-"""Recipes that are programs, and the environments that they are run in."""
+"""Recipes that are programs, and the environments they are run in; tests/clusters.py has the first two."""
 
 
 @pytest.fixture
@@ -73,7 +77,8 @@ def test_a_recipe_has_at_most_fifteen_lines() -> None:
 
 def test_every_recipe_is_run_or_is_a_part_of_an_example() -> None:
     run = {*LIBRARIES, "A shell script", "cron"}
-    assert [h for h, language, _ in RECIPES if h not in run and (h, language) not in PARTS] == []
+    elsewhere = {*PARTS, ("Airflow", "bash")}  # tests/test_airflow_dags.py runs that one
+    assert [h for h, language, _ in RECIPES if h not in run and (h, language) not in elsewhere] == []
 
 
 @pytest.mark.parametrize(
@@ -130,20 +135,18 @@ def test_the_recipes_for_a_shell_and_for_cron_give_answers(folder: Path) -> None
     ("heading", "code"), [(heading, code) for heading, _, code in RECIPES if heading in LIBRARIES]
 )
 def test_a_recipe_that_is_a_program_gives_the_answers(heading: str, code: str, folder: Path) -> None:
-    if heading == "Spark" and not shutil.which("java"):
-        pytest.skip("Spark needs Java (apt-get install default-jre-headless)")
-    python = python_that_runs_batchqa_with(*LIBRARIES[heading])
-    variables = {
-        "HOME": str(folder),
-        "PYSPARK_PYTHON": str(python),
-        "SPARK_LOCAL_IP": "127.0.0.1",
-        "HF_HUB_OFFLINE": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_raylet_start_wait_time_s": "300",
-    }
-    ran = subprocess.run(
-        [python, "-c", code], cwd=folder, env=environment(**variables), capture_output=True, text=True
-    )
+    name, *libraries = LIBRARIES[heading]
+    if libraries:
+        python, cluster = python_that_runs_batchqa_with(name, *libraries), nullcontext(environment())
+    else:
+        python, cluster = clusters.python_of(name), clusters.running(name, folder)
+    with cluster as variables:
+        ran = subprocess.run(
+            [python, "-c", code],
+            cwd=folder,
+            env={**variables, "HOME": str(folder), "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+        )
     assert ran.returncode == 0, ran.stderr
     assert answers(folder) == {n: str(1900 + n) for n in range(20)}

@@ -18,6 +18,12 @@ def loaded_after(code: str) -> set[str]:
     return {name.partition(".")[0] for name in run.stdout.splitlines()}
 
 
+CLI = """
+from batchqa.cli.entry import commands
+commands(["run", "--help"], standalone_mode=False)
+"""
+
+
 def test_every_public_name_can_be_imported() -> None:
     for name in batchqa.__all__:
         assert getattr(batchqa, name) is not None, name
@@ -46,6 +52,23 @@ def test_a_run_loads_neither_torch_nor_transformers() -> None:
     loaded = loaded_after("import batchqa; batchqa.run; batchqa.Annotator")
     assert "pyarrow" in loaded
     assert loaded.isdisjoint({"torch", "transformers", "optimum", "onnx", "huggingface_hub", "polars"})
+
+
+@pytest.mark.parametrize("code", ["import batchqa", "import batchqa; batchqa.run; batchqa.Annotator", CLI])
+def test_no_engine_is_even_looked_for_unless_it_is_asked_for(code: str) -> None:
+    # whether they are installed or not
+    watch = """
+import sys
+looked_for = set()
+class Watch:
+    def find_spec(self, name, *others):
+        looked_for.add(name.partition(".")[0])
+sys.meta_path.insert(0, Watch())
+"""
+    engines = '{"ray", "pyspark", "airflow", "dask", "daft", "dagster", "prefect"}'
+    said = f"{watch}{code}\nprint('\\n', *looked_for & ({engines} | {{'batchqa'}}))"
+    ran = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1].split() == ["batchqa"]
 
 
 def test_the_version_is_that_of_the_installed_package() -> None:

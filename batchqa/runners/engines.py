@@ -111,7 +111,7 @@ def do_shard(work: ShardWork, shard: Shard) -> ShardOutcome:
 
 @checked
 def run_on(
-    engine: str,
+    on: str,
     inputs: str | Path | Sequence[str | Path],
     output: str | Path,
     *,
@@ -127,7 +127,7 @@ def run_on(
     whole_process: bool = False,
     **options: Any,
 ) -> Summary:
-    """`batchqa.job.run` as tasks of `engine` ("ray", "spark://host:7077"), and then `finalize`.
+    """`batchqa.job.run` as tasks of the engine `on` ("ray", "spark://host:7077"), and then `finalize`.
 
     `shards` is how many (None: as many as the cluster can do at once). A program that is connected to Ray, or
     has a Spark session, keeps that one.
@@ -136,7 +136,7 @@ def run_on(
     note, status, tell = on_note or _nothing, on_status or _nothing, progress or _nothing
     settings = one_of(settings, options)
     names = [str(name) for name in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
-    name, address = _engine(engine)
+    name, address = _engine(on)
     target = Target.parse(str(output))
     if shard is not None:
         raise SettingsError(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +17,8 @@ import batchqa
 from batchqa.errors import ModelError, NoInputError, SettingsError, StorageError, TryAgainError
 from batchqa.runners import engines
 from batchqa.settings import RunSettings, Shard
-from tests.environments import environment, python_that_runs_batchqa_with
+from tests import clusters
+from tests.environments import environment
 from tests.models import SENTENCES
 
 Bundles = Callable[..., Path]
@@ -32,11 +31,6 @@ OPTIONS = ["--device=cpu", "--engine=onnxruntime", "--batch-tokens=512", "--thre
 
 PROGRAM = "import sys; from batchqa.cli.entry import program; sys.exit(program())"
 
-RAY = f"""
-import ray
-ray.init(num_cpus=1, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
-{PROGRAM}
-"""
 DYING = """
 import os
 from batchqa.runners import engines
@@ -130,6 +124,11 @@ def test_what_cannot_be_shared_out_is_refused_before_a_cluster_is_looked_for(
         batchqa.run(inputs, output, on="ray", **options)
 
 
+def test_an_engine_of_the_model_can_be_named_beside_the_cluster(rows: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="--on and --shard exclude each other"):
+        batchqa.run(rows, tmp_path / "out.parquet", on="ray", engine="onnxruntime", shard="0/4")
+
+
 def test_a_number_of_shards_alone_is_a_mistake_of_usage(rows: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="--shards is for --shard auto and --on"):
         batchqa.run(rows, tmp_path / "out.parquet", shards=4)
@@ -200,29 +199,21 @@ def test_a_shard_that_was_given_up_is_one_line_with_the_exit_code_of_its_last_er
 def test_a_job_on_a_cluster_gives_the_bytes_of_one_run_also_when_a_worker_is_killed(
     engine: str, rows: Path, tmp_path: Path, bundles: Bundles
 ) -> None:
-    if engine == "spark" and not shutil.which("java"):
-        pytest.skip("Spark needs Java (apt-get install default-jre-headless)")
-    libraries = {"ray": ["ray[data]"], "spark": ["pyspark>=4", "pandas"]}[engine]
-    python = python_that_runs_batchqa_with(engine, *libraries)
-    variables = {
-        "BATCHQA_CACHE": os.environ["BATCHQA_CACHE"],
-        "HOME": str(tmp_path),
-        "PYSPARK_PYTHON": str(python),
-        "SPARK_LOCAL_IP": "127.0.0.1",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_raylet_start_wait_time_s": "300",
-    }
+    with clusters.running(engine, tmp_path) as variables:
+        _check_jobs_on(engine, variables, rows, tmp_path, bundles())
+
+
+def _check_jobs_on(engine: str, variables: dict[str, str], rows: Path, tmp_path: Path, bundle: Path) -> None:
+    python = clusters.python_of(engine)
     on = ["--on=ray" if engine == "ray" else "--on=spark://local[1,4]", "--shards=3"]
-    options = [*OPTIONS, f"--model={bundles()}", "--top-k=2"]
+    options = [*OPTIONS, f"--model={bundle}", "--top-k=2"]
     # names that are relative to this process's folder, which is not that of Ray's workers
     one = run_command(python, PROGRAM, tmp_path, rows.name, "-o", "one.parquet", *options, **variables)
     assert one.returncode == 0, one.stderr
-    program = RAY if engine == "ray" else PROGRAM
 
     def on_cluster(output: str, *more: str, before: str = "") -> subprocess.CompletedProcess[str]:
         arguments = [rows.name, "-o", output, *options, *on, *more]
-        return run_command(python, before + program, tmp_path, *arguments, **variables)
+        return run_command(python, before + PROGRAM, tmp_path, *arguments, **variables)
 
     many = on_cluster("many.parquet", "--summary=summary.json")
     assert many.returncode == 0, many.stderr
