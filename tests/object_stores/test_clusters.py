@@ -79,7 +79,7 @@ JOBS: list[tuple[str, str, dict[str, Any]]] = [
     ("rows.parquet", "parquet/", REJECTING),
     ("rows.parquet", "asked.parquet", ASKING),
     ("rows.jsonl", "lines.jsonl", REJECTING),
-    ("rows.jsonl", "lines.jsonl/", REJECTING),
+    ("rows.jsonl", "folder.jsonl/", REJECTING),
     ("rows.jsonl", "asked/", {**REJECTING, **ASKING, "layout": "wide"}),
     ("rows.jsonl.gz", "gzip.jsonl", {"max_errors": 1}),
     ("rows.jsonl.gz", "gzip.parquet", REJECTING),
