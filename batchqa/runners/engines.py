@@ -20,7 +20,7 @@ import signal
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from typing import Any
 
 from batchqa import errors
 from batchqa.domains import Count, checked
-from batchqa.errors import BatchqaError, ModelError, NoInputError, SettingsError, StorageError, TryAgainError
+from batchqa.errors import BatchqaError, SettingsError, StorageError, TryAgainError
 from batchqa.job import Progress, Summary, finalize
 from batchqa.job.finalizing import PartsMissingError
 from batchqa.job.following import Clock
@@ -37,6 +37,7 @@ from batchqa.job.summary import check_summary, written
 from batchqa.machine import process_seconds
 from batchqa.output import Target
 from batchqa.runners import local_processes
+from batchqa.runners.engine_errors import SHARED, given_up, gone, of_task, unreachable
 from batchqa.settings import Cores, RunSettings, Shard
 
 POLL_SECONDS = 0.5
@@ -50,8 +51,6 @@ ADDRESSES = {
     "spark": r"local(-cluster)?(\[[\w*, ]+\])?|yarn|k8s://\S+|[\w.-]+:\d+(,[\w.-]+:\d+)*",
 }
 """What may be behind `ray://` and `spark://`."""
-
-SHARED = "all workers need the inputs, the model and the output under the same names as this machine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +160,7 @@ def run_on(
                         noted.add(text)
                         note(text)
                 if outcome.summary is None:
-                    raise _error(*outcome.error, f"shard {outcome.shard}: ")
+                    raise of_task(*outcome.error, f"shard {outcome.shard}: ")
                 done.append(outcome.summary)
                 status(f"{len(done)} of {outcome.shard.count} shards are done")
             tell(_progress(done, clock.seconds(), startup))
@@ -208,7 +207,7 @@ def _on_ray(
                 with _signals_kept():
                     ray.init(where, log_to_driver=False, logging_level=logging.ERROR)
             except (OSError, RuntimeError, ValueError) as error:
-                raise _unreachable("ray", where, "set RAY_ADDRESS, or `ray start --head`", error) from error
+                raise unreachable("ray", where, "set RAY_ADDRESS, or `ray start --head`", error) from error
             stack.callback(ray.shutdown)
         cluster, device = ray.cluster_resources(), work.settings.machine.device
         gpus = 0 if device == "cpu" else int(cluster.get("GPU", 0))
@@ -229,7 +228,7 @@ def _on_ray(
             try:
                 yield ray.get(ready)
             except ray.exceptions.RayError as error:
-                raise _given_up("Ray", error) from error
+                raise given_up("Ray", error) from error
 
 
 def _on_spark(
@@ -237,7 +236,7 @@ def _on_spark(
 ) -> Generator[list[ShardOutcome], None, None]:
     """Yields outcomes as they come, often none. A task has `spark.task.cpus` threads, and its GPU."""
     try:
-        from py4j.protocol import Py4JError
+        from py4j.protocol import Py4JError, Py4JNetworkError
         from pyspark.errors import PySparkException
         from pyspark.sql import SparkSession
     except ImportError as error:
@@ -246,6 +245,7 @@ def _on_spark(
         session = SparkSession.getActiveSession()
         if session is None:
             builder = SparkSession.builder.appName(f"batchqa {work.output}")
+            builder = builder.config("spark.ui.showConsoleProgress", "false")  # ours is there
             if where := _master(address) or os.environ.get("SPARK_MASTER_URL", ""):
                 builder = builder.master(where)
             if work.threads(0) > 1:
@@ -254,8 +254,8 @@ def _on_spark(
                 with _signals_kept():
                     session = builder.getOrCreate()
             except (Py4JError, PySparkException, OSError, RuntimeError) as error:
-                raise _unreachable("spark", where, "Java is needed here, too", error) from error
-            stack.callback(session.stop)
+                raise unreachable("spark", where, "Java is needed here, too", error) from error
+            stack.callback(_if_it_is_there, session.stop)
         context = session.sparkContext
         threads = int(context.getConf().get("spark.task.cpus", "1"))
         parts = _shards(shards, context.defaultParallelism // threads)
@@ -269,7 +269,7 @@ def _on_spark(
             context.parallelize(parts, len(parts)).foreach(task)
 
         job = stack.enter_context(ThreadPoolExecutor(1)).submit(do_all)
-        stack.callback(context.cancelJobGroup, group)
+        stack.callback(_if_it_is_there, context.cancelJobGroup, group)
         told: set[Shard] = set()
         over = False
         while not over:
@@ -279,8 +279,10 @@ def _on_spark(
             yield new
         try:
             job.result()
+        except (Py4JNetworkError, OSError) as error:
+            raise gone("Spark's Java", error) from error
         except (Py4JError, PySparkException) as error:
-            raise _given_up("Spark", error) from error
+            raise given_up("Spark", error) from error
 
 
 _OfShards = dict[Shard, ShardOutcome]
@@ -301,6 +303,14 @@ def _task_of_spark(work: ShardWork, done: Any, shard: Shard) -> None:
 
     gpus = TaskContext.get().resources().get("gpu")
     done.add({shard: do_shard(work.on(device=f"cuda:{gpus.addresses[0]}") if gpus else work, shard)})
+
+
+def _if_it_is_there(do: Callable[..., Any], *arguments: Any) -> None:
+    """To tidy up must not hide why there is nothing left to tidy: Java that was killed."""
+    from py4j.protocol import Py4JError
+
+    with suppress(Py4JError, OSError):
+        do(*arguments)
 
 
 _ENGINES = {"ray": _on_ray, "spark": _on_spark}
@@ -361,31 +371,6 @@ def _progress(done: Sequence[Summary], seconds: float, startup: float) -> Progre
     speed = fresh / max(seconds - startup, 1e-9)
     answered = sum(each.answered for each in done)
     return Progress(rows, None, answered, seconds, speed, part=0)
-
-
-def _error(name: str, message: str, before: str = "") -> BatchqaError:
-    """The error of a task; one that may come from a place that is not shared says what is needed."""
-    kind = getattr(errors, name, TryAgainError)
-    error: BatchqaError = kind(before + message)
-    if isinstance(error, NoInputError | ModelError | StorageError):
-        error = kind(f"{error} ({SHARED})")
-    return error
-
-
-def _given_up(engine: str, error: Exception) -> BatchqaError:
-    """Why the engine does not try a task again: the last error in its report."""
-    text = str(error)
-    ours = re.findall(r"batchqa\.errors\.(\w+): (.+)", text)
-    others = re.findall(r"^[\w.: ]*?(\w+(?:Error|Exception): .+)", text, re.MULTILINE)
-    name, message = ours[-1] if ours else ("", (others or text.strip().splitlines() or [repr(error)])[-1])
-    return _error(name, f"{message}; finished parts are kept", f"{engine} has given up a shard: ")
-
-
-def _unreachable(engine: str, where: str, advice: str, error: Exception) -> TryAgainError:
-    why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return TryAgainError(
-        f"--on {engine}: no cluster can be had at {where or 'the default master'} ({why}); {advice}"
-    )
 
 
 @contextmanager

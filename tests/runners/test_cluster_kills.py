@@ -113,7 +113,7 @@ def test_the_driver_of_a_spark_job_or_its_java_is_killed_and_the_next_run_resume
     last = job.log("out.parquet").strip().splitlines()[-1]
     if victim == "java":
         assert driver.returncode == 75, job.log("out.parquet")
-        assert last.startswith("batchqa: error: Spark has given up a shard: ")
+        assert last.startswith("batchqa: error: Spark's Java has ended before the job was done")
     resumed = job.ends_with_the_bytes_of_one_run(
         "out.parquet", job.begun("out.parquet", "spark://local[2,4]")
     )

@@ -15,7 +15,7 @@ import pytest
 
 import batchqa
 from batchqa.errors import ModelError, NoInputError, SettingsError, StorageError, TryAgainError
-from batchqa.runners import engines
+from batchqa.runners import engine_errors, engines
 from batchqa.settings import RunSettings, Shard
 from tests import clusters
 from tests.environments import environment
@@ -156,7 +156,7 @@ def test_a_task_hands_back_what_another_try_would_not_mend_and_raises_the_rest(
     )
     outcome = engines.do_shard(work, Shard(0, 2))
     assert outcome.summary is None
-    error = engines._error(*outcome.error, "shard 0/2: ")
+    error = engine_errors.of_task(*outcome.error, "shard 0/2: ")
     assert isinstance(error, NoInputError)
     assert str(error).startswith("shard 0/2: ")
     assert "all workers need the inputs, the model and the output" in str(error)
@@ -187,7 +187,7 @@ def test_a_task_hands_back_what_another_try_would_not_mend_and_raises_the_rest(
 def test_a_shard_that_was_given_up_is_one_line_with_the_exit_code_of_its_last_error(
     report: str, kind: type[Exception], message: str
 ) -> None:
-    error = engines._given_up("Spark", Exception(report))
+    error = engine_errors.given_up("Spark", Exception(report))
     assert type(error) is kind
     assert message in str(error)
     assert len(str(error).splitlines()) == 1
@@ -224,6 +224,7 @@ def _check_jobs_on(engine: str, variables: dict[str, str], rows: Path, tmp_path:
     assert together["output"] == alone["output"].replace("one.parquet", "many.parquet")
     assert json.loads((tmp_path / "summary.json").read_text()) == together
     assert "3 of 3 shards are done" in many.stderr
+    assert "[Stage" not in many.stderr  # Spark's own bar
     assert not list(tmp_path.glob("*.batchqa"))
 
     before = (tmp_path / "many.parquet").stat().st_mtime_ns
