@@ -268,8 +268,12 @@ def _on_spark(
             task = partial(_task_of_spark, work.on(threads=threads), done)
             context.parallelize(parts, len(parts)).foreach(task)
 
+        def cancel() -> None:
+            if not job.done():
+                _if_it_is_there(context.cancelJobGroup, group)
+
         job = stack.enter_context(ThreadPoolExecutor(1)).submit(do_all)
-        stack.callback(_if_it_is_there, context.cancelJobGroup, group)
+        stack.callback(cancel)
         told: set[Shard] = set()
         over = False
         while not over:
