@@ -20,8 +20,8 @@ from tests.environments import environment, python_that_runs_batchqa_with
 LIBRARIES = {
     "ray": ("ray[data]", "botocore"),
     "spark": ("pyspark>=4", "pandas", "botocore"),
-    # takes numpy 1 only, and distutils, which setuptools has
-    "spark35": ("pyspark==3.5.*", "setuptools", "numpy<2", "pandas", "botocore"),
+    # takes numpy 1 only, as no later pyarrow does, and distutils, which setuptools has
+    "spark35": ("pyspark==3.5.*", "setuptools", "numpy<2", "pyarrow<20", "pandas", "botocore"),
 }
 
 STARTED = {

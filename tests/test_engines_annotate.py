@@ -27,7 +27,10 @@ from pyspark.sql import SparkSession
 import batchqa.spark
 
 given, output, model = sys.argv[1:]
-spark = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false").getOrCreate()
+builder = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
+# else Spark writes timestamps in a form of old, which has no zone
+builder = builder.config("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
+spark = builder.getOrCreate()
 rows = spark.read.parquet(given).repartition(6)
 batchqa.spark.annotate(rows, model, **OPTIONS).write.parquet(output)
 
