@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,135 +19,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchqa.errors import BatchqaError
-from batchqa.output import Target, find
 from tests import commit_job
+from tests.forking import ROOT
+from tests.kill_sweep import CALLS, Program, Sweep, contents, spread
 from tests.tracing import why_not
 
 SCRIPT = Path(commit_job.__file__)
-ROOT = SCRIPT.parent.parent
+JOB = Program()
 OUTPUTS = ["out.parquet", "out.jsonl", "out/", "out.jsonl/", "out.csv"]
-CALLS = ["openat", "write", "fsync", "rename", "link", "unlink", "mkdir", "rmdir"]
 SHORT_KILLS = 3  # per kind of output, spread over all calls; each takes a second
 
 
 REASON = why_not()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
-
-
-def job(
-    output: str, *options: str, inject: str | None = None, log: Path
-) -> subprocess.CompletedProcess[bytes]:
-    """Run the job as a program under strace, with a fault injected."""
-    strace = ["strace", "-f", "-qq", "-o", str(log), "-e", "trace=" + ",".join(CALLS)]
-    if inject:
-        strace += ["-e", "inject=" + inject]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [*strace, sys.executable, str(SCRIPT), output, *options]
-    return subprocess.run(command, capture_output=True, env=environment, timeout=120)
-
-
-def places(output: str, log: Path, *options: str) -> dict[str, range]:
-    """For each call the numbers N at which it works on the output, found by an undisturbed run."""
-    assert job(output, *options, log=log).returncode == 0
-    base = output.rstrip("/")
-    main = None
-    before = dict.fromkeys(CALLS, 0)
-    count = dict.fromkeys(CALLS, 0)
-    begun = False
-    for line in log.read_text(errors="replace").splitlines():
-        match = re.match(r"(\d+) +(\w+)\(", line)
-        if not match:
-            continue
-        main = main or match[1]
-        if match[1] != main:
-            continue
-        if not begun and base in line:
-            begun = True
-            before = dict(count)
-        count[match[2]] += 1
-    return {call: range(before[call] + 1, count[call] + 1) for call in CALLS}
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def is_whole_or_absent(output: str) -> bool:
-    """What a reader may see after a kill: nothing, an unfinished folder without _SUCCESS, or everything."""
-    target = Target.parse(output)
-    found = find(target)
-    return found is None or (found.record is not None and found.trouble is None)
-
-
-def spread(numbers: list[tuple[str, int]], most: int) -> list[tuple[str, int]]:
-    """At most so many of them, evenly spread."""
-    step = max(1, len(numbers) // most)
-    return numbers[step // 2 :: step][:most]
-
-
-class Sweep:
-    """Runs the job with a fault at some place and then again, and compares."""
-
-    def __init__(self, folder: Path, output: str) -> None:
-        self.folder = folder
-        self.name = output
-        (folder / "undisturbed").mkdir()
-        commit_job.run(self.path("undisturbed"))
-        self.expected = contents(folder / "undisturbed")
-        (folder / "counted").mkdir()
-        self.places = places(self.path("counted"), folder / "log")
-        self.fired = 0
-
-    def path(self, where: str) -> str:
-        """The output's path in a folder of its own; a trailing slash is kept."""
-        return f"{self.folder / where}/{self.name}"
-
-    def all_places(self, calls: list[str]) -> list[tuple[str, int]]:
-        """Every (call, N)."""
-        return [(call, number) for call in calls for number in self.places[call]]
-
-    def kill(self, call: str, number: int, *options: str) -> str | None:
-        """Kill at the Nth call, run again; returns what is wrong then, or None."""
-        where = f"kill-{call}-{number}{'-'.join(options)}"
-        (self.folder / where).mkdir()
-        output = self.path(where)
-        killed = job(output, *options, inject=f"{call}:signal=KILL:when={number}", log=self.folder / "log")
-        if killed.returncode == 0:
-            return "the kill did not happen"
-        self.fired += 1
-        if not is_whole_or_absent(output):
-            return "a partial output is to be seen"
-        return self._again(where)
-
-    def fail(self, call: str, number: int, error: str) -> str | None:
-        """Let the Nth call fail with an error, run again; returns what is wrong then, or None."""
-        where = f"fail-{call}-{number}-{error}"
-        (self.folder / where).mkdir()
-        output = self.path(where)
-        failed = job(output, inject=f"{call}:error={error}:when={number}", log=self.folder / "log")
-        self.fired += "INJECTED" in (self.folder / "log").read_text(errors="replace")
-        if failed.returncode not in (0, 74) or b"Traceback" in failed.stderr:
-            return f"exit {failed.returncode}: {failed.stderr.decode()}"
-        if error == "ENOSPC" and failed.returncode == 74 and b"free some space" not in failed.stderr:
-            return f"no word of the space: {failed.stderr.decode()}"
-        if failed.returncode == 0 and not find(Target.parse(output)):
-            return "exit 0 without an output"
-        if not is_whole_or_absent(output):
-            return "a partial output is to be seen"
-        return self._again(where)
-
-    def _again(self, where: str) -> str | None:
-        try:
-            commit_job.run(self.path(where))
-        except BatchqaError as error:
-            return f"the same command ends with {error.exit_code}: {error}"
-        found = contents(self.folder / where)
-        if found != self.expected:
-            return f"the files differ: {sorted(found)} instead of {sorted(self.expected)}"
-        shutil.rmtree(self.folder / where)
-        return None
 
 
 @pytest.fixture(params=OUTPUTS)
@@ -178,15 +61,15 @@ def test_a_full_or_failing_disk_ends_with_74_and_the_same_command_finishes_the_j
 def test_the_sweep_catches_a_protocol_without_rename(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, "out.parquet")
     (tmp_path / "broken").mkdir()
-    last_write = places(sweep.path("broken"), tmp_path / "log", "--broken")["write"][-1]
+    last_write = JOB.places(sweep.path("broken"), tmp_path / "log", "--broken")["write"][-1]
     assert sweep.kill("write", last_write - 3, "--broken") == "a partial output is to be seen"
 
 
 def test_a_failed_fsync_is_never_tried_again(tmp_path: Path) -> None:
     log = tmp_path / "log"
     (tmp_path / "counted").mkdir()
-    number = places(str(tmp_path / "counted" / "out.parquet"), log)["fsync"][8]
-    failed = job(str(tmp_path / "out.parquet"), inject=f"fsync:error=EIO:when={number}", log=log)
+    number = JOB.places(str(tmp_path / "counted" / "out.parquet"), log)["fsync"][8]
+    failed = JOB.run(str(tmp_path / "out.parquet"), inject=f"fsync:error=EIO:when={number}", log=log)
     assert failed.returncode == 74
     after = log.read_text(errors="replace").partition("(INJECTED)")[2]
     assert "fsync(" not in after
@@ -195,7 +78,7 @@ def test_a_failed_fsync_is_never_tried_again(tmp_path: Path) -> None:
 
 def test_a_file_is_durable_before_it_is_renamed_and_its_folder_after(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    assert job(str(tmp_path / "out.parquet"), log=log).returncode == 0
+    assert JOB.run(str(tmp_path / "out.parquet"), log=log).returncode == 0
     calls = re.findall(r"^\d+ +(fsync|rename|write)\(", log.read_text(errors="replace"), re.MULTILINE)
     renames = [index for index, call in enumerate(calls) if call == "rename"]
     assert len(renames) == 8 + 4 + 1 + 1  # parts, their rejects, all rejects, the output; job.json is a link
@@ -232,7 +115,7 @@ def test_an_error_of_the_storage_at_every_call_ends_with_74_and_the_same_command
 def test_the_full_sweep_finds_many_places_at_which_a_protocol_without_rename_breaks(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, "out.parquet")
     (tmp_path / "broken").mkdir()
-    writes = places(sweep.path("broken"), tmp_path / "log", "--broken")["write"]
+    writes = JOB.places(sweep.path("broken"), tmp_path / "log", "--broken")["write"]
     bad = [number for number in writes[-40:] if sweep.kill("write", number, "--broken")]
     assert len(bad) > 20
 

@@ -18,6 +18,7 @@ from batchqa.annotator import Annotator
 from batchqa.bundle import Bundle, open_model
 from batchqa.engines import Resolved
 from batchqa.errors import NoInputError, SettingsError, StorageError
+from batchqa.job import shard_plan
 from batchqa.job.annotating import Job
 from batchqa.job.fingerprint import fields_of
 from batchqa.job.following import Clock, Follower, Progress
@@ -260,11 +261,11 @@ def _plan(
 ) -> Plan:
     """The plan that holds for all shards; made here if this is the first."""
     assert isinstance(commit, Commit)
-    text = commit.read(layout.PLAN)
-    if text is None:
+
+    def make() -> Plan:
         annotator = model.loaded()
         parts = source.parts(settings.output.part_rows, settings.output.limit)
-        plan = Plan(
+        return Plan(
             fields=fields,
             shards=shard.count,
             part_rows=settings.output.part_rows,
@@ -276,11 +277,8 @@ def _plan(
             model=model.bundle.manifest.name,
             max_errors=str(settings.errors.max_errors),
         )
-        text = commit.write_once(layout.PLAN, plan.to_json())
-    plan = Plan.from_json(text, commit.show(layout.PLAN))
-    plan.check(fields, shard, commit.show(layout.PLAN))
-    commit.share(plan.parts_of(shard), plan.starts)
-    return plan
+
+    return shard_plan.join(commit, fields, shard, make)
 
 
 def _unlike(annotator: Annotator, source: Source, settings: RunSettings, questions: Questions | None) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from batchqa import thrift
 from batchqa.errors import PreconditionError, SettingsError
-from batchqa.output import OutputTable, Target, canonical, differences, layout
+from batchqa.output import Commit, OutputTable, Target, canonical, differences, layout
 from batchqa.records import Cursor
 from batchqa.settings import RunSettings, Shard
 
@@ -99,6 +99,19 @@ class Plan:
     def rows_of(self, part: int) -> int:
         """How many input records a part has."""
         return min(self.part_rows, self.rows - part * self.part_rows)
+
+
+def join(commit: Commit, fields: Mapping[str, Any], shard: Shard, make: Callable[[], Plan]) -> Plan:
+    """The plan that holds for all shards, made here if this is the first; the commit does this shard's parts.
+
+    Raises PreconditionError for a shard that is not one of the plan.
+    """
+    text = commit.read(layout.PLAN) or commit.write_once(layout.PLAN, make().to_json())
+    where = commit.show(layout.PLAN)
+    plan = Plan.from_json(text, where)
+    plan.check(fields, shard, where)
+    commit.share(plan.parts_of(shard), plan.starts)
+    return plan
 
 
 def _table_to_json(table: OutputTable) -> dict[str, Any]:

@@ -1,0 +1,114 @@
+"""A small job of two shards that only commits: `commit_job`'s records, the real plan and the real finalize.
+
+As a program: `python shard_job.py OUTPUT I/N`, or `... OUTPUT finalize`; exit codes as batchqa's. `--slow`
+waits between parts. `--broken` creates files that are to be created once without asking whether they are
+there: the mistake that the tests must catch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from batchqa.errors import BatchqaError
+from batchqa.job import finalize, shard_plan
+from batchqa.output import Commit, Target, open_output
+from batchqa.records import Cursor
+from batchqa.settings import Shard
+from batchqa.store import files, objects
+from batchqa.store.local import LocalStore
+from tests import commit_job
+from tests.commit_job import FIELDS, PART_ROWS, RECORDS, SCHEMA, fill, numbers_of_parts
+
+SHARDS = ("0/2", "1/2")
+OF_JOB = {**FIELDS, "options": {"errors": {"strict": False}}}
+
+
+def shard(
+    output: str | Path, which: str, *, records: int = RECORDS, pause: float = 0, **fields: object
+) -> None:
+    """Do one shard, as `batchqa run --shard` does; `fields` are what is different in its options."""
+    of_job = {**OF_JOB, **fields}
+    with open_output(
+        Target.parse(str(output)),
+        fields=of_job,
+        schema=SCHEMA,
+        part_rows=PART_ROWS,
+        compression="zstd",
+        shared=True,
+    ) as commit:
+        assert isinstance(commit, Commit)
+        if commit.state == "done":
+            return
+        own = Shard.parse(which)
+        commit.begin({"batch_tokens": 8192})
+        shard_plan.join(commit, of_job, own, lambda: _plan(commit, own, records, of_job))
+        try:
+            for part, numbers in numbers_of_parts(commit, records, PART_ROWS):
+                with commit.part(part) as writer:
+                    fill(writer, numbers)
+                time.sleep(pause)
+        finally:
+            commit.is_published()
+
+
+def _plan(commit: Commit, own: Shard, records: int, fields: dict[str, object]) -> shard_plan.Plan:
+    starts = range(0, records, PART_ROWS)
+    return shard_plan.Plan(
+        fields=fields,
+        shards=own.count,
+        part_rows=PART_ROWS,
+        rows=records,
+        starts=[Cursor(0, row, row, max(row - 1, 0) * 10) for row in starts],
+        table=commit.table,
+        compression="zstd",
+        totals={"model": "abc"},
+        model="abc",
+        max_errors="100%",
+    )
+
+
+def whole(output: str | Path) -> None:
+    """The same job in one process."""
+    commit_job.run(output, fields=OF_JOB)
+
+
+def finish(output: str | Path, which: Sequence[str] = SHARDS, *, records: int = RECORDS) -> None:
+    """All shards and finalize."""
+    for each in which:
+        shard(output, each, records=records)
+    finalize(output)
+
+
+def main() -> int:
+    """Run a shard or finalize for the command line."""
+    files._BUFFER_BYTES = 1024  # many writes, so that there are many places to be killed at
+    output, what, *options = sys.argv[1:]
+    if "--broken" in options:
+        LocalStore.put_if_absent = _put_anyway
+        objects.put_new = lambda data, to: None
+        objects.get = lambda place: None
+    try:
+        if what == "finalize":
+            finalize(output)
+        else:
+            shard(output, what, pause=0.1 if "--slow" in options else 0)
+    except BatchqaError as error:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return 0
+
+
+def _put_anyway(self: LocalStore, data: bytes, name: str, tmp: Path) -> bool:
+    with files.new_file(tmp) as file:
+        file.write(data)
+    self.publish(tmp, name)
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())
