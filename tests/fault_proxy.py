@@ -26,6 +26,10 @@ REFUSALS = {
 }
 """Faults that are answers: the error code of the S3 API and its HTTP status."""
 
+NOTHING_LISTED = "nothing listed"
+"""A list that is late: it has nothing of what was written meanwhile."""
+_EMPTY_LIST = '<?xml version="1.0"?><ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>'
+
 CUTS = ("cut before", "cut within", "cut after", "wait")
 """Faults of the connection: the server never hears of the request; half of the request or answer passes;
 the request is done but its answer lost; nothing comes back at all."""
@@ -114,7 +118,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body = self._body()
         if fault in REFUSALS:
-            self._refuse(fault)
+            self._answer(REFUSALS[fault], _ERROR.format(fault))
+        elif fault == NOTHING_LISTED:
+            self._answer(200, _EMPTY_LIST)
         elif fault == "cut before":
             self._cut()
         elif fault == "wait":
@@ -136,9 +142,9 @@ class _Handler(BaseHTTPRequestHandler):
             pass
         return body
 
-    def _refuse(self, code: str) -> None:
-        text = b"" if self.command == "HEAD" else _ERROR.format(code).encode()
-        self.send_response(REFUSALS[code])
+    def _answer(self, status: int, content: str) -> None:
+        text = b"" if self.command == "HEAD" else content.encode()
+        self.send_response(status)
         self.send_header("Content-Type", "application/xml")
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()

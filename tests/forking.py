@@ -15,11 +15,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+LONGEST_SECONDS = 300.0
 _ANYONE_MAY_TRACE = (0x59616D61, ctypes.c_ulong(-1))  # PR_SET_PTRACER, PR_SET_PTRACER_ANY
 
 
@@ -27,6 +30,7 @@ class Forks:
     """The process that forks; it ends with the test's."""
 
     def __init__(self, module: str) -> None:
+        self._asking = threading.Lock()
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.forking", module],
@@ -39,15 +43,17 @@ class Forks:
         """Send an order, return the answer."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(words).encode() + b"\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
+        with self._asking:
+            self._process.stdin.write(json.dumps(words).encode() + b"\n")
+            self._process.stdin.flush()
+            return json.loads(self._process.stdout.readline())
 
     def fork(self, *arguments: str) -> Fork:
         """A new process, which waits until it is told to begin."""
         descriptor, name = tempfile.mkstemp(prefix="batchqa-test-")
         os.close(descriptor)
-        return Fork(self, self.ask("fork", name, *arguments), Path(name))
+        storage = {key: value for key, value in os.environ.items() if key.startswith("AWS_")}
+        return Fork(self, self.ask("fork", name, storage, *arguments), Path(name))
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,11 @@ class Fork:
 
     def end(self) -> tuple[int, str]:
         """Wait for its end; its exit code, negative for a signal, and what it said."""
-        code = self.forks.ask("end", self.pid)
+        until = time.monotonic() + LONGEST_SECONDS
+        while (code := self.forks.ask("end", self.pid)) is None:
+            if time.monotonic() > until:
+                self.kill()
+            time.sleep(0.01)
         text = self.said.read_text()
         self.said.unlink()
         return code, text
@@ -96,14 +106,19 @@ def _main() -> None:
         elif what == "begin":
             os.close(gates.pop(words[0]))
         else:
-            answer = os.waitstatus_to_exitcode(os.waitpid(words[0], 0)[1])
+            ended, status = os.waitpid(words[0], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if ended else None
         print(json.dumps(answer), flush=True)  # noqa: T201
 
 
-def _be_the_fork(program: Any, gate: int, opens: int, said: str, *arguments: str) -> None:
+def _be_the_fork(
+    program: Any, gate: int, opens: int, said: str, storage: dict[str, str], *arguments: str
+) -> None:
+    os.environ.update(storage)
     ctypes.CDLL(None).prctl(*_ANYONE_MAY_TRACE)
     os.close(opens)
     os.dup2(os.open(said, os.O_WRONLY), 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.argv[1:] = arguments
     code = 1
     try:

@@ -1,13 +1,15 @@
 """A small job of two shards that only commits: `commit_job`'s records, the real plan and the real finalize.
 
-As a program: `python shard_job.py OUTPUT I/N`, or `... OUTPUT finalize`; exit codes as batchqa's. `--slow`
-waits between parts. `--broken` creates files that are to be created once without asking whether they are
-there: the mistake that the tests must catch.
+As a program: `python shard_job.py OUTPUT I/N`, or `... OUTPUT finalize`; exit codes as batchqa's, with
+`--short` (four parts instead of eight) or `--slow`. `--race` waits a moment before a file is created that is
+to be created once. `--broken` does so too, and creates it whether it is there or not: the mistake that the
+tests must catch.
 """
 
 from __future__ import annotations
 
 import contextlib
+import random
 import sys
 import time
 from collections.abc import Sequence
@@ -21,7 +23,7 @@ from batchqa.settings import Shard
 from batchqa.store import files, objects
 from batchqa.store.local import LocalStore
 from tests import commit_job
-from tests.commit_job import FIELDS, PART_ROWS, RECORDS, SCHEMA, fill, numbers_of_parts
+from tests.commit_job import FIELDS, PART_ROWS, RECORDS, SCHEMA, SHORT, fill, numbers_of_parts
 
 SHARDS = ("0/2", "1/2")
 OF_JOB = {**FIELDS, "options": {"errors": {"strict": False}}}
@@ -56,13 +58,14 @@ def shard(
 
 
 def _plan(commit: Commit, own: Shard, records: int, fields: dict[str, object]) -> shard_plan.Plan:
-    starts = range(0, records, PART_ROWS)
+    rows = [min(row + PART_ROWS, records) for row in range(0, records, PART_ROWS)]
     return shard_plan.Plan(
         fields=fields,
         shards=own.count,
         part_rows=PART_ROWS,
         rows=records,
-        starts=[Cursor(0, row, row, max(row - 1, 0) * 10) for row in starts],
+        ends=[Cursor(0, row, row, (row - 1) * 10) for row in rows],
+        edges=shard_plan.shared_out([PART_ROWS] * len(rows), own.count),
         table=commit.table,
         compression="zstd",
         totals={"model": "abc"},
@@ -71,9 +74,9 @@ def _plan(commit: Commit, own: Shard, records: int, fields: dict[str, object]) -
     )
 
 
-def whole(output: str | Path) -> None:
+def whole(output: str | Path, *, records: int = RECORDS) -> None:
     """The same job in one process."""
-    commit_job.run(output, fields=OF_JOB)
+    commit_job.run(output, records=records, fields=OF_JOB)
 
 
 def finish(output: str | Path, which: Sequence[str] = SHARDS, *, records: int = RECORDS) -> None:
@@ -87,15 +90,18 @@ def main() -> int:
     """Run a shard or finalize for the command line."""
     files._BUFFER_BYTES = 1024  # many writes, so that there are many places to be killed at
     output, what, *options = sys.argv[1:]
+    if "--race" in options:
+        LocalStore.put_if_absent = _put_later
     if "--broken" in options:
         LocalStore.put_if_absent = _put_anyway
-        objects.put_new = lambda data, to: None
+        objects.put_new = lambda data, to: time.sleep(random.random())
         objects.get = lambda place: None
     try:
         if what == "finalize":
             finalize(output)
         else:
-            shard(output, what, pause=0.1 if "--slow" in options else 0)
+            records = SHORT if "--short" in options else RECORDS
+            shard(output, what, records=records, pause=0.1 if "--slow" in options else 0)
     except BatchqaError as error:
         with contextlib.suppress(OSError):
             sys.stderr.write(f"{error}\n")
@@ -103,7 +109,16 @@ def main() -> int:
     return 0
 
 
+_put_if_absent = LocalStore.put_if_absent
+
+
+def _put_later(self: LocalStore, data: bytes, name: str, tmp: Path) -> bool:
+    time.sleep(random.random())
+    return _put_if_absent(self, data, name, tmp)
+
+
 def _put_anyway(self: LocalStore, data: bytes, name: str, tmp: Path) -> bool:
+    time.sleep(random.random())
     with files.new_file(tmp) as file:
         file.write(data)
     self.publish(tmp, name)

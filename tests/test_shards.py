@@ -16,12 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import batchqa
 from batchqa import LimitError, PreconditionError, SettingsError, TryAgainError, job
 from batchqa.bundle import open_bundle, write_manifest
-from batchqa.job import Progress, Summary
+from batchqa.job import Progress, Summary, shard_plan
 from batchqa.output import Target, find
 from batchqa.runners.shards import share_of_job
 from batchqa.settings import Shard
+from batchqa.steps.reading import Source
+from batchqa.steps.reading.cursors import Parts
 from batchqa.store.lock import Lock
 from tests.models import SENTENCES
 from tests.output.looking import contents, snapshot
@@ -143,7 +146,7 @@ def once(action: Callable[[], object]) -> Callable[[Progress], None]:
 def test_a_shard_that_was_stopped_does_what_is_missing_and_nothing_twice(
     run: Run, tmp_path: Path, name: str
 ) -> None:
-    source = as_jsonl(tmp_path)
+    source = as_parquet(tmp_path)
     run(source, f"{tmp_path}/one/{name}")
     with pytest.raises(StoppedEarlyError):
         run(source, f"{tmp_path}/two/{name}", shard="0/2", progress=stop_after(12))
@@ -269,7 +272,7 @@ def test_finalize_judges_the_errors_of_all_shards_together(run: Run, tmp_path: P
 def test_a_run_without_shards_finishes_their_job_and_finalize_does_not_take_its_own(
     run: Run, tmp_path: Path
 ) -> None:
-    source, output = as_jsonl(tmp_path), tmp_path / "out.parquet"
+    source, output = as_parquet(tmp_path), tmp_path / "out.parquet"
     run(source, output, shard="1/2")
     assert run(source, output).resumed_rows == 20
     assert job.finalize(output).already_done
@@ -277,6 +280,46 @@ def test_a_run_without_shards_finishes_their_job_and_finalize_does_not_take_its_
         run(source, tmp_path / "alone.parquet", progress=stop_after(12))
     with pytest.raises(PreconditionError, match="was not begun with --shard"):
         job.finalize(tmp_path / "alone.parquet")
+
+
+def test_shards_are_of_one_size_by_bytes_and_the_last_ones_no_longer_than_their_share(
+    run: Run, tmp_path: Path
+) -> None:
+    long = [{**row, "context": row["context"] * 20} for row in ROWS[:10]]
+    (tmp_path / "in.jsonl").write_bytes(lines_of([*long, *ROWS[10:]]))
+    rows = [
+        run(tmp_path / "in.jsonl", f"{tmp_path}/out/", shard=Shard(i, 3), part_rows=2).rows for i in range(3)
+    ]
+    assert rows == [4, 4, 32]
+    sizes = [5, 1, 1, 9, 2, 2, 3, 3, 1, 7, 1]
+    edges = shard_plan.shared_out(sizes, 4)
+    assert edges == [0, 3, 4, 8, 11]  # of 7, 9, 10, 9
+    assert shard_plan.shared_out([1] * 10, 4) == [0, 3, 6, 8, 10]
+    assert shard_plan.shared_out([1] * 3, 5) == [0, 1, 2, 3, 3, 3]
+    assert shard_plan.shared_out([], 2) == [0, 0, 0]
+    for shards in (1, 2, 5, 30):
+        edges = shard_plan.shared_out(sizes, shards)
+        assert (edges[0], edges[-1], len(edges)) == (0, len(sizes), shards + 1)
+        assert edges == sorted(edges)
+
+
+def test_rows_that_the_plan_does_not_know_are_not_lost(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, parts_of = as_jsonl(tmp_path), Source.parts
+
+    def miscounted(self: Source, part_rows: int, limit: int | None = None) -> Parts:
+        parts = parts_of(self, part_rows, limit)
+        return replace(parts, ends=parts.ends[:-1], sizes=parts.sizes[:-1], records=35)
+
+    monkeypatch.setattr(Source, "parts", miscounted)
+    run(source, tmp_path / "out.parquet", shard="0/2")
+    with pytest.raises(PreconditionError, match="part 6 of the input does not end where the job's plan says"):
+        run(source, tmp_path / "out.parquet", shard="1/2")
+    with pytest.raises(TryAgainError):
+        job.finalize(tmp_path / "out.parquet")
+    with pytest.raises(PreconditionError, match="does not end where the job's plan says"):
+        batchqa.run(source, tmp_path / "two.parquet", model=run.keywords["model"], part_rows=5, processes=2)
 
 
 def test_an_input_without_rows_gives_the_output_of_one_run(run: Run, tmp_path: Path) -> None:

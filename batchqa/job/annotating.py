@@ -13,7 +13,7 @@ from batchqa.annotator import Annotator
 from batchqa.errors import LimitError
 from batchqa.job.fingerprint import versions_of
 from batchqa.job.following import Follower, Tally
-from batchqa.job.ranges import RangeReader, up_to
+from batchqa.job.ranges import RangeReader, as_planned, up_to
 from batchqa.languages import FirstTexts
 from batchqa.output import (
     Commit,
@@ -87,7 +87,7 @@ class Job:
         part_rows, asked = self.settings.output.part_rows, len(self.questions) if self.questions else 1
         for each in missing:
             rows = self._looked_at(each, self._rows(each))
-            yield from chunks(rows, part_rows, each.first_part, questions=asked)
+            yield from as_planned(chunks(rows, part_rows, each.first_part, questions=asked), each)
 
     def _looked_at(self, missing: PartRange, rows: Iterator[Rows]) -> Iterator[Rows]:
         """The same rows; the job's first texts are gathered from them, or by a look at the input's beginning.

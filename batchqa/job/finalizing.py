@@ -103,7 +103,7 @@ def _awaited(target: Target, wait: float, status: Callable[[str], None]) -> Plan
         if unfinished.plan is not None:
             plan = Plan.from_json(unfinished.plan, unfinished.where)
             published = record is not None and record.fingerprint == unfinished.fingerprint
-            missing = sorted(set(range(len(plan.starts))) - unfinished.parts)
+            missing = sorted(set(range(len(plan.ends))) - unfinished.parts)
             if published or not missing:
                 return plan
         elif record is not None and unfinished.fingerprint in (None, record.fingerprint):
@@ -148,9 +148,10 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def _check_parts(commit: Commit, plan: Plan) -> None:
-    """All parts of the plan must be good, with as many rows as it says, and no other may be there."""
-    rows = {record.part: record.records_in for record in commit.committed}
-    bad = [part for part in range(len(plan.starts)) if rows.pop(part, None) != plan.rows_of(part)]
+    """All parts of the plan must be good, with its rows, end where it says, and no other may be there."""
+    rows = {record.part: (record.records_in, record.cursor) for record in commit.committed}
+    planned = [(plan.rows_of(part), end) for part, end in enumerate(plan.ends)]
+    bad = [part for part, rows_and_end in enumerate(planned) if rows.pop(part, None) != rows_and_end]
     if bad:
         raise _not_yet(commit.target, plan, bad)
     if rows:

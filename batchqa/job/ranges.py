@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from batchqa.errors import PreconditionError
 from batchqa.output import PartRange
-from batchqa.records import Cursor, Rows
+from batchqa.records import Chunk, Cursor, Rows
 from batchqa.steps.reading import Source
 
 
@@ -24,11 +25,34 @@ def single_parts(
     source: Source, missing: Iterable[PartRange], part_rows: int, limit: int | None
 ) -> Iterator[PartRange]:
     """Each missing part by itself, with the place where it begins; none that would hold no record."""
-    begins = source.parts(part_rows, limit).begins
+    parts = source.parts(part_rows, limit)
+    ends, begins = parts.ends, parts.begins
     for each in missing:
-        stop = len(begins) if each.stop_part is None else min(each.stop_part, len(begins))
+        stop = len(ends) if each.stop_part is None else min(each.stop_part, len(ends))
         for part in range(each.first_part, stop):
-            yield PartRange(part, part * part_rows, begins[part], part + 1)
+            # behind the last part of all nothing may follow, which only reading on shows
+            to = None if part + 1 == len(ends) else part + 1
+            yield PartRange(part, part * part_rows, begins[part], to, ends[part : part + 1])
+
+
+def as_planned(chunks: Iterator[Chunk], parts: PartRange) -> Iterator[Chunk]:
+    """The same chunks; each part must end where the plan says so, if there is one.
+
+    Raises PreconditionError before the part is committed: rows would be missing between two parts, or be
+    there twice.
+    """
+    for chunk in chunks:
+        if parts.ends and chunk.last_of_part:
+            number, rows = chunk.part - parts.first_part, chunk.rows
+            # the last part is not handed on before it is sure that nothing follows
+            surplus = next(chunks, None) if number + 1 == len(parts.ends) else None
+            if surplus or rows.cursor_after(len(rows)) != parts.ends[number]:
+                raise PreconditionError(
+                    f"part {chunk.part} of the input does not end where the job's plan says, and is not "
+                    "written: an input was changed meanwhile, or batchqa has miscounted its records; please "
+                    "report that"
+                )
+        yield chunk
 
 
 class RangeReader:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import base64
 import json
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
@@ -21,21 +23,23 @@ from batchqa.output import Commit, OutputTable, Target, canonical, differences, 
 from batchqa.records import Cursor
 from batchqa.settings import RunSettings, Shard
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`fields` are the job's; `starts` has the place where each part begins, `rows` is the end.
+    """`fields` are the job's; `ends` has the place where each part ends, `rows` is how many there are.
 
-    `totals` are for `publish`; `model` and `max_errors` are what the first shard was given.
+    `edges` has the number of the first part of each shard, and behind it that of all parts. `totals` are for
+    `publish`; `model` and `max_errors` are what the first shard was given.
     """
 
     fields: Mapping[str, Any]
     shards: int
     part_rows: int
     rows: int
-    starts: Sequence[Cursor]
+    ends: Sequence[Cursor]
+    edges: Sequence[int]
     table: OutputTable
     compression: str
     totals: Mapping[str, Any]
@@ -49,7 +53,7 @@ class Plan:
             known
             | {
                 "format": FORMAT,
-                "starts": [[c.file, c.row, c.line, c.byte] for c in self.starts],
+                "ends": [[c.file, c.row, c.line, c.byte] for c in self.ends],
                 "table": _table_to_json(self.table),
             }
         )
@@ -61,7 +65,7 @@ class Plan:
             known = json.loads(text)
             if known.pop("format") != FORMAT:
                 raise ValueError("another format")
-            known["starts"] = [Cursor(*place) for place in known["starts"]]
+            known["ends"] = [Cursor(*place) for place in known["ends"]]
             known["table"] = _table_from_json(known["table"])
             return cls(**known)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -83,8 +87,8 @@ class Plan:
             )
 
     def parts_of(self, shard: Shard) -> range:
-        """The parts that are a shard's: consecutive, as many as the others have, or one more."""
-        return range(*(len(self.starts) * edge // self.shards for edge in (shard.index, shard.index + 1)))
+        """The parts that are a shard's: consecutive ones."""
+        return range(self.edges[shard.index], self.edges[shard.index + 1])
 
     def rows_in(self, shard: Shard) -> int:
         """How many input records a shard has."""
@@ -101,6 +105,31 @@ class Plan:
         return min(self.part_rows, self.rows - part * self.part_rows)
 
 
+def shared_out(sizes: Sequence[int], shards: int) -> list[int]:
+    """The edges of shards (`edges` of a plan) of which the largest is as small as it can be.
+
+    Within that bound each shard takes its share of what is left, and the part with which it reaches it: so
+    the last ones, for which everyone waits, are not longer than the rest.
+    """
+    reached = list(accumulate(sizes, initial=0))
+
+    def latest_begins(most: int) -> list[int]:
+        """For 0, 1, ... shards of at most this size, where they can begin to do all that follows."""
+        begins = [len(sizes)]
+        for _ in range(shards):
+            begins.append(bisect_left(reached, reached[begins[-1]] - most))
+        return begins
+
+    possible = range(max(sizes, default=0), reached[-1] + 1)
+    most = possible[bisect_left(possible, True, key=lambda size: latest_begins(size)[-1] == 0)]
+    begins, edges = latest_begins(most), [0]
+    for left in reversed(range(shards)):
+        done = reached[edges[-1]]
+        share = bisect_left(reached, done - (done - reached[-1]) // (left + 1))
+        edges.append(max(begins[left], min(share, bisect_right(reached, done + most) - 1)))
+    return edges
+
+
 def join(commit: Commit, fields: Mapping[str, Any], shard: Shard, make: Callable[[], Plan]) -> Plan:
     """The plan that holds for all shards, made here if this is the first; the commit does this shard's parts.
 
@@ -110,7 +139,7 @@ def join(commit: Commit, fields: Mapping[str, Any], shard: Shard, make: Callable
     where = commit.show(layout.PLAN)
     plan = Plan.from_json(text, where)
     plan.check(fields, shard, where)
-    commit.share(plan.parts_of(shard), plan.starts)
+    commit.share(plan.parts_of(shard), plan.ends)
     return plan
 
 

@@ -17,10 +17,10 @@ from batchqa.errors import InputError, PreconditionError, StorageError, TryAgain
 from batchqa.output import layout
 from batchqa.output.finished import Found, check_companions, check_replaceable, find
 from batchqa.output.manifest import JobRecord, PartRecord, canonical, differences, fingerprint, summed
-from batchqa.output.merging import DamagedPartError
+from batchqa.output.merging import DamagedPartError, MissingPartError
 from batchqa.output.part_writer import PartWriter
 from batchqa.output.publisher import publish
-from batchqa.output.staging import Staging, leftover, read_job, root_of
+from batchqa.output.staging import Staging, check_not_late, leftover, read_job, root_of
 from batchqa.output.table import OutputTable
 from batchqa.output.target import Target
 from batchqa.records import Cursor
@@ -35,13 +35,15 @@ class PartRange:
     """Consecutive parts that are still to be done.
 
     Begin with part `first_part`, whose first record is `first_record` and stands at `cursor`; stop before
-    part `stop_part`, or go on to the end of the input where that is None.
+    part `stop_part`, or go on to the end of the input where that is None. `ends` has where these parts end,
+    if there is a plan that says so.
     """
 
     first_part: int
     first_record: int
     cursor: Cursor
     stop_part: int | None
+    ends: Sequence[Cursor] = ()
 
 
 class Commit:
@@ -175,6 +177,7 @@ class Commit:
         earlier = staging.job()
         if earlier is None:
             if staging.has_parts():
+                staging.check_not_late(layout.JOB)
                 raise PreconditionError(
                     f"{staging.where}: there are parts here but no job.json; --restart discards them"
                 )
@@ -240,12 +243,12 @@ class Commit:
         with files.translated(f"beginning {self.target}"):
             return self._locked().write_once(name, data)
 
-    def share(self, parts: range, starts: Sequence[Cursor]) -> None:
-        """Work on these parts alone; `starts` has where each part of the job begins."""
+    def share(self, parts: range, ends: Sequence[Cursor]) -> None:
+        """Work on these parts alone; `ends` has where each part of the job ends."""
         with files.translated(f"looking at {self.target}"):
             done = self._locked().committed(self.fingerprint, self._part_rows, self._table.schema, parts)
         self._parts = {record.part: record for record in done}
-        self._shared = parts, starts
+        self._shared = parts, ends
 
     def todo(self) -> Iterator[PartRange]:
         """The parts that are missing, as runs of consecutive ones, in order."""
@@ -261,13 +264,16 @@ class Commit:
         if not done or done[-1].records_in == self._part_rows:
             yield PartRange(expected, expected * self._part_rows, cursor, None)
 
-    def _todo_of_share(self, parts: range, starts: Sequence[Cursor]) -> Iterator[PartRange]:
+    def _todo_of_share(self, parts: range, ends: Sequence[Cursor]) -> Iterator[PartRange]:
         missing = {part for part in parts if part not in self._parts}
         for first in sorted(part for part in missing if part - 1 not in missing):
             stop = first
             while stop in missing:
                 stop += 1
-            yield PartRange(first, first * self._part_rows, starts[first], stop)
+            begin = ends[first - 1] if first else Cursor()
+            # behind the last part of all nothing may follow, which only reading on shows
+            to = None if stop == len(ends) else stop
+            yield PartRange(first, first * self._part_rows, begin, to, ends[first:stop])
 
     def part(self, k: int) -> PartWriter:
         """Write part k: input records [k * R, (k + 1) * R)."""
@@ -314,11 +320,16 @@ class Commit:
         except DamagedPartError as error:
             if self._is_done():
                 return False
+            where = f"{staging.where}/{layout.part_name(error.part)}"
+            if isinstance(error, MissingPartError):
+                # what a store does not have for a moment must not be removed
+                raise TryAgainError(
+                    f"{where}: {error.why}; nothing is published: run the same command again"
+                ) from error
+            sharded = staging.read(layout.PLAN) is not None
             staging.remove_part(error.part)
-            raise StorageError(
-                f"{staging.where}/{layout.part_name(error.part)}: {error.why}; it was removed; the same "
-                "command writes it again"
-            ) from error
+            again = "finalize tells which shard writes it" if sharded else "the same command writes it"
+            raise StorageError(f"{where}: {error.why}; it was removed; {again} again") from error
         return True
 
     def _write_empty_part(self) -> None:
@@ -421,6 +432,8 @@ class Unfinished:
             plan = store.read(f"{root}/{layout.PLAN}")
             numbers = map(layout.part_number, layout.part_names(store.list(root)))
             job = read_job(store, root)
+            if job and plan is None:
+                check_not_late(store, root, layout.PLAN)
             return cls(
                 store.show(root),
                 job.fingerprint if job else None,

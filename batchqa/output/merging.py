@@ -38,6 +38,10 @@ class DamagedPartError(Exception):
         self.why = why
 
 
+class MissingPartError(DamagedPartError):
+    """A part that is not there, or not to be seen for a moment."""
+
+
 @dataclass(frozen=True, slots=True)
 class MergePart:
     """A part to be copied: `data_bytes` stand before its footer, with this checksum (zlib.crc32)."""

@@ -118,9 +118,10 @@ class _Publisher:
         entries = []
         for part in self.parts:
             name = layout.part_name(part.part)
-            if sizes.get(name, 0) <= part.data_bytes:
-                why = "it is gone, or shorter than when it was written"
-                raise merging.DamagedPartError(part.part, why)
+            if name not in sizes:
+                raise merging.MissingPartError(part.part, "it is gone")
+            if sizes[name] <= part.data_bytes:
+                raise merging.DamagedPartError(part.part, "it is shorter than when it was written")
             with _reading(part.part), self.target.store.opened(f"{self.target.name}/{name}") as file:
                 entries.append({"name": name, "rows": _rows_in(file), "bytes": sizes[name]})
         self._publish_rejects()
@@ -232,6 +233,8 @@ def _reading(part: int) -> Iterator[None]:
     """Reading a part: what Arrow cannot make sense of is damage, what the system refuses stays an OSError."""
     try:
         yield
+    except FileNotFoundError as error:
+        raise merging.MissingPartError(part, "it is gone") from error
     except (pa.ArrowInvalid, OSError) as error:
         if isinstance(error, OSError) and (error.errno or trouble("", error)):
             raise

@@ -18,7 +18,7 @@ from batchqa.footer import MAGIC
 from batchqa.output import layout
 from batchqa.output.finished import find, sha256
 from batchqa.output.manifest import FINGERPRINT_KEY, RECORD_KEY, JobRecord, PartRecord
-from batchqa.output.merging import DamagedPartError
+from batchqa.output.merging import MissingPartError
 from batchqa.output.target import Target
 from batchqa.store.locations import read_at, trouble
 from batchqa.store.store import Store
@@ -104,6 +104,10 @@ class Staging:
         if written is None:
             raise TryAgainError(f"{self.store.show(self._name(name))} was removed meanwhile; try again")
         return written
+
+    def check_not_late(self, name: str) -> None:
+        """See the function of this name."""
+        check_not_late(self.store, self.root, name)
 
     def check_strangers(self) -> None:
         """Refuse a place in which something is not batchqa's; hidden files are let be."""
@@ -205,7 +209,7 @@ class Staging:
         try:
             path = found.__enter__()
         except FileNotFoundError as error:
-            raise DamagedPartError(part, f"{self.store.show(self._name(name))} is gone") from error
+            raise MissingPartError(part, f"{self.store.show(self._name(name))} is gone") from error
         yield path
         found.__exit__(None, None, None)
 
@@ -293,6 +297,19 @@ def read_job(store: Store, root: str) -> JobRecord | None:
             f"{store.show(name)}: this is not a job of this version of batchqa; --restart discards it"
         )
     return job
+
+
+def check_not_late(store: Store, root: str, name: str) -> None:
+    """Raise TryAgainError where a small file below a root was not there to be read, and yet is listed.
+
+    A store that is late has it in a moment, and nothing is to be concluded from what it says before; it may
+    also have been written, or be removed, just now.
+    """
+    if name in store.list(root):
+        raise TryAgainError(
+            f"{store.show(f'{root}/{name}')}: it is listed, but could not be read just now; run the same "
+            "command again"
+        )
 
 
 def _footer_of(file: pa.NativeFile, where: str) -> pq.ParquetFile | None:

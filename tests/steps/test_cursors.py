@@ -64,6 +64,7 @@ def _check(
         for limit in limits:
             planned = source.parts(part_rows, limit)
             assert (planned.ends, planned.records) == _read_through(source, part_rows, limit)
+            assert len(planned.sizes) == len(planned.ends)
             assert planned.begins[:1] == ((Cursor(),) if planned.ends else ())
 
 
@@ -136,8 +137,9 @@ def test_parts_of_tables_as_text_end_where_a_run_ends_them(
         contents[f"{number}.csv"] = HEADER + (text if closed else text.removesuffix(b"\n"))
     source = _source(tmp_path_factory.mktemp("table"), contents, max_line_bytes=64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cursors, "MIB", block)
+        patch.setattr(cursors, "_COUNTED_BYTES", block)
         patch.setattr(cursors, "_READ_AGAIN", 2)
+        patch.setattr(cursors, "_READ_BYTES", max(block // 3, 1))
         _check(source, parts=[part_rows], limits=[limit])
 
 
@@ -206,6 +208,29 @@ def test_planned_parts_are_those_in_the_records_of_a_whole_run(
         for part in sorted((tmp_path / "out").glob("part-*.parquet"))
     ]
     assert written == [*source.parts(5, 16).ends]
+
+
+def test_marks_in_odd_places_of_a_long_table_lose_no_record(tmp_path: Path) -> None:
+    odd = '5" pipe'
+    rows = (f"{n},{'word ' * 60}{odd * (n % 700 == 3)},What?\n" for n in range(9_000))
+    source = _source(tmp_path, {"a.csv": HEADER + "".join(rows).encode()})
+    _check(source, parts=[1_000])
+    assert source.parts(1_000).records == 9_000
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "csv"])
+def test_the_size_of_a_part_is_that_of_its_text_over_all_files(tmp_path: Path, kind: str) -> None:
+    content = FORMATS[kind]
+    texts = [FORMATS[kind.removesuffix(".gz")](count) for count in (50, 30)]
+    planned = _source(tmp_path, {"a." + kind: content(50), "b." + kind: content(30)}).parts(7)
+    blank = 1 if kind.startswith("jsonl") else 0  # the blank line at the end of a file is no record's
+    assert sum(planned.sizes) == sum(map(len, texts)) - 2 * blank
+    assert max(planned.sizes) > 3 * min(planned.sizes)
+
+
+def test_the_size_of_a_part_is_its_records_where_no_text_is_looked_at(tmp_path: Path) -> None:
+    planned = _source(tmp_path, {"a.parquet": _parquet(50), "b.parquet": _parquet(30)}).parts(7, 40)
+    assert planned.sizes == (7, 7, 7, 7, 7, 5)
 
 
 def test_a_stream_is_not_shared_out() -> None:
