@@ -14,7 +14,7 @@ from batchqa.job.following import Clock
 from batchqa.job.shard_plan import Plan
 from batchqa.job.summary import Summary, summary_of
 from batchqa.machine import process_seconds
-from batchqa.output import Commit, Target, Unfinished, find, open_output, tidied
+from batchqa.output import Commit, Target, Unfinished, open_output, tidied
 from batchqa.records import ROW_ERRORS
 from batchqa.settings import ErrorLimit
 
@@ -97,7 +97,7 @@ def _awaited(target: Target, wait: float, status: Callable[[str], None]) -> Plan
     end, pause, told = time.monotonic() + wait, 1.0, False
     while True:
         unfinished = Unfinished.at(target)
-        found = find(target)
+        found = unfinished.found
         record = found.record if found and not found.trouble else None
         plan = None
         if unfinished.plan is not None:

@@ -415,13 +415,15 @@ class Unfinished:
     """What can be seen of an unfinished job without its lock, its inputs or its options.
 
     `where` names its folder. `fingerprint` is None where no job has begun, `plan` where it has no shards.
-    `parts` are there by their names; whether they are good only `Commit` finds out.
+    `parts` are there by their names; whether they are good only `Commit` finds out. `found` is what is at the
+    target itself.
     """
 
     where: str
     fingerprint: str | None
     plan: bytes | None
     parts: frozenset[int]
+    found: Found | None
 
     @classmethod
     def at(cls, target: Target) -> Unfinished:
@@ -439,6 +441,7 @@ class Unfinished:
                 job.fingerprint if job else None,
                 plan,
                 frozenset(number for number in numbers if number is not None),
+                find(target),
             )
 
 
