@@ -34,7 +34,6 @@ from batchqa.output import (
     Target,
     check_target,
     earlier_job,
-    layout,
     open_output,
     space_shortage,
 )
