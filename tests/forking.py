@@ -100,7 +100,9 @@ def _main() -> None:
             gate, opens = os.pipe()
             answer = os.fork()
             if not answer:
-                _be_the_fork(program, gate, opens, *words)
+                for other in (opens, *gates.values()):  # a gate opens when nobody holds its other end
+                    os.close(other)
+                _be_the_fork(program, gate, *words)
             os.close(gate)
             gates[answer] = opens
         elif what == "begin":
@@ -111,12 +113,9 @@ def _main() -> None:
         print(json.dumps(answer), flush=True)  # noqa: T201
 
 
-def _be_the_fork(
-    program: Any, gate: int, opens: int, said: str, storage: dict[str, str], *arguments: str
-) -> None:
+def _be_the_fork(program: Any, gate: int, said: str, storage: dict[str, str], *arguments: str) -> None:
     os.environ.update(storage)
     ctypes.CDLL(None).prctl(*_ANYONE_MAY_TRACE)
-    os.close(opens)
     os.dup2(os.open(said, os.O_WRONLY), 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.argv[1:] = arguments

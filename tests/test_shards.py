@@ -322,6 +322,15 @@ def test_rows_that_the_plan_does_not_know_are_not_lost(
         batchqa.run(source, tmp_path / "two.parquet", model=run.keywords["model"], part_rows=5, processes=2)
 
 
+def test_an_empty_folder_that_a_killed_finalize_left_goes_with_the_staging(run: Run, tmp_path: Path) -> None:
+    source, output = as_jsonl(tmp_path), f"{tmp_path}/out.jsonl/"
+    for index in (0, 1):
+        run(source, output, shard=Shard(index, 2))
+    (tmp_path / "out.jsonl.batchqa" / "new-0123abcd").mkdir()
+    job.finalize(output)
+    assert not (tmp_path / "out.jsonl.batchqa").exists()
+
+
 def test_an_input_without_rows_gives_the_output_of_one_run(run: Run, tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(ROWS).slice(0, 0), tmp_path / "in.parquet")
     run(tmp_path / "in.parquet", f"{tmp_path}/one/out.parquet")

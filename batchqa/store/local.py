@@ -126,12 +126,15 @@ class LocalStore:
             files.sync_folder(path.parent)
 
     def delete_folder(self, folder: str, names: Iterable[str]) -> bool:
-        """Remove files, then the folders that they leave empty."""
+        """Remove files, then the folders that they leave empty; an empty one has a slash behind its name."""
         root = self.root / folder
         folders = set()
         for name in names:
             path = root / name
-            files.remove(path)
+            if name.endswith("/"):
+                folders.add(path)
+            else:
+                files.remove(path)
             while (path := path.parent) != root:
                 folders.add(path)
         for path in sorted(folders, reverse=True):
