@@ -7,11 +7,17 @@ from pathlib import Path
 
 from batchqa.errors import SettingsError
 
+PAGE = b"<!doctype html"
+SUMMARY = b'{"rows"'
+"""How the files begin that a page or a summary may replace, in small letters."""
 
-def check_beside(option: str, path: Path, taken: Iterable[str | Path]) -> None:
+
+def check_beside(option: str, path: Path, taken: Iterable[str | Path], replaces: bytes | None = None) -> None:
     """Find out before the work that a file can be written, and costs none of those `taken` by the job.
 
-    `taken` are inputs (files, folders, URIs) and outputs, whether they exist or not. Raises SettingsError.
+    `taken` are inputs (files, folders, URIs) and outputs, whether they exist or not. A file that is there
+    must be empty or begin as `replaces` says, where that is given: it is no earlier one of ours else, but
+    perhaps somebody's data. Raises SettingsError.
     """
     if not path.parent.is_dir():
         raise SettingsError(f"{option} {path}: there is no folder {path.parent}; create it first")
@@ -25,3 +31,18 @@ def check_beside(option: str, path: Path, taken: Iterable[str | Path]) -> None:
         seen = not path.name.startswith(("_", "."))  # others are skipped in folders
         if seen and place.is_dir() and real.is_relative_to(place.resolve()):
             raise SettingsError(f"{option} {path} lies inside {other} and would become input; name another")
+    if replaces is not None and path.is_file() and not _begins(path, replaces):
+        raise SettingsError(
+            f"{option} {path} is there already, and nothing that this option wrote; name another file, or "
+            "remove it"
+        )
+
+
+def _begins(path: Path, wanted: bytes) -> bool:
+    """Whether a file begins so, or has nothing in it."""
+    try:
+        with path.open("rb") as file:
+            found = file.read(1024).lstrip()[: len(wanted)].lower()
+    except OSError:  # writing will say what is wrong
+        return True
+    return found in (b"", wanted)

@@ -138,14 +138,14 @@ def check_fields(settings: Any) -> None:
 
 
 def checked(function: Callable[P, T]) -> Callable[P, T]:
-    """A function whose numbers are checked by their declared types, as `check_fields` does."""
+    """A function whose numbers and choices are checked by their declared types, as `check_fields` does."""
     signature = inspect.signature(function)
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         given = signature.bind(*args, **kwargs)
         for name, domain in domains_of(function).items():
-            if domain.between and name in given.arguments:
+            if (domain.between or domain.choices) and name in given.arguments:
                 given.arguments[name] = _checked(name, domain, given.arguments[name])
         return function(*given.args, **given.kwargs)
 

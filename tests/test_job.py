@@ -260,6 +260,18 @@ def test_a_summary_that_cannot_be_or_would_cost_a_file_is_refused_before_the_wor
     assert not (tmp_path / "out.jsonl").exists()
 
 
+def test_a_summary_replaces_an_earlier_one_and_nothing_else(run: Run, tmp_path: Path) -> None:
+    source = _jsonl(tmp_path / "in.jsonl", ROWS[0])
+    notes = tmp_path / "notes.json"
+    notes.write_text('{"mine": 1}')
+    with pytest.raises(SettingsError, match="is there already"):
+        run(source, tmp_path / "out.jsonl", summary=notes)
+    assert notes.read_text() == '{"mine": 1}'
+    for name in ("a.jsonl", "b.jsonl"):
+        run(source, tmp_path / name, summary=tmp_path / "summary.json")
+    assert json.loads((tmp_path / "summary.json").read_bytes())["output"].endswith("b.jsonl")
+
+
 def test_a_summary_never_becomes_input_and_may_stand_in_the_output_s_folder(run: Run, tmp_path: Path) -> None:
     source = _jsonl(tmp_path / "in" / "in.jsonl", ROWS[0])
     with pytest.raises(SettingsError, match="would become input"):

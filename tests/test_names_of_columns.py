@@ -217,3 +217,16 @@ def test_types_of_json_lines_that_only_show_late_do_not_end_a_conversion(
     last = pq.read_table(made).slice(10_000).to_pylist()[0]
     assert {name: last[name] for name in late} == late
     assert last["qa_error"] == "null_context"
+
+
+def test_predictions_of_questions_by_name_are_scored_against_their_gold_answers(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    data = write(tmp_path / "in.parquet", id=["d0", "d1"], context=CONTEXTS[:2])
+    out = tmp_path / "out.parquet"
+    batchqa.run(data, out, model=tiny_bundle, ask=["when=When?", "who=Who?"], **RUN)
+    convert(str(out), tmp_path / "p.json", "squad")
+    long = pq.read_table(out)
+    answered = [[text] for text in long["qa_answer"].to_pylist()]
+    gold = write(tmp_path / "gold.parquet", id=long["id"], qa_name=long["qa_name"], answers=answered)
+    assert evaluate(tmp_path / "p.json", gold=gold).figures.all.exact == 100.0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from batchqa.beside import check_beside
+from batchqa.beside import PAGE, check_beside
 from batchqa.evaluation.comparing import Maker
 from batchqa.review import Choice, Output, choose, render_rows, write_page
 
@@ -66,7 +66,7 @@ def show_as_page(
     on_note: Callable[[str], None],
 ) -> str:
     """Write the rows that are chosen as one HTML page; what was written is returned as a line."""
-    check_beside("--html", path, [given])
+    check_beside("--html", path, [given], PAGE)
     limit = PAGE_ROWS if limit is None else limit
     numbers, total = choose(output, choice)
     _notes(output, on_note)

@@ -100,16 +100,16 @@ class Examples:
     def has_column(self, name: str) -> bool:
         """Whether the gold file or the predictions have a column (or its root, for a dotted path)."""
         return any(
-            source is not None and _names(source, self._name_in(source, name))
+            source is not None and _names(source, self.name_in(source, name))
             for source in (self.gold, self.predicted)
         )
 
     def column(self, name: str) -> pa.ChunkedArray:
         """A column of the gold file, else of the predictions, in the rows' order. Raises InputError."""
-        here = self._name_in(self.gold, name)
+        here = self.name_in(self.gold, name)
         if _names(self.gold, here) or self.predicted is None:
             return self.gold.read(here)
-        there = self._name_in(self.predicted, name)
+        there = self.name_in(self.predicted, name)
         if not _names(self.predicted, there):
             have = ", ".join(dict.fromkeys([*self.gold.names, *self.predicted.names]))
             raise InputError(
@@ -128,7 +128,7 @@ class Examples:
             place = self.place.fill_null(-1).to_numpy(zero_copy_only=False)[rows]
             sources.insert(0 if of_predictions else 1, (self.predicted, place))
         for source, place in sources:
-            named = self._name_in(source, name)
+            named = self.name_in(source, name)
             if named in source.names:
                 there = np.flatnonzero(place >= 0)
                 values: list[Any] = [None] * len(rows)
@@ -146,7 +146,7 @@ class Examples:
         lists = decoded_json(plain_array(source.read(name))).take(self.place)
         return [[(one["answer"], one["score"]) for one in row or []] for row in lists.to_pylist()]
 
-    def _name_in(self, source: Dataset, name: str) -> str:
+    def name_in(self, source: Dataset, name: str) -> str:
         """What a column is called in a file: a gold file may have other names than the predictions."""
         given = self.texts.get(name, name)
         return given if _names(source, given) else name
@@ -243,13 +243,14 @@ def read_texts(source: Dataset, null_odds: Float64 | None) -> Predictions:
 def read_ids(source: Dataset, column: str | None, prefix: str) -> pa.Array | None:
     """The ids as texts; `column` None looks for `id`, and there may be none.
 
-    Where a record has a row for each question that it was asked, the question's name is part of its row's id.
+    Where a record has a row for each question that it was asked, the question's name is part of its row's id,
+    as in the predictions that `convert --to squad` makes.
     """
     name = prefix + "name"
     has_both = name in source.names and (column or "id") in source.names
     if has_both and may_be_asked(prefix, record_of(source.given)):
         names = pc.fill_null(plain_array(source.read(name)).cast(pa.large_string()), "")
-        return pc.binary_join_element_wise(_ids(source, column), names, pa.scalar(" ", pa.large_string()))
+        return pc.binary_join_element_wise(_ids(source, column), names, pa.scalar("/", pa.large_string()))
     if column is None and "id" not in source.names:
         return None
     return _ids(source, column)
@@ -320,11 +321,16 @@ def check_join(
 
 
 def align(examples: Examples, other: Dataset, ids: pa.Array | None, predictions: Predictions) -> Predictions:
-    """Another file's predictions for the same questions: row by row where the ids agree, else by id."""
-    if len(predictions.text) == len(examples) and (
-        ids is None or examples.ids is None or ids.equals(examples.ids)
-    ):
-        return predictions
+    """Another file's predictions for the same questions: row by row where the ids agree, else by id.
+
+    Where one of them has no ids, the rows must be the same ones in the same order. Raises InputError.
+    """
+    if len(predictions.text) == len(examples):
+        if ids is None or examples.ids is None:
+            _check_same_rows(examples, other)
+            return predictions
+        if ids.equals(examples.ids):
+            return predictions
     if examples.ids is None or ids is None:
         raise InputError(
             f"{other.path} has {len(predictions.text)} rows, not {len(examples)}, and there are no ids to "
@@ -338,6 +344,23 @@ def align(examples: Examples, other: Dataset, ids: pa.Array | None, predictions:
             f"{other.path} has no id in common with {examples.gold.path}: are they of the same data set?"
         )
     return predictions.take(place.cast(pa.int64()))
+
+
+def _check_same_rows(examples: Examples, other: Dataset) -> None:
+    """Raise InputError where a row of the other file has another question or context."""
+    for name in ("question", "context"):
+        there = examples.name_in(other, name)
+        if not examples.has_column(name) or not _names(other, there):
+            continue
+        ours, theirs = (plain_array(column) for column in (examples.column(name), other.read(there)))
+        if not pa.types.is_null(ours.type) and not pa.types.is_null(theirs.type):
+            alike = pc.equal(ours.cast(pa.large_string()), theirs.cast(pa.large_string()))
+            unlike = np.flatnonzero(pc.equal(alike, False).fill_null(False).to_numpy(zero_copy_only=False))
+            if len(unlike):
+                raise InputError(
+                    f"{other.path}, row {unlike[0] + 1}: its {name} is not that of {examples.gold.path}, and "
+                    "there are no ids to join them by; give both an id, or the same order"
+                )
 
 
 def null_odds_of(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from batchqa.beside import check_beside
+from batchqa.beside import PAGE, check_beside
 from batchqa.errors import SettingsError
 from batchqa.evaluation.comparing import made_by
 from batchqa.evaluation.result import RULE_NAMES, Evaluation
@@ -38,7 +38,7 @@ def check_report(path: Path, taken: Iterable[str | Path]) -> None:
     lacking = [name for name in _NEEDED if find_spec(name) is None]
     if lacking:
         raise SettingsError(f"--report needs {' and '.join(lacking)}: pip install 'batchqa[report]'")
-    check_beside("--report", path, taken)
+    check_beside("--report", path, taken, PAGE)
 
 
 def write_report(evaluation: Evaluation, path: Path, prefix: str = "qa_") -> None:

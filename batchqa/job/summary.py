@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from batchqa.beside import check_beside
+from batchqa.beside import SUMMARY, check_beside
 from batchqa.errors import StorageError
 from batchqa.job.following import Clock
 from batchqa.output import LocalTarget, Target
@@ -167,4 +167,4 @@ def check_summary(summary: str | Path | None, target: Target, inputs: Sequence[s
             return  # the job makes this folder
     elif isinstance(target, LocalTarget) and target.kind != "stdout":
         written = target.written()
-    check_beside("--summary", path, [*inputs, *written])
+    check_beside("--summary", path, [*inputs, *written], SUMMARY)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
+from batchqa.errors import InputError, SettingsError
 from batchqa.evaluation import evaluate
 from batchqa.job import run
 from tests.evaluation.making import Row, simulated, write, write_jsonl, write_squad
@@ -77,3 +80,26 @@ def test_without_best_spans_or_records_the_comparison_says_so(tmp_path: Path) ->
     assert found.comparison.made_by == (None, None)
     assert "not recorded" in found.table()
     assert found.to_dict()["compare"]["at_best_thresholds"] is None
+
+
+def test_rows_without_ids_are_compared_only_where_they_are_the_same_rows(tmp_path: Path) -> None:
+    rows = [Row(question=f"What is capital {at}?", span=f"Paris{'s' * at}") for at in range(4)]
+    here = write(tmp_path / "here.parquet", rows)
+    table = pq.read_table(here)
+    for name, order in (("same", [0, 1, 2, 3]), ("turned", [1, 0, 2, 3])):
+        pq.write_table(table.drop_columns(["id"]).take(order), tmp_path / f"{name}.parquet")
+    same = evaluate(here, compare=tmp_path / "same.parquet").comparison
+    assert same is not None
+    assert same.changed == 0
+    with pytest.raises(InputError, match=r"turned\.parquet, row 1: its question is not that of"):
+        evaluate(here, compare=tmp_path / "turned.parquet")
+    pq.write_table(table.take([3, 2, 1, 0]), tmp_path / "with_ids.parquet")
+    by_id = evaluate(here, compare=tmp_path / "with_ids.parquet").comparison
+    assert by_id is not None
+    assert by_id.changed == 0
+
+
+@pytest.mark.parametrize("wrong", [{"rules": "squad3"}, {"objective": "em"}])
+def test_a_choice_that_there_is_not_is_refused_in_python_too(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match="must be one of"):
+        evaluate(write(tmp_path / "here.parquet", [Row()]), **wrong)

@@ -213,6 +213,18 @@ def test_a_page_does_not_replace_the_output_that_it_shows(
     assert Path(annotated).read_bytes() == before
 
 
+def test_a_page_replaces_an_earlier_page_and_nothing_else(
+    annotated: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "in.jsonl"
+    data.write_text('{"context": "not to be lost"}\n')
+    assert main(["show", annotated, "--html", str(data)]) == 2
+    assert "is there already, and nothing that this option wrote" in capsys.readouterr().err
+    assert data.read_text() == '{"context": "not to be lost"}\n'
+    page = tmp_path / "page.html"
+    assert [main(["show", annotated, "--html", str(page)]) for _ in range(2)] == [0, 0]
+
+
 def test_columns_of_another_name_are_found_in_the_record_of_the_run(
     tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
