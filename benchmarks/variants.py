@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import random
+import re
 import statistics
 import sys
 import time
@@ -45,7 +47,6 @@ from batchqa.export import (  # noqa: E402
     verify,
 )
 from batchqa.export.checkpoint import open_checkpoint  # noqa: E402
-from batchqa.export.threshold import labelled_sample  # noqa: E402
 from batchqa.machine import cpu_quota  # noqa: E402
 from benchmarks.measuring import WORK, keep, spread  # noqa: E402
 
@@ -122,7 +123,7 @@ class Materials:
     @cached_property
     def feeds(self) -> list[calibration_data.Feed]:
         """The rows of SQuAD 1.1 train that quantization looks at, as batches."""
-        rows = labelled_sample(self.train, exporting.CALIBRATION_ROWS // 2, seed=20)
+        rows = _labelled_sample(self.train, exporting.CALIBRATION_ROWS // 2, seed=20)
         table = pa.Table.from_pylist([{k: row[k] for k in ("context", "question")} for row in rows])
         return calibration_data.batches_of(self.bundle, table)
 
@@ -427,6 +428,40 @@ def _table(qualities: Mapping[str, Quality], speeds: Mapping[str, Speed]) -> str
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _labelled_sample(squad: Path, paragraphs: int, seed: int) -> list[dict[str, Any]]:
+    """Rows from a SQuAD 1.1 file: a question of each of `paragraphs` paragraphs, answerable and not in turn.
+
+    The unanswerable form has the paragraph without the sentences in which an answer stands; a paragraph of
+    which nothing is left is passed over.
+    """
+    whole = [
+        paragraph
+        for article in orjson.loads(squad.read_bytes())["data"]
+        for paragraph in article["paragraphs"]
+        if paragraph["qas"]
+    ]
+    draw = random.Random(seed)
+    rows = []
+    for paragraph in draw.sample(whole, paragraphs):
+        asked = draw.choice(paragraph["qas"])
+        texts = [gold["text"] for gold in asked["answers"]]
+        rest = _without(paragraph["context"], texts)
+        if not rest:
+            continue
+        answers = {"text": texts, "answer_start": [gold["answer_start"] for gold in asked["answers"]]}
+        nothing: dict[str, list[Any]] = {"text": [], "answer_start": []}
+        rows.append({"context": paragraph["context"], "question": asked["question"], "answers": answers})
+        rows.append({"context": rest, "question": asked["question"], "answers": nothing})
+    return rows
+
+
+def _without(context: str, answers: list[str]) -> str:
+    """The context's sentences in which none of the answers stands."""
+    sentences = re.split(r"(?<=[.!?])\s+", context)
+    folded = [answer.casefold() for answer in answers]
+    return " ".join(s for s in sentences if not any(answer in s.casefold() for answer in folded))
 
 
 if __name__ == "__main__":

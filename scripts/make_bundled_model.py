@@ -26,9 +26,11 @@ from batchqa.bundle import BUNDLED
 from batchqa.errors import BatchqaError, InputError, ModelError
 from batchqa.evaluation import evaluate
 from batchqa.export.exporting import export
-from batchqa.export.figures import add_figures
 from batchqa.train.train_settings import TrainSettings
 from batchqa.train.training import train
+
+sys.path.insert(0, str(Path(__file__).parent))
+from bundle_figures import add_figures
 
 EVERY = 20
 """Every 20th article of train (k % 20 == 19, in file order) is held out whole."""

@@ -269,17 +269,3 @@ machine_options = together(
 max_errors_option = click.option(
     "--max-errors", default="0", metavar="N|P%", help="Row errors to tolerate: a count, or a share."
 )
-
-columns_option = together(
-    click.option("--context", metavar="COLUMN", help="Contexts.", show_default="as in the run"),
-    click.option(
-        "--question-column", "question", metavar="COLUMN", help="Questions.", show_default="as in the run"
-    ),
-    click.option(
-        "--output-prefix",
-        "prefix",
-        metavar="TEXT",
-        help="Prefix of the answers' columns.",
-        show_default="found",
-    ),
-)

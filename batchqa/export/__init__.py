@@ -26,6 +26,5 @@
     int8_openvino.py       the same for OpenVINO
     attention_openvino.py  attention in the operators that OpenVINO is fastest with
     bundle_card.py         the model card
-    figures.py             the quality of a bundle's answers, for its card
     extras.py              the extra `export`: what is imported, and what to install where it is missing
 """

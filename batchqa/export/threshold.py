@@ -1,20 +1,10 @@
-"""The no-answer threshold, fitted on labelled rows; and such rows made from data with answerable ones only.
-
-A threshold must be fitted on data that no figure is reported on. SQuAD 1.1 has no unanswerable questions, so
-`labelled_sample` makes them: the question beside its own paragraph without the sentences that hold an answer.
-SQuAD 2.0's own were written to mislead, about the paragraph they stand beside (Rajpurkar et al. 2018); a
-question beside any other paragraph would be much easier than those.
-"""
+"""The no-answer threshold, fitted on labelled rows, on which no figure may be reported."""
 
 from __future__ import annotations
 
-import random
-import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -61,37 +51,3 @@ def best_for_f1(bundle: Bundle, scorer: SpanScorer, table: pa.Table) -> float:
     above = odds[odds > found]
     # the official method returns a row's own odds, which another batching may miss by a rounding error
     return float((found + above.min()) / 2) if len(above) else float(found)
-
-
-def labelled_sample(squad: Path, paragraphs: int, seed: int) -> list[dict[str, Any]]:
-    """Rows from a SQuAD 1.1 file: a question of each of `paragraphs` paragraphs, answerable and not in turn.
-
-    The unanswerable form has the paragraph without the sentences in which an answer stands; a paragraph of
-    which nothing is left is passed over.
-    """
-    whole = [
-        paragraph
-        for article in orjson.loads(squad.read_bytes())["data"]
-        for paragraph in article["paragraphs"]
-        if paragraph["qas"]
-    ]
-    draw = random.Random(seed)  # noqa: S311 -- a repeatable sample, not a secret
-    rows = []
-    for paragraph in draw.sample(whole, paragraphs):
-        asked = draw.choice(paragraph["qas"])
-        texts = [gold["text"] for gold in asked["answers"]]
-        rest = _without(paragraph["context"], texts)
-        if not rest:
-            continue
-        answers = {"text": texts, "answer_start": [gold["answer_start"] for gold in asked["answers"]]}
-        nothing: dict[str, list[Any]] = {"text": [], "answer_start": []}
-        rows.append({"context": paragraph["context"], "question": asked["question"], "answers": answers})
-        rows.append({"context": rest, "question": asked["question"], "answers": nothing})
-    return rows
-
-
-def _without(context: str, answers: list[str]) -> str:
-    """The context's sentences in which none of the answers stands."""
-    sentences = re.split(r"(?<=[.!?])\s+", context)
-    folded = [answer.casefold() for answer in answers]
-    return " ".join(s for s in sentences if not any(answer in s.casefold() for answer in folded))

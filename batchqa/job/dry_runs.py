@@ -46,7 +46,7 @@ def dry_run(
     note = on_note or (lambda _: None)
     for text in source.notes:
         note(text)
-    reusable = find_earlier(settings.output.reuse, target)
+    reusable = [find_earlier(name, target) for name in settings.output.reuse]
     first = FirstTexts(questions.texts if questions else ())
     rows = first.passing(up_to(source.read(), settings.output.limit))
     with Annotator(open_model(model), settings=settings) as annotator:

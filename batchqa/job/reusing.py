@@ -31,25 +31,22 @@ class EarlierOutput:
     record: JobRecord
 
 
-def find_earlier(names: Sequence[str], target: Target) -> list[EarlierOutput]:
-    """The outputs that --reuse names, for a job that writes to `target`.
+def find_earlier(name: str, target: Target) -> EarlierOutput:
+    """An output that --reuse names, for a job that writes to `target`.
 
-    Raises InputError where there is none, SettingsError where one would be replaced.
+    Raises InputError where there is none, SettingsError where it would be replaced.
     """
-    found = []
-    for name in names:
-        place = Target.parse(name)
-        if place == target:
-            raise SettingsError(f"--reuse {name} is the output itself; write to another file or folder")
-        there = written_by(place)
-        record = there.record if there else None
-        if record is None or not record.outcome:
-            what = "no output" if record is None else "no finished output"
-            raise InputError(f"--reuse {name}: there is {what} of `batchqa run`; name one")
-        if there is not None and there.trouble:
-            raise InputError(f"--reuse {name}: it is not as its run left it ({there.trouble}); name another")
-        found.append(EarlierOutput(name, record))
-    return found
+    place = Target.parse(name)
+    if place == target:
+        raise SettingsError(f"--reuse {name} is the output itself; write to another file or folder")
+    there = written_by(place)
+    record = there.record if there else None
+    if record is None or not record.outcome:
+        what = "no output" if record is None else "no finished output"
+        raise InputError(f"--reuse {name}: there is {what} of `batchqa run`; name one")
+    if there is not None and there.trouble:
+        raise InputError(f"--reuse {name}: it is not as its run left it ({there.trouble}); name another")
+    return EarlierOutput(name, record)
 
 
 def earlier_answers(

@@ -95,7 +95,7 @@ def run(
     check_summary(summary, target, inputs_of(names, source))
     for text in source.notes:
         note(text)
-    reusable = find_earlier(settings.output.reuse, target)
+    reusable = [find_earlier(name, target) for name in settings.output.reuse]
     bundle = open_model(model)
     decoding, prefix = settings.decoding, settings.reading.output_prefix
     schema = output_schema(

@@ -100,8 +100,8 @@ def annotate_parts(
         Annotator(bundle, settings=settings) as annotator,
         SharedOutput(target, work.fingerprint, table, part_rows, compression, committed) as output,
     ):
-        rules, reusable = annotator.road.rules, find_earlier(settings.output.reuse, target)
-        earlier = earlier_answers(reusable, work.fields, rules)
+        reusable = [find_earlier(name, target) for name in settings.output.reuse]
+        earlier = earlier_answers(reusable, work.fields, annotator.road.rules)
         follower = Follower(Clock(0.0), (), None, tell)
         job = Job(
             source,

@@ -10,8 +10,8 @@ pytest.importorskip("optimum.onnxruntime", reason="needs the extra `export`")
 
 from batchqa.bundle import CARD, open_bundle
 from batchqa.errors import InputError
-from batchqa.export.figures import HEADING, XQUAD, add_figures
 from batchqa.probability import Calibration
+from scripts.bundle_figures import HEADING, XQUAD, add_figures
 from tests.evaluation.making import Row, write_squad
 from tests.models import SENTENCES, write_tiny_bundle
 

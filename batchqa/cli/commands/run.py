@@ -238,12 +238,13 @@ def run_command(
         if dry_run:
             result = job.dry_run(inputs, output, **common)
         else:
-            result = runners.run(
+            elsewhere = {"processes": processes, **({"on": on, "shards": shards} if on else {})}
+            where: dict[str, Any] = {name: value for name, value in elsewhere.items() if value is not None}
+            annotate = runners.run if where else job.run  # one process shares out nothing
+            result = annotate(
                 inputs,
                 output,
-                on=on,
-                shards=shards if on else None,  # else it is known from `share`
-                processes=processes,
+                **where,
                 progress=progress_of(reporter, check_stop),
                 on_status=reporter.status,
                 summary=None if as_json else summary,
