@@ -156,7 +156,8 @@ common_options = together(
         "--log-format",
         type=click.Choice(["text", "json"]),
         default="text",
-        help="Format of messages on standard error: a progress bar or lines, or one JSON object per line.",
+        help="Format of messages on standard error: text (a progress bar, or lines) or a JSON object "
+        "per line.",
     ),
     click.option(
         "--quiet", is_flag=True, help="Write only errors to standard error; libraries are silenced too."
@@ -185,16 +186,22 @@ text_options = together(
 prefix_option = setting("--output-prefix", "Prefix of the names of the added columns.", metavar="TEXT")
 
 columns_option = together(
-    click.option("--context", metavar="COLUMN", help="Contexts.", show_default="as in the run"),
     click.option(
-        "--question-column", "question", metavar="COLUMN", help="Questions.", show_default="as in the run"
+        "--context", metavar="COLUMN", help="Column with the contexts.", show_default="as in the run"
+    ),
+    click.option(
+        "--question-column",
+        "question",
+        metavar="COLUMN",
+        help="Column with the questions.",
+        show_default="as in the run",
     ),
     click.option(
         "--output-prefix",
         "prefix",
         metavar="TEXT",
         help="Prefix of the answers' columns.",
-        show_default="found",
+        show_default="found in OUTPUT",
     ),
 )
 
@@ -221,16 +228,16 @@ answer_options = together(
         "--min-score",
         "An answer with a lower score becomes no answer, with the status low_score.",
         metavar="SHARE",
-        show_default="any score will do",
+        show_default="none",
     ),
     setting("--answers", "Also list all spans that pass the threshold and do not overlap, as `answers`."),
-    setting("--max-answers", "Length of that list at most.", metavar="N"),
+    setting("--max-answers", "Most spans in that list.", metavar="N"),
     setting(
         "--top-k",
         "Also write each row's N best distinct spans that do not overlap as `candidates`.",
         metavar="N",
     ),
-    setting("--overlapping-candidates", "Candidates may overlap: the plain N best."),
+    setting("--overlapping-candidates", "Let candidates overlap: simply the N best spans."),
     setting(
         "--raw-score",
         "Write the soft-max score even if the bundle is calibrated.",
@@ -241,7 +248,7 @@ machine_options = together(
     setting("--device", "auto, cpu, cuda, cuda:0,1 or all.", metavar="DEVICE"),
     setting(
         "--engine",
-        "What runs the model; auto: the fastest, measured once.",
+        "Library that runs the model; auto: the fastest, measured once.",
     ),
     setting(
         "--variant",
@@ -251,7 +258,7 @@ machine_options = together(
     ),
     setting(
         "--arithmetic",
-        "Precision that OpenVINO computes in, apart from int8 products; auto: bf16 if the processor has it "
+        "Precision in which OpenVINO computes, except for int8 products; auto: bf16 if the processor has it "
         "and the bundle was verified for it.",
     ),
     setting("--threads", "CPU threads of the engine.", show_default="the CPU quota"),
@@ -267,5 +274,5 @@ machine_options = together(
 
 
 max_errors_option = click.option(
-    "--max-errors", default="0", metavar="N|P%", help="Row errors to tolerate: a count, or a share."
+    "--max-errors", default="0", metavar="N|P%", help="Row errors to tolerate: a count or a percentage."
 )

@@ -14,7 +14,7 @@ FORMS = ("label-studio", "argilla", "spacy", "squad", "wide", "long", "gold")
 """What `convert --to` takes."""
 
 
-@command("convert", "Give answers to other tools.")
+@command("convert", "Write answers in the formats of other tools.")
 @click.argument("output", metavar="OUTPUT")
 @click.option(
     "-o",
@@ -23,14 +23,15 @@ FORMS = ("label-studio", "argilla", "spacy", "squad", "wide", "long", "gold")
     required=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="File to write; spacy: .spacy (DocBin) or .jsonl; wide and long: .parquet, .jsonl, .csv or .tsv.",
+    help="File to write; for spacy .spacy (DocBin) or .jsonl, for wide and long .parquet, .jsonl, .csv "
+    "or .tsv.",
 )
 @click.option(
     "--to",
     "form",
     required=True,
     type=click.Choice(FORMS),
-    help="Form of FILE; gold: OUTPUT is what Label Studio exported, FILE has gold answers.",
+    help="Format of FILE; gold: OUTPUT is an export of Label Studio, whose answers become gold answers.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace FILE.")
 @columns_option

@@ -43,7 +43,7 @@ _of_evaluate = partial(keyword, "batchqa.evaluation.evaluating:evaluate")
 @click.option(
     "--model",
     metavar="MODEL",
-    help="Annotate FILE with this bundle (or `default`) first, unless that has been done.",
+    help="Annotate FILE with this bundle (or `default`) first, unless it has been annotated already.",
 )
 @click.option(
     "--by",
@@ -63,31 +63,33 @@ _of_evaluate = partial(keyword, "batchqa.evaluation.evaluating:evaluate")
 )
 @click.option("--compare", metavar="FILE", help="Other predictions for the same questions, to compare with.")
 @click.option(
-    "--null-odds", metavar="FILE", help="The official script's {id: number} file, for {id: text} predictions."
+    "--null-odds",
+    metavar="FILE",
+    help="Null odds of {id: text} predictions: the official script's {id: number} file.",
 )
 @click.option(
     "--tune", is_flag=True, help="Write a copy of the model with the best threshold and calibrated scores."
 )
 @click.option("-o", "--output", metavar="NEW_BUNDLE", help="Where --tune writes it.")
 @_of_evaluate(
-    "--objective", type=click.Choice(["f1", "exact"]), help="What --tune chooses the threshold for."
+    "--objective", type=click.Choice(["f1", "exact"]), help="Figure for which --tune chooses the threshold."
 )
 @_of_evaluate(
     "--target-precision",
     declared=InsideShare,
-    help="Instead of --objective: as many answers as possible of which this share is right (exact match).",
+    help="Instead of --objective: as many answers as possible, of which this share is right (exact match).",
     metavar="SHARE",
 )
 @_of_evaluate(
     "--prior",
     declared=InsideShare,
-    help="Share of unanswerable questions that you expect; --tune reweights FILE to it.",
+    help="Expected share of unanswerable questions, to which --tune reweights FILE.",
     metavar="SHARE",
     show_default="FILE's",
 )
 @_of_evaluate("--folds", declared=Folds, help="Folds of the cross-validation of --tune.")
 @click.option("--report", metavar="FILE", help="Write an HTML report.")
-@number("--min-f1", Percent, None, "Exit code 3 if F1 is below this.", metavar="PERCENT")
+@number("--min-f1", Percent, None, "Exit with code 3 if F1 is below this.", metavar="PERCENT")
 @_of_evaluate("--seed", declared=Seed, help="Seed of the bootstrap and the folds.")
 @_of_evaluate("--resamples", declared=Resamples, help="Resamples of the bootstrap.")
 @_of_evaluate("--confidence", declared=InsideShare, help="Confidence level of the intervals.")

@@ -18,15 +18,16 @@ from batchqa.domains import CountOrZero
 @click.option(
     "--max-errors",
     metavar="N|P%",
-    help="Row errors to tolerate: a count, or a share.",
+    help="Row errors to tolerate: a count or a percentage.",
     show_default="what the first shard was given",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 @common_options
 def finalize_command(output: str, log_format: str, quiet: bool, **options: Any) -> None:
-    """Prove that all parts and rows of OUTPUT are there, which `run --shard` was given, and publish it.
+    """Check that the shards of `run --shard` have made every part and row of OUTPUT, and publish it.
 
-    Parts missing: exit code 75, and the shards to run again. Published already: exit code 0, untouched.
+    If parts are missing, the exit code is 75 and the shards to run again are named. An OUTPUT that has been
+    published already is left as it is (exit code 0).
     """
     with reporting(log_format, quiet) as reporter, stoppable():
         from batchqa import job

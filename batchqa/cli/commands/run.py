@@ -48,18 +48,22 @@ def _columns(_: click.Context, parameter: click.Parameter, values: tuple[str, ..
 _asking_options = together(
     setting(
         "--ask",
-        "Ask this of every row, which then needs no question; {column} is the row's value. Repeat it.",
+        "Question to ask of every row, which then needs none; {column} is the row's value. Repeat it "
+        "for several.",
         metavar="NAME=QUESTION",
         multiple=True,
         type=_Name(),
     ),
     setting(
         "--questions",
-        "File of questions to ask of every row: TOML, JSONL, CSV or Parquet with name, question and perhaps "
-        "a no-answer threshold for each.",
+        "File of questions to ask of every row: TOML, JSONL, CSV or Parquet with a name, a question and "
+        "optionally a no-answer threshold for each.",
         metavar="FILE",
     ),
-    setting("--layout", "A row for each question that a row is asked, or a column (a struct) for each."),
+    setting(
+        "--layout",
+        "Where a row is asked several questions: a row for each (long), or a column, a struct (wide).",
+    ),
 )
 
 
@@ -78,7 +82,7 @@ _reading_options = together(
     ),
     setting(
         "--partition-columns",
-        "Read key=value folder names as columns, after those of the files; as integers if all values are.",
+        "Read key=value folder names as columns, after those of the files; integers if all values are.",
     ),
     setting(
         "--drop",
@@ -99,8 +103,9 @@ _reading_options = together(
     setting("--max-context-chars", "Longest context, in characters; longer ones are row errors."),
     setting(
         "--if-no-input",
-        "No such file, a folder or glob without files, or no row in them: fail with exit code 2, or skip: "
-        "write nothing and end with exit code 99.",
+        "Where there is no such file, none in a folder or glob, or no row: fail (exit code 2), or "
+        "skip: write "
+        "nothing (exit code 99).",
     ),
     setting(
         "--max-zstd-window",
@@ -113,8 +118,8 @@ _processes_option = number(
     "--processes",
     Cores,
     None,
-    "Processes that share out the job's parts, each with reading and an engine of its own; threads and GPUs "
-    "are divided among them.",
+    "Processes that share the job's parts, each with its own reading and engine; threads and GPUs are "
+    "divided among them.",
     metavar="N",
     show_default="1",
 )
@@ -158,17 +163,23 @@ _shard_options = together(
     click.option(
         "--shard",
         metavar="I/N|auto",
-        help="Do share I of N (from 0) of the job; auto: as the scheduler's variables say. `batchqa "
-        "finalize` publishes when all are done.",
+        help="Annotate share I of N, counted from 0; auto: as the scheduler's environment variables "
+        "say. Then "
+        "`batchqa finalize` publishes the output.",
     ),
     number(
-        "--shards", Count, None, "Number of shards, where a scheduler does not say, or of --on.", metavar="N"
+        "--shards",
+        Count,
+        None,
+        "Number of shards, for --on or where the scheduler does not say.",
+        metavar="N",
     ),
     click.option(
         "--on",
         metavar="ray[://ADDRESS]|spark[://MASTER]",
-        help="Do all shards as tasks of this cluster, and publish; the address is else that of RAY_ADDRESS, "
-        "SPARK_MASTER_URL or the engine's own default.",
+        help="Annotate all shards as tasks of this cluster and publish the output. Without ADDRESS: "
+        "RAY_ADDRESS, "
+        "SPARK_MASTER_URL or the default of Ray or Spark.",
     ),
 )
 
@@ -199,7 +210,7 @@ _shard_options = together(
     "--summary",
     type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
     metavar="FILE",
-    help="Also write the summary to this file, as JSON; -: JSON on standard output, even on a terminal.",
+    help="Also write the summary to this file as JSON; -: to standard output, as JSON even on a terminal.",
 )
 @common_options
 def run_command(

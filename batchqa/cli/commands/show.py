@@ -26,14 +26,14 @@ from batchqa.domains import Count, Share
 @click.option(
     "--search", metavar="TEXT", help="Only rows with TEXT in their id, question, context or answer."
 )
-@number("--below", Share, 0.5, "Score below which `--where low-score` takes a row.")
+@number("--below", Share, 0.5, "Score below which `--where low-score` selects a row.")
 @number("--limit", Count, None, "Rows to show.", metavar="N", show_default="20; 10,000 with --html")
 @number("--page", Count, 1, "Page of N rows to show.", metavar="P")
 @click.option(
     "--html",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write one HTML page to browse, search and sort, that loads nothing from elsewhere.",
+    help="Write one self-contained HTML page to browse, search and sort.",
 )
 @columns_option
 @common_options
@@ -52,7 +52,7 @@ def show_command(
 ) -> None:
     """Show the rows of OUTPUT (Parquet or JSONL, a file or folder), each answer marked in its context.
 
-    Also an output that is not finished yet.
+    An unfinished output can be shown too.
     """
     with reporting(log_format, quiet) as reporter, stoppable():
         from batchqa.cli.show import show_as_page, show_in_terminal
