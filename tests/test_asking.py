@@ -365,7 +365,7 @@ def test_a_missing_column_of_a_question_is_named_in_every_format(
 
 
 def test_a_question_cannot_hold_a_list(annotator: Annotator) -> None:
-    with pytest.raises(InputError, match=r"tags.*no one text"):
+    with pytest.raises(InputError, match=r"tags.*not a single text"):
         annotator.annotate(pa.table({"context": ["a"], "tags": [["b"]]}), {"q": "Is it {tags}?"})
 
 

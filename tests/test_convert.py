@@ -207,7 +207,7 @@ def test_ids_that_repeat_cannot_be_squads_predictions(
     twice = [{**row, "id": "same"} for row in rows()]
     file = write_rows(tmp_path / "a.parquet", twice)
     assert main(["convert", str(file), "-o", str(tmp_path / "p.json"), "--to", "squad"]) == 2
-    assert "row 2: its id is another row's too" in capsys.readouterr().err
+    assert "row 2: another row has the same id" in capsys.readouterr().err
 
 
 def test_a_file_that_is_there_is_replaced_only_if_that_is_asked_for(annotated: str, tmp_path: Path) -> None:

@@ -47,7 +47,8 @@ def _aws(connection: Connection) -> dict[str, str]:
     extra = connection.extra_dejson
     if extra.get("role_arn"):
         raise ValueError(
-            f"the connection {connection.conn_id} names a role to assume (role_arn), which batchqa cannot; "
+            f"the connection {connection.conn_id} names a role to assume (role_arn), which batchqa "
+            "cannot assume; "
             "give the worker the role, or name a profile (profile_name) that assumes it"
         )
     return _given(

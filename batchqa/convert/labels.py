@@ -29,7 +29,7 @@ def gold_rows(given: str) -> Iterator[dict[str, Any]]:
         raise InputError(f"{where} is not valid JSON: {error}") from error
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise InputError(
-            f"{where} is no export of Label Studio (JSON or JSON-MIN): an array of tasks is wanted"
+            f"{where} is not an export of Label Studio (JSON or JSON-MIN): an array of tasks is wanted"
         )
     for number, task in enumerate(tasks, 1):
         at = f"{where}, task {number}"

@@ -124,7 +124,7 @@ def squad_predictions(rows: Iterable[Row]) -> tuple[dict[str, str], dict[str, fl
             raise InputError(f"row {row.record + 1} has no id, and SQuAD's predictions are by id")
         name = row.id if row.name is None else f"{row.id}/{row.name}"
         if name in texts:
-            raise InputError(f"row {row.record + 1}: its id is another row's too, and predictions are by id")
+            raise InputError(f"row {row.record + 1}: another row has the same id, and predictions are by id")
         if row.state == "error":
             continue
         texts[name] = row.answers[0].text if row.answers else ""

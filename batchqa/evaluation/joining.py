@@ -370,7 +370,7 @@ def null_odds_of(
     at = pc.index_in(_checked_ids(predicted, source.path), value_set=ids)
     if len(at) and at.null_count == len(at):
         raise SettingsError(
-            f"{odds_path} and {source.path} have no id in common: is it the other one's --null-odds?"
+            f"{odds_path} and {source.path} have no id in common: do they belong to other predictions?"
         )
     odds = numbers.take(at).cast(pa.float64())
     return np.asarray(pc.fill_null(odds, float("nan")).to_numpy(zero_copy_only=False))
@@ -386,9 +386,7 @@ def _checked_ids(ids: pa.Array | None, path: str) -> pa.Array:
     double = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
     if len(double):
         named = ", ".join(double[:NAMED_IDS].to_pylist())
-        raise InputError(
-            f"{path}: {len(double)} ids stand there more than once, so rows cannot be joined: {named}"
-        )
+        raise InputError(f"{path}: {len(double)} ids occur more than once, so rows cannot be joined: {named}")
     return ids
 
 

@@ -198,7 +198,7 @@ def export(
 
 
 def _write_tokenizer(checkpoint: Checkpoint, folder: Path, say: Progress, *, keeps_special: bool) -> None:
-    """Write tokenizer.json, and say what a run does otherwise than transformers on purpose."""
+    """Write tokenizer.json, and say what a run does differently from transformers on purpose."""
     write_tokenizer(checkpoint.tokenizer, folder / TOKENIZER)
     own = checkpoint.special_tokens
     if keeps_special:

@@ -76,8 +76,8 @@ def check_parity(bundle: Bundle, graph: Any, reference: Reference, own: pa.Table
                 row = int(np.flatnonzero(wrong)[0])
                 why = _why(bundle, reference, table.slice(row, 1), length)
                 raise ModelError(
-                    f"{reference.name}: batchqa answers {int(wrong.sum())} of {len(table)} {what} otherwise "
-                    f"than transformers, in windows of {min(length, longest)} tokens: {why}"
+                    f"{reference.name}: batchqa answers {int(wrong.sum())} of {len(table)} {what} "
+                    f"differently from transformers, in windows of {min(length, longest)} tokens: {why}"
                 )
     return sum(len(table) for _, table, _ in tables)
 

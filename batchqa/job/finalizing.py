@@ -46,7 +46,7 @@ def finalize(
     note, status = on_note or (lambda _: None), on_status or (lambda _: None)
     target = Target.parse(str(output))
     if target.kind == "stdout":
-        raise SettingsError("finalize needs the output that the shards were given; - has none")
+        raise SettingsError("finalize needs the output that the shards were given, a file or folder, not -")
     plan = _awaited(target, wait, status)
     if plan is None:
         status(f"already done: {target} stays as it is")

@@ -28,7 +28,7 @@ def run(
     """
     if on is None:
         if shards is not None:
-            raise SettingsError("--shards is for --shard auto and --on; which shard this is, is not said")
+            raise SettingsError("--shards is for --shard auto and --on; nothing says which shard this is")
         return local_processes.run(inputs, output, **options)
     from . import engines
 

@@ -388,7 +388,7 @@ def test_files_without_a_common_id_are_refused(tmp_path: Path) -> None:
 
 def test_ids_that_stand_twice_cannot_be_joined_and_are_named(tmp_path: Path) -> None:
     gold = write_squad(tmp_path / "gold.json", [Row(id="a"), Row(id="a"), Row(id="b")])
-    with pytest.raises(InputError, match=r"1 ids stand there more than once.*: a"):
+    with pytest.raises(InputError, match=r"1 ids occur more than once.*: a"):
         evaluate(bad(tmp_path, '{"a": "Paris"}'), gold=gold)
 
 

@@ -79,7 +79,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "padding on the left": ({"tokenizer": {"padding_side": "left"}}, "--allow-question-first"),
     "token types that the graph does not take": (
         {"model_type": "roberta"},
-        r"of 7 long rows otherwise than transformers.*token types, which the exported graph",
+        r"of 7 long rows differently from transformers.*token types, which the exported graph",
     ),
     "block-sparse attention": (
         {"model_type": "big_bird", "tokenizer": NO_TYPES},

@@ -193,7 +193,7 @@ def test_tables_with_other_columns_are_one_table(tmp_path: Path) -> None:
         (b"id,text,question\n1,c,q\n", "no column 'context'"),
         (b"context,question,context\nc,q,d\n", "two columns named 'context'"),
         (b'context,"question\nc,q\n', "x.csv:1, byte 0: not a record"),
-        (b"context,question\rc,q\r", "line ends of CR alone"),
+        (b"context,question\rc,q\r", "ends its lines with CR alone"),
     ],
 )
 def test_a_header_that_cannot_be_is_refused(tmp_path: Path, content: bytes, said: str) -> None:

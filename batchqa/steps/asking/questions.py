@@ -97,7 +97,7 @@ class Questions:
             return cls(_with_own_names(items), settings.layout)
         if settings.layout == "wide":
             raise SettingsError(
-                "--layout wide writes a column for each question of --ask or --questions; give some, or take "
+                "--layout wide writes a column for each question of --ask or --questions; give some, or use "
                 "--layout long"
             )
         return None

@@ -300,7 +300,7 @@ def _text_path(fields: Mapping[str, pa.DataType], option: str, name: str, where:
     kind = type_at(fields, path)
     if option == "ask":
         if not (may_be_text(kind) or has_a_text(kind)):
-            raise TemplateColumnError(name, f"{where}: column {name!r} is {kind}, which has no one text")
+            raise TemplateColumnError(name, f"{where}: column {name!r} is {kind}, which is not a single text")
     elif not may_be_text(kind) and not (option == "question" and may_be_questions(kind)):
         raise InputError(f"{where}: column {name!r} (--{option}) is {kind}, not text; name one of strings")
     return path

@@ -155,7 +155,7 @@ class Dataset:
             except pa.ArrowException:
                 kinds = ", ".join(dict.fromkeys(str(column.type) for column in columns))
                 raise InputError(
-                    f"{self.path}: column {name!r} is of several types ({kinds}); make them one"
+                    f"{self.path}: column {name!r} is of several types ({kinds}); convert it to one type"
                 ) from error
 
 
@@ -220,7 +220,7 @@ def read_json_document(given: str) -> bytes:
 def _places(given: str) -> list[Place]:
     places = [] if given == "-" else find([given], None)[0]
     if given == "-" or any(place.tape is not None for place in places):
-        raise InputError(f"{given} is read once, which is not enough here; name a file")
+        raise InputError(f"{given} can be read only once, which is not enough here; name a file")
     return places
 
 
@@ -351,7 +351,7 @@ def records_table(where: str, records: Sequence[Mapping[str, Any]], names: Seque
         except (pa.ArrowException, OverflowError) as error:
             if not all(value is None or type(value) in (int, float, str) for value in values):
                 raise InputError(
-                    f"{where}: column {name!r} holds values of different types; make them one"
+                    f"{where}: column {name!r} holds values of different types; convert it to one type"
                 ) from error
             arrays.append(pa.array([None if value is None else str(value) for value in values]))
     return pa.table(arrays, names=list(names))

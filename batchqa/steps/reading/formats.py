@@ -116,7 +116,7 @@ def _text_format(place: Place, head: bytes) -> Format:
     if isinstance(whole, dict) and _is_squad(whole):
         return "squad"
     if b"\r" in head and b"\n" not in head and not lines[0].lstrip().startswith((b"{", b"[")):
-        raise InputError(f"{place.shown} has line ends of CR alone; convert it: tr '\\r' '\\n'")
+        raise InputError(f"{place.shown} ends its lines with CR alone; convert it: tr '\\r' '\\n'")
     if re.match(rb"\s*\[\s*[{\]]", head):
         return "squad" if _has_paragraphs(head) else "json"
     if any(isinstance(_json(line), (dict, list)) for line in whole_lines):
@@ -139,7 +139,7 @@ def _refused(place: Place, head: bytes) -> InputError:
     """The error for text that is nothing known; `head` may be the beginning of one long JSON object."""
     if head.lstrip().startswith(b"{"):
         return JsonDocumentError(
-            f"{place.shown} is JSON with objects that are not on a line each; write one a line (jq -c .)"
+            f"{place.shown} is JSON with objects that are not one to a line; write one a line (jq -c .)"
         )
     return InputError(f"{place.shown} is {unknown(head)}")
 

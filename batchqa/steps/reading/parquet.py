@@ -132,7 +132,8 @@ class ParquetReader:
                 batch = conformed(batch, wanted)
         except pa.ArrowException as error:
             raise StorageError(
-                f"{locate(0)} ff.: a value does not fit the type of the other files: {reason(error)}"
+                f"{locate(0)} and following rows: a value does not fit the type of the other files: "
+                f"{reason(error)}"
             ) from error
         return self._plan.rows(batch, locate, first_record, begin)
 
