@@ -48,8 +48,7 @@ def _aws(connection: Connection) -> dict[str, str]:
     if extra.get("role_arn"):
         raise ValueError(
             f"the connection {connection.conn_id} names a role to assume (role_arn), which batchqa "
-            "cannot assume; "
-            "give the worker the role, or name a profile (profile_name) that assumes it"
+            "cannot assume; give the worker the role, or name a profile (profile_name) that assumes it"
         )
     return _given(
         AWS_ACCESS_KEY_ID=connection.login,

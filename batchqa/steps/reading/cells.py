@@ -125,8 +125,8 @@ def clean_cells(column: pa.Array, field: pa.Field, locate: Locate, faults: dict[
         cleaned = cleaned.cast(kind) if cleaned.type != kind else cleaned
     except (pa.ArrowException, NotImplementedError) as error:
         raise StorageError(
-            f"{locate(0)} and following rows: column {field.name!r} ({kind}) holds invalid UTF-8 and cannot be "
-            f"repaired; leave it out with --drop {field.name}"
+            f"{locate(0)} and following rows: column {field.name!r} ({kind}) holds invalid UTF-8 and cannot "
+            f"be repaired; leave it out with --drop {field.name}"
         ) from error
     for row in bad:
         detail = f"{locate(row)}: column {field.name!r} is not valid UTF-8 and is written as {instead}"
