@@ -655,7 +655,7 @@ def test_a_signal_in_the_middle_of_an_import_is_a_stop_and_no_error_of_the_impor
 
 LOUD = """
 import os, subprocess, sys, warnings, logging
-import batchqa.job
+import batchqa.runners
 from batchqa.cli.entry import main
 from batchqa.errors import InputError
 
@@ -669,7 +669,7 @@ def run(*_, **__):
         raise RuntimeError("a bug")
     raise InputError("the input is wrong")
 
-batchqa.job.run = run
+batchqa.runners.run = run
 sys.exit(main(["run", "in.jsonl", "-o", "out.parquet", *sys.argv[1:2]]))
 """
 

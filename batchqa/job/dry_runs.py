@@ -52,7 +52,7 @@ def dry_run(
     with Annotator(open_model(model), settings=settings) as annotator:
         for text in annotator.engine.notes:
             note(text)
-        fields = fields_of(source, annotator.bundle, annotator.resolved, settings, questions)
+        fields = fields_of(source, annotator.bundle.digest, annotator.resolved, settings, questions)
         answers = earlier_answers(reusable, fields, annotator.road.rules, note)
         startup = clock.seconds() - annotator.engine.measuring_seconds  # the run will not measure again
         each = len(questions) if questions else 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from batchqa.bundle import Bundle
 from batchqa.engines import Resolved, engine_versions
 from batchqa.settings import RunSettings
 from batchqa.steps.asking import Questions
@@ -16,15 +15,18 @@ ALGORITHM = 2
 
 
 def fields_of(
-    source: Source, bundle: Bundle, resolved: Resolved, settings: RunSettings, questions: Questions | None
+    source: Source, digest: str, resolved: Resolved, settings: RunSettings, questions: Questions | None
 ) -> dict[str, Any]:
-    """What the fingerprint is made of: all that can change the output, so not device, threads, batch size."""
+    """What the fingerprint is made of: all that can change the output, so not device, threads, batch size.
+
+    `digest` is the bundle's.
+    """
     asked = settings.machine
     engine = resolved.engine if asked.engine == "auto" else asked.engine
     fields = {
         "algorithm": ALGORITHM,
         "inputs": [{"uri": file.uri, **_known_anywhere(file.identity)} for file in source.files],
-        "bundle": bundle.digest,
+        "bundle": digest,
         "variant": asked.variant or resolved.variant,
         "engine": engine,
         "versions": versions_of(engine),

@@ -109,7 +109,7 @@ def run(
     with ExitStack() as stack:
         model_of_job = _Model(bundle, settings, stack, status, note)
         resolved = _resolved(model_of_job, target, settings, shard)
-        fields = fields_of(source, bundle, resolved, settings, questions)
+        fields = fields_of(source, bundle.digest, resolved, settings, questions)
         commit = open_output(
             target,
             fields=fields,

@@ -13,6 +13,7 @@ from typing import Any
 
 from batchqa.errors import SettingsError
 from batchqa.job import Summary
+from batchqa.job import run as run_job
 
 from . import local_processes
 
@@ -20,7 +21,13 @@ __all__ = ["run"]
 
 
 def run(
-    inputs: Any, output: Any, *, on: str | None = None, shards: int | None = None, **options: Any
+    inputs: Any,
+    output: Any,
+    *,
+    on: str | None = None,
+    shards: int | None = None,
+    processes: int | None = None,
+    **options: Any,
 ) -> Summary:
     """`batchqa.job.run`, in `processes` processes of this machine, or `on` a cluster ("ray", "spark").
 
@@ -29,7 +36,9 @@ def run(
     if on is None:
         if shards is not None:
             raise SettingsError("--shards is for --shard auto and --on; nothing says which shard this is")
-        return local_processes.run(inputs, output, **options)
+        if processes is None:
+            return run_job(inputs, output, **options)
+        return local_processes.run(inputs, output, processes=processes, **options)
     from . import engines
 
-    return engines.run_on(on, inputs, output, shards=shards, **options)
+    return engines.run_on(on, inputs, output, shards=shards, processes=processes, **options)

@@ -249,13 +249,12 @@ def run_command(
         if dry_run:
             result = job.dry_run(inputs, output, **common)
         else:
-            elsewhere = {"processes": processes, **({"on": on, "shards": shards} if on else {})}
-            where: dict[str, Any] = {name: value for name, value in elsewhere.items() if value is not None}
-            annotate = runners.run if where else job.run  # one process shares out nothing
-            result = annotate(
+            result = runners.run(
                 inputs,
                 output,
-                **where,
+                on=on,
+                shards=shards if on else None,  # else it is known from `share`
+                processes=processes,
                 progress=progress_of(reporter, check_stop),
                 on_status=reporter.status,
                 summary=None if as_json else summary,
