@@ -30,7 +30,9 @@ def given_up(engine: str, error: Exception) -> BatchqaError:
 def unreachable(engine: str, where: str, advice: str, error: Exception) -> TryAgainError:
     """No cluster answers, or none can be started."""
     where = where or "the default master"
-    return TryAgainError(f"--on {engine}: no cluster can be had at {where} ({_first_line(error)}); {advice}")
+    return TryAgainError(
+        f"--on {engine}: no cluster can be reached at {where} ({_first_line(error)}); {advice}"
+    )
 
 
 def gone(engine: str, error: Exception) -> TryAgainError:

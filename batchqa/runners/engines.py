@@ -144,7 +144,9 @@ def run_on(
     if target.kind == "stdout" or "-" in names:
         raise SettingsError("--on needs files as input and output: - is one stream, which is not shared out")
     if settings.output.restart:
-        raise SettingsError("--on cannot --restart a job; run it once without --on and with --restart")
+        raise SettingsError(
+            "--on cannot be combined with --restart; run the job once without --on and with --restart"
+        )
     check_summary(summary, target, names)
     work = _anywhere(ShardWork(tuple(names), str(output), str(model), settings, processes))
 
