@@ -18,7 +18,7 @@ from tests.s3 import Bucket, running_server
 _numbers = itertools.count()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server() -> Iterator[str]:
     pytest.importorskip("moto", reason="needs moto[server] (the extra `dev`)")
     with running_server() as address:
@@ -38,7 +38,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared_proxy(server: str) -> Iterator[FaultProxy]:
     with FaultProxy(server) as proxy:
         yield proxy
@@ -57,7 +57,8 @@ def bucket(server: str, proxy: FaultProxy) -> Bucket:
 
 @pytest.fixture
 def run(tiny_bundle: Path) -> Run:
-    return partial(job.run, model=tiny_bundle, device="cpu", threads=1, batch_tokens=512, part_rows=8)
+    options = {"device": "cpu", "threads": 1, "batch_tokens": 512, "part_rows": 8, "in_process": True}
+    return partial(job.run, model=tiny_bundle, **options)
 
 
 @pytest.fixture

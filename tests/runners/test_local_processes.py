@@ -35,7 +35,14 @@ ROWS = [
     }
     for n in range(50)
 ]
-OPTIONS: dict[str, Any] = {"device": "cpu", "threads": 1, "batch_tokens": 512, "part_rows": 7}
+OPTIONS: dict[str, Any] = {
+    "device": "cpu",
+    "threads": 1,
+    "batch_tokens": 512,
+    "part_rows": 7,
+    "in_process": True,
+}
+"""Each process runs the model itself, but where it is tested that engines have processes of their own."""
 
 
 def _parquet(folder: Path) -> list[Path]:
@@ -97,7 +104,7 @@ def test_a_folder_of_parts_is_the_same_and_progress_counts_every_row_once(
     tiny_bundle: Path, tmp_path: Path
 ) -> None:
     inputs, told = _parquet(tmp_path), []
-    options = {**OPTIONS, "model": tiny_bundle, "limit": 45}
+    options = {**OPTIONS, "model": tiny_bundle, "limit": 45, "in_process": False}
     batchqa.run(inputs, tmp_path / "one", **options)
     summary = batchqa.run(inputs, tmp_path / "two", processes=3, progress=told.append, **options)
     assert summary.rows == 45
@@ -332,7 +339,7 @@ def test_a_row_that_crashes_the_engine_is_one_row_in_any_process(
         {**row, "context": f"{row['context']} {MARKER}"} if n == 30 else row for n, row in enumerate(ROWS)
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet")
-    options = {**OPTIONS, "model": tiny_bundle, "max_errors": 1}
+    options = {**OPTIONS, "model": tiny_bundle, "max_errors": 1, "in_process": False}
     for count in (1, 2):
         output = tmp_path / f"{count}.parquet"
         assert batchqa.run(tmp_path / "in.parquet", output, processes=count, **options).errors == {
