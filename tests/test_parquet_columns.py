@@ -138,6 +138,24 @@ def test_a_variant_stays_one(run: Run, tmp_path: Path) -> None:
         run(path, tmp_path / "out.jsonl")
 
 
+def test_a_variant_that_is_shredded_into_columns_is_named_before_any_row_is_scored(
+    run: Run, tmp_path: Path
+) -> None:
+    """Spark 4.3 writes its variants so."""
+    members = {"metadata": pa.binary(), "value": pa.binary(), "typed_value": pa.int64()}
+    rows = [{"metadata": b"\x01\x00\x00", "value": None, "typed_value": 1}, None]
+    values = pa.array(rows, pa.struct(list(members.items())))
+
+    def is_variant(elements: list[thrift.Struct]) -> None:
+        elements[3] = dict(sorted({**elements[3], LOGICAL: logical(16)}.items()))
+
+    path = foreign.write(tmp_path / "in.parquet", {**TEXTS, "v": values}, is_variant)
+    with pytest.raises(InputError, match=r"'v' \(VARIANT.*cannot be written as it is.*--drop v"):
+        run(path, tmp_path / "out.parquet")
+    assert not (tmp_path / "out.parquet").exists()
+    run(path, tmp_path / "out.parquet", drop=("v",))
+
+
 @pytest.mark.parametrize("layout", ["two levels", "Hive", "no annotation"])
 def test_lists_keep_the_layout_and_the_names_of_their_writer(run: Run, tmp_path: Path, layout: str) -> None:
     def change(elements: list[thrift.Struct]) -> None:

@@ -209,6 +209,9 @@ def _spark() -> Any:
 
     builder = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
     builder = builder.config("spark.driver.memory", "1g").config("spark.sql.session.timeZone", "UTC")
+    # variants in their plain form: shredded into columns they are refused (tests/test_parquet_columns.py)
+    builder = builder.config("spark.sql.variant.writeShredding.enabled", "false")
+    builder = builder.config("spark.sql.variant.inferShreddingSchema", "false")
     return builder.config("spark.sql.shuffle.partitions", "1").getOrCreate()
 
 
