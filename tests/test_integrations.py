@@ -106,6 +106,8 @@ def test_the_recipes_for_a_shell_and_for_cron_give_answers(folder: Path) -> None
         "PATH": path,
         "BATCHQA_CACHE": os.environ["BATCHQA_CACHE"],
         "BATCHQA_RUN_BATCH_TOKENS": "512",
+        "BATCHQA_RUN_ENGINE": "onnxruntime",
+        "BATCHQA_RUN_IN_PROCESS": "1",
     }
     (shell,) = [code for heading, _, code in RECIPES if heading == "A shell script"]
     ran = subprocess.run(
