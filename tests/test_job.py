@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -258,6 +260,35 @@ def test_a_summary_that_cannot_be_or_would_cost_a_file_is_refused_before_the_wor
         run(source, tmp_path / "out.jsonl", summary=tmp_path / summary)
     assert source.read_bytes() == before
     assert not (tmp_path / "out.jsonl").exists()
+
+
+# the pipe of a job that is refused is closed by whatever collects it
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_what_an_earlier_stream_left_is_never_taken_for_this_one_s(run: Run, tmp_path: Path) -> None:
+    pipe, out = tmp_path / "pipe", tmp_path / "out.jsonl"
+    os.mkfifo(pipe)
+
+    def feed(*contexts: str) -> None:
+        lines = (json.dumps({"context": text, "question": "What?"}) if text else "{" for text in contexts)
+        text = "".join(f"{line}\n" for line in lines)
+        threading.Thread(target=pipe.write_text, args=(text,), daemon=True).start()
+
+    def contexts() -> list[str]:
+        return [json.loads(line)["context"] for line in out.read_text().splitlines()]
+
+    feed("one", "")
+    with pytest.raises(LimitError):  # its first part is committed
+        run(pipe, out, part_rows=1)
+    feed("two", "three")
+    run(pipe, out, part_rows=1)
+    assert contexts() == ["two", "three"]
+    feed("four")
+    with pytest.raises(PreconditionError, match=r"made from other inputs .*stream"):
+        run(pipe, out, part_rows=1)
+    assert contexts() == ["two", "three"]
+    feed("four")
+    run(pipe, out, part_rows=1, overwrite=True)
+    assert contexts() == ["four"]
 
 
 def test_a_summary_replaces_an_earlier_one_and_nothing_else(run: Run, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from batchqa.languages import FirstTexts
 from batchqa.machine import process_seconds
 from batchqa.output import (
     Commit,
+    LocalTarget,
     StreamCommit,
     Target,
     check_target,
@@ -39,7 +40,7 @@ from batchqa.output import (
 )
 from batchqa.settings import RunSettings, Shard
 from batchqa.steps.asking import Questions
-from batchqa.steps.reading import Source, open_source
+from batchqa.steps.reading import STREAM, Source, open_source
 from batchqa.steps.writing import output_schema
 from batchqa.version import VERSION
 
@@ -117,7 +118,7 @@ def run(
             part_rows=settings.output.part_rows,
             compression=settings.output.compression,
             overwrite=settings.output.overwrite,
-            restart=settings.output.restart,
+            restart=settings.output.restart or _left_by_a_stream(target, source),
             shared=shard is not None,
             stream=stdout,
             parquet=source.parquet,
@@ -235,6 +236,17 @@ def _resolved(model: _Model, target: Target, settings: RunSettings, shard: Shard
         known = (earlier() if shard else None) or own
     model.pin(known)
     return known
+
+
+def _left_by_a_stream(target: Target, source: Source) -> bool:
+    """Whether this is a stream, and an earlier one that was stopped left parts: nobody can resume those.
+
+    In an object store, where there is no lock, that one may still be running.
+    """
+    if source.replayable or not isinstance(target, LocalTarget):
+        return False
+    earlier = earlier_job(target, finished=False)
+    return earlier is not None and any(STREAM in file for file in earlier.fields.get("inputs", ()))
 
 
 def _do_shard(commit: Commit | StreamCommit, work: Callable[[], object]) -> bool:

@@ -42,10 +42,11 @@ from .dataset import (
 )
 from .formats import JsonDocumentError
 from .input_files import InputFile
-from .source import Source, open_source
+from .source import STREAM, Source, open_source
 from .squad_files import parse_document
 
 __all__ = [
+    "STREAM",
     "ColumnPlan",
     "Dataset",
     "InputFile",

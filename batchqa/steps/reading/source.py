@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -44,6 +45,10 @@ class Reader(Protocol):
     def read(self, start: Cursor, first_record: int) -> Iterator[Rows]:
         """The rows of file `start.file` from `start` to its end."""
         ...
+
+
+STREAM = "stream"
+"""The key of a file's identity that only a stream has: a number that is drawn for each reading."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -183,7 +188,13 @@ def _stamp(place: Place) -> dict[str, Any]:
 
 
 def _identity(place: Place, kind: Format, stamp: dict[str, Any]) -> dict[str, Any]:
-    """An ETag says it all; without it, part of the content is hashed."""
+    """An ETag says it all; without it, part of the content is hashed.
+
+    What comes through a pipe is not known before it is read, so no two streams are the same: an output or
+    parts of an earlier one must not be taken for this one's.
+    """
+    if place.tape is not None:
+        return {**stamp, STREAM: uuid.uuid4().hex}
     return stamp if "etag" in stamp else stamp | place.digest(kind)
 
 
