@@ -114,7 +114,12 @@ def test_masters_are_written_as_spark_knows_them(address: str, master: str) -> N
         ("rows.parquet", "out.parquet", {"shards": 0}, "--shards must be a whole number"),
         ("-", "out.parquet", {}, "- is one stream"),
         ("rows.parquet", "-", {}, "- is one stream"),
-        ("rows.parquet", "out.parquet", {"restart": True}, "run it once without --on and with --restart"),
+        (
+            "rows.parquet",
+            "out.parquet",
+            {"restart": True},
+            "run the job once without --on and with --restart",
+        ),
     ],
 )
 def test_what_cannot_be_shared_out_is_refused_before_a_cluster_is_looked_for(
