@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchqa import LimitError, PreconditionError, SettingsError, job
+from batchqa import InputError, LimitError, PreconditionError, SettingsError, job
 from batchqa.bundle import open_bundle, write_manifest
 from batchqa.job import Progress, Summary, dry_run
 from batchqa.output import Commit
@@ -289,6 +289,24 @@ def test_what_an_earlier_stream_left_is_never_taken_for_this_one_s(run: Run, tmp
     feed("four")
     run(pipe, out, part_rows=1, overwrite=True)
     assert contexts() == ["four"]
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "-"])
+def test_fields_of_one_name_are_refused_before_the_work_where_json_cannot_hold_them(
+    run: Run, tmp_path: Path, name: str
+) -> None:
+    twice = pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
+    column = pa.ListArray.from_arrays([0, 1], twice)
+    table = pa.table({"context": ["It rained."], "question": ["What?"], "more": column})
+    pq.write_table(table, tmp_path / "in.parquet")
+    with pytest.raises(InputError, match="'more' has structs with two fields of one name"):
+        run(tmp_path / "in.parquet", name if name == "-" else tmp_path / name)
+    run(tmp_path / "in.parquet", tmp_path / "out.parquet")
+    assert (
+        pq.read_table(tmp_path / "out.parquet")["more"]
+        .combine_chunks()
+        .equals(table["more"].combine_chunks())
+    )
 
 
 def test_a_summary_replaces_an_earlier_one_and_nothing_else(run: Run, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from batchqa.footer import Column
-from batchqa.output.commit import Commit, PartRange, Unfinished, earlier_job, tidied, written_by
+from batchqa.output.commit import Commit, PartRange, Unfinished, check_keys, earlier_job, tidied, written_by
 from batchqa.output.finished import Found, find
 from batchqa.output.manifest import JobRecord, PartRecord, canonical, differences, fingerprint
 from batchqa.output.part_writer import PartWriter
@@ -96,6 +96,8 @@ def open_output(
     `parquet` has how Parquet is to describe columns that come from it, where that is more than Arrow knows.
     With `lines` the first column holds the input's lines, which JSON lines keep byte for byte.
     """
+    if target.format != "parquet":
+        check_keys(schema)
     if target.kind == "stdout":
         if stream is None:
             raise ValueError("an output to standard output needs its stream")

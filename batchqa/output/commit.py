@@ -495,3 +495,17 @@ def _check_schema(table: OutputTable, compression: str) -> None:
         raise InputError(
             f"these columns cannot be written to Parquet: {error}; leave some out with --drop"
         ) from error
+
+
+def check_keys(schema: pa.Schema) -> None:
+    """Raise InputError where a struct has two fields of one name, which is an object in JSON."""
+    for field in schema:
+        kinds = [field.type]
+        while kinds:
+            kind = kinds.pop()
+            if pa.types.is_struct(kind) and len({child.name for child in kind}) < kind.num_fields:
+                raise InputError(
+                    f"column {field.name!r} has structs with two fields of one name, which JSON cannot hold; "
+                    f"leave it out with --drop {field.name}, or write Parquet"
+                )
+            kinds += [kind.field(at).type for at in range(kind.num_fields)]
