@@ -83,7 +83,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "block-sparse attention": (
         {"model_type": "big_bird", "tokenizer": NO_TYPES},
-        r"long rows otherwise .*block_sparse.*set attention_type to original_full",
+        r"long rows differently from transformers.*block_sparse.*set attention_type to original_full",
     ),
     "a fixed length": (
         {"model_type": "nystromformer", "config": {"segment_means_seq_len": 512}},
