@@ -3,7 +3,8 @@
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# three at once on two cores: tests wait for processes and servers a good part of their time
+PYTEST_ARGS ?= -n 3 --dist loadfile
 
 # Data and models outside the project; tests and benchmarks that need them are skipped where they are absent.
 override BATCHQA_DATA := $(abspath $(or $(BATCHQA_DATA),../shared/data))

@@ -58,7 +58,12 @@ def _compared(bundle: Bundle, table: pa.Table) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize(
-    "family", ["bert-uncased", "roberta", pytest.param("albert", marks=pytest.mark.slow)]
+    "family",
+    [
+        "bert-uncased",
+        pytest.param("roberta", marks=pytest.mark.slow),
+        pytest.param("albert", marks=pytest.mark.slow),
+    ],
 )
 def test_float16_stays_near_float32_where_the_cpu_computes_it(
     family: str, checkpoints: Callable[..., Path], tmp_path: Path

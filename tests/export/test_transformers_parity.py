@@ -59,7 +59,7 @@ def _equal_to_transformers(checkpoint: Path, bundle: Path, table: pa.Table) -> N
 
 UNUSUAL = [
     pytest.param({}, id="BERT without token types"),
-    pytest.param({"config": {"type_vocab_size": 1}}, id="BERT with one token type"),
+    pytest.param({"config": {"type_vocab_size": 1}}, id="BERT with one token type", marks=pytest.mark.slow),
     pytest.param({"model_type": "ibert"}, id="RoBERTa's positions, of 514", marks=pytest.mark.slow),
 ]
 

@@ -11,7 +11,7 @@ from tests.object_stores.stores import ROWS, parquet
 from tests.s3 import Bucket
 
 
-@pytest.mark.parametrize("output", ["out/", "out.parquet"])
+@pytest.mark.parametrize("output", [pytest.param("out/", marks=pytest.mark.slow), "out.parquet"])
 def test_two_processes_write_what_one_writes(
     bucket: Bucket, tiny_bundle: Path, tmp_path: Path, output: str
 ) -> None:

@@ -16,7 +16,14 @@ from tests.object_stores.stores import ROWS, Run, jsonl
 from tests.s3 import Bucket
 
 
-@pytest.mark.parametrize(("name", "count"), [("out.parquet", 4), ("out/", 2), ("out.jsonl", 1)])
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        pytest.param("out.parquet", 4),
+        pytest.param("out/", 2, marks=pytest.mark.slow),
+        pytest.param("out.jsonl", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_shards_in_a_store_give_the_bytes_of_one_run(run: Run, bucket: Bucket, name: str, count: int) -> None:
     bucket.put("in.jsonl", jsonl([*ROWS[:5], {"context": 5}, *ROWS[5:]]))
     options: dict[str, Any] = {"on_error": "reject", "max_errors": 1}

@@ -75,7 +75,11 @@ def kill(bucket: Bucket, output: str, step: str, number: int, expected: dict[str
 
 @pytest.mark.parametrize(
     ("output", "step", "number"),
-    [("out.parquet", "first", 9), ("out.jsonl", "finalize", 31), ("out/", "last", 8)],
+    [
+        pytest.param("out.parquet", "first", 9, marks=pytest.mark.slow),
+        ("out.jsonl", "finalize", 31),
+        pytest.param("out/", "last", 8, marks=pytest.mark.slow),
+    ],
 )
 def test_a_shard_or_finalize_killed_at_a_request_is_finished_by_the_same_command(
     bucket: Bucket, output: str, step: str, number: int, expected: Callable[[str], dict[str, bytes]]
@@ -142,7 +146,10 @@ DISTURBANCES = {
 
 
 @pytest.mark.parametrize("fault", DISTURBANCES)
-@pytest.mark.parametrize(("output", "step", "number"), [("out.parquet", "last", 3), ("out/", "finalize", 3)])
+@pytest.mark.parametrize(
+    ("output", "step", "number"),
+    [pytest.param("out.parquet", "last", 3, marks=pytest.mark.slow), ("out/", "finalize", 3)],
+)
 def test_a_store_that_fails_or_is_late_during_a_shard_or_finalize_is_75_at_most(
     bucket: Bucket,
     output: str,
@@ -178,7 +185,7 @@ def test_a_store_that_fails_or_is_late_at_any_request_of_a_shard_or_finalize_is_
     assert fired > 2
 
 
-@pytest.mark.parametrize("output", ["out.parquet", "out/"])
+@pytest.mark.parametrize("output", ["out.parquet", pytest.param("out/", marks=pytest.mark.slow)])
 def test_shards_and_finalizes_at_once_in_a_store_end_with_one_right_output(
     bucket: Bucket, output: str, expected: Callable[[str], dict[str, bytes]]
 ) -> None:
