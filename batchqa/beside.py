@@ -33,7 +33,7 @@ def check_beside(option: str, path: Path, taken: Iterable[str | Path], replaces:
             raise SettingsError(f"{option} {path} lies inside {other} and would become input; name another")
     if replaces is not None and path.is_file() and not _begins(path, replaces):
         raise SettingsError(
-            f"{option} {path} is there already, and nothing that this option wrote; name another file, or "
+            f"{option} {path} already exists and was not written by this option; name another file, or "
             "remove it"
         )
 

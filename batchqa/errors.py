@@ -83,3 +83,8 @@ class StoppedError(BatchqaError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def first_line(error: BaseException) -> str:
+    """The first line, at most 300 characters, of what a library's error says; its name if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

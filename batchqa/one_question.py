@@ -35,7 +35,7 @@ def as_pairs(question: str | Sequence[str], context: str | Sequence[str]) -> pa.
     try:
         return pa.table({name: pa.array(texts, pa.large_string()) for name, texts in lists.items()})
     except UnicodeEncodeError as error:
-        raise InputError(f"a question or context is no text that UTF-8 can hold: {error}") from error
+        raise InputError(f"a question or context cannot be written as UTF-8: {error}") from error
 
 
 def as_asked(rows: Sequence[Mapping[str, Any]], top_k: int, *, single: bool) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from batchqa.errors import InputError
+from batchqa.errors import InputError, first_line
 
 Annotate = Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 """Record batches in, annotated ones out, as they come."""
@@ -45,7 +45,7 @@ def _as_arrow(table: Any) -> tuple[pa.Table, Callable[[pa.Table], Any]]:
         try:
             return table.to_arrow(), pl.from_arrow
         except pa.ArrowException as error:
-            raise InputError(f"the data frame cannot be an Arrow table: {_first_line(error)}") from error
+            raise InputError(f"the data frame cannot become an Arrow table: {first_line(error)}") from error
     if library == "pandas" and type(table).__name__ == "DataFrame":
         return _from_pandas(table)
     if isinstance(table, list) and all(isinstance(row, dict) for row in table):
@@ -72,9 +72,9 @@ def _from_dicts(rows: list[dict[str, Any]]) -> pa.Table:
         try:
             columns[name] = pa.array([row.get(name) for row in rows])
         except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
-            way_out = "" if isinstance(error, UnicodeEncodeError) else "; make its values one type"
+            way_out = "" if isinstance(error, UnicodeEncodeError) else "; convert its values to one type"
             raise InputError(
-                f"column {name!r} cannot be a table's column: {_first_line(error)}{way_out}"
+                f"column {name!r} cannot become an Arrow column: {first_line(error)}{way_out}"
             ) from error
     return pa.table(columns)
 
@@ -89,7 +89,7 @@ def _from_pandas(frame: Any) -> tuple[pa.Table, Callable[[pa.Table], Any]]:
             warnings.filterwarnings("ignore", "The DataFrame has column names of mixed type")
             arrow = pa.Table.from_pandas(frame)
     except (pa.ArrowException, ValueError, TypeError) as error:
-        raise InputError(f"the data frame cannot be an Arrow table: {_first_line(error)}") from error
+        raise InputError(f"the data frame cannot become an Arrow table: {first_line(error)}") from error
     nullable = {pa.int32(): pd.Int32Dtype(), pa.bool_(): pd.BooleanDtype()}
 
     def back(out: pa.Table) -> Any:
@@ -102,10 +102,6 @@ def _from_pandas(frame: Any) -> tuple[pa.Table, Callable[[pa.Table], Any]]:
         return result
 
     return arrow, back
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def check_batch(batch: Any) -> None:
@@ -133,6 +129,6 @@ def of_one_schema(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]
             yield batch.select(wanted.names).cast(wanted)
         except (pa.ArrowException, ValueError) as error:
             raise InputError(
-                f"batch {number} has other types than the first one: {_first_line(error)}; batches of a "
+                f"batch {number} has other types than the first one: {first_line(error)}; batches of a "
                 "stream must share one schema"
             ) from error

@@ -176,7 +176,7 @@ def road(file: Path, questions: Questions | None = None) -> dict[str, float]:
     batches = clock.each("batching", (b for w in windows for b in padded_batches(w, BUDGET)))
     scored = clock.each("scoring", (score_batch(scorer, batch) for batch in batches))
     decoded = clock.each("decoding", (a for s in scored if (a := decoder.add(s)) is not None))
-    answered = clock.each("unpairing", whole(answered_rows(answers, cache) for answers in decoded))
+    answered = clock.each("answered rows", whole(answered_rows(answers, cache) for answers in decoded))
     tables = ((a, b) for a in answered for b in output_batches(a, schema, wide=wide is not None))
     written = clock.each("writing", tables)
     target = Target.parse(str(WORK / "host-out.parquet"))

@@ -169,7 +169,7 @@ def test_a_key_of_google_is_a_private_file_while_the_command_runs() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (connection("postgres"), "store has the type 'postgres', which is no object store"),
+        (connection("postgres"), "store has the type 'postgres', which is not one of an object store"),
         (connection("aws", extra_dejson={"role_arn": "arn:aws:iam::1:role/x"}), "a role to assume"),
         (connection("wasb", login="account", password="key"), "an account key"),
     ],

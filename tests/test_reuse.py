@@ -157,7 +157,7 @@ def test_another_option_reuses_nothing_and_the_note_names_it(
     )
     assert done.reused_rows == 0
     (note,) = [note for note in notes if "reused" in note]
-    assert f"nothing of {yesterday} is reused" in note
+    assert f"nothing is reused from {yesterday}" in note
     assert f".{option}: " in note
 
 

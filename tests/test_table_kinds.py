@@ -109,7 +109,7 @@ def test_what_is_no_table_is_a_type_error_that_says_what_is_taken(annotator: Ann
 def test_values_of_several_types_in_a_column_are_named(annotator: Annotator) -> None:
     rows = [{**ROWS[0], "note": 1}, {**ROWS[2], "note": "x"}]
     with pytest.raises(
-        InputError, match=r"column 'note' cannot be a table's column: .*make its values one type"
+        InputError, match=r"column 'note' cannot become an Arrow column: .*convert its values to one type"
     ):
         annotator.annotate(rows)
 
@@ -200,7 +200,7 @@ def test_names_of_a_data_frame_that_are_no_texts_stay_as_they_are(annotator: Ann
 def test_half_of_a_surrogate_pair_is_an_error_of_the_input(annotator: Annotator) -> None:
     with pytest.raises(InputError, match=r"column 'context' .*surrogates"):
         annotator.annotate([{"context": "a \ud800", "question": "What?"}])
-    with pytest.raises(InputError, match="no text that UTF-8 can hold"):
+    with pytest.raises(InputError, match="cannot be written as UTF-8"):
         annotator.ask("What \ud800?", CONTEXT)
 
 

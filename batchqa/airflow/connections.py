@@ -29,8 +29,8 @@ def environment_of(connection: Connection) -> Iterator[dict[str, str]]:
     make = _KINDS.get(connection.conn_type)
     if make is None:
         raise ValueError(
-            f"the connection {connection.conn_id} has the type {connection.conn_type!r}, which is no object "
-            f"store ({', '.join(sorted(_KINDS))})"
+            f"the connection {connection.conn_id} has the type {connection.conn_type!r}, which is not one "
+            f"of an object store ({', '.join(sorted(_KINDS))})"
         )
     variables = make(connection)
     keyfile = variables.pop("keyfile", None)

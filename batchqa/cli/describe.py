@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FileSelector, FileType, LocalFileSystem
 
 from batchqa.bundle import MANIFEST, open_model
-from batchqa.errors import InputError
+from batchqa.errors import InputError, first_line
 from batchqa.output import layout
 from batchqa.store.locations import Location, is_uri, locate, read_at, translated, trouble
 
@@ -98,7 +98,7 @@ def _parquet(file: Location) -> dict[str, Any]:
     try:
         footer = pq.read_metadata(file.path, filesystem=file.filesystem)
     except (pa.ArrowInvalid, OSError) as error:
-        damaged = InputError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}")
+        damaged = InputError(f"{file} cannot be read as Parquet: {first_line(error)}")
         raise trouble(file.uri, error) or damaged from error
     metadata = footer.metadata or {}
     record = {

@@ -71,7 +71,9 @@ def _unified(tables: Iterator[pa.Table]) -> pa.Schema:
             own = [schema, table.schema] if schema else [table.schema]
             schema = pa.unify_schemas(own, promote_options="permissive")
         except pa.ArrowException as error:
-            raise InputError(f"a column has values of several types: {error}; make them one") from error
+            raise InputError(
+                f"a column has values of several types: {error}; convert them to one type"
+            ) from error
     return schema or pa.schema([])
 
 

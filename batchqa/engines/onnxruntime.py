@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from batchqa.bundle import Bundle, Variant
-from batchqa.errors import DeviceError, ModelError, TryAgainError
+from batchqa.errors import DeviceError, ModelError, TryAgainError, first_line
 from batchqa.records import Float32, Int64
 from batchqa.settings import MachineSettings
 from batchqa.steps.scoring import MicroBatchScorer, OutOfMemoryError
@@ -106,7 +106,7 @@ def _open_session(model: Path, device: str, threads: int) -> Any:
     try:
         session = onnxruntime.InferenceSession(str(model), options, providers=providers)
     except Exception as error:  # onnxruntime's own errors share no base class
-        reason = str(error).splitlines()[0][:300]
+        reason = first_line(error)
         if device != "cpu" and _OF_CUDA.search(reason):
             raise DeviceError(
                 f"onnxruntime cannot use {device}: {reason}{why_not_cuda()}; run `batchqa doctor`, or use "
@@ -151,7 +151,7 @@ def _translated(error: Exception, device: str) -> Exception:
     text = str(error)
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text):
         return OutOfMemoryError(text)
-    reason = text.splitlines()[0][:300] if text else type(error).__name__
+    reason = first_line(error)
     if device != "cpu" and _DEVICE_LOST.search(text):
         return TryAgainError(f"{device} was lost ({reason}); run the same command again")
     return ModelError(f"the model failed on {device}: {reason}; export the bundle again or use another")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from batchqa.errors import ModelError
+from batchqa.errors import ModelError, first_line
 
 from .architectures import TASK
 from .calibration_data import Feed
@@ -70,7 +70,7 @@ def export_graph(checkpoint: Checkpoint, folder: Path) -> Any:
     except Exception as error:  # exporter, tracer and onnx raise errors of many kinds
         raise ModelError(
             f"{checkpoint.name}: architecture {checkpoint.architecture!r} cannot be exported to ONNX: "
-            f"{_first_line(error)}"
+            f"{_named(error)}"
         ) from error
     inputs = [node.name for node in graph.graph.input]
     outputs = [node.name for node in graph.graph.output]
@@ -221,6 +221,6 @@ def largest_difference(one: Any, other: Any, feeds: Sequence[Feed]) -> float:
     return worst
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0][:300]}" if text else type(error).__name__
+def _named(error: BaseException) -> str:
+    name, line = type(error).__name__, first_line(error)
+    return line if line == name else f"{name}: {line}"

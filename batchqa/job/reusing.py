@@ -66,9 +66,7 @@ def earlier_answers(
         status(f"reading the answers of {output.name}")
         made = output.record.fields
         if differing := differences(_deciding(made), _deciding(fields)):
-            note(
-                f"nothing of {output.name} is reused, because it was made differently: {'; '.join(differing)}"
-            )
+            note(f"nothing is reused from {output.name}, because these differ: {'; '.join(differing)}")
         else:
             _add(answers, output, pair_schema(rules.top_k, rules.most_answers).names)
     answers.settle()

@@ -70,8 +70,8 @@ class Plan:
             return cls(**known)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise PreconditionError(
-                f"{where}: this is no plan of this version of batchqa; run all shards with one version, or "
-                "discard the job: run it once without --shard and with --restart"
+                f"{where}: this is not a plan of this version of batchqa; run all shards with one version, "
+                "or discard the job: run it once without --shard and with --restart"
             ) from error
 
     def check(self, fields: Mapping[str, Any], shard: Shard, where: str) -> None:

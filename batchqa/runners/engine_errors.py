@@ -5,7 +5,14 @@ from __future__ import annotations
 import re
 
 from batchqa import errors
-from batchqa.errors import BatchqaError, ModelError, NoInputError, StorageError, TryAgainError
+from batchqa.errors import (
+    BatchqaError,
+    ModelError,
+    NoInputError,
+    StorageError,
+    TryAgainError,
+    first_line,
+)
 
 SHARED = "all workers need the inputs, the model and the output under the same names as this machine"
 
@@ -31,17 +38,13 @@ def unreachable(engine: str, where: str, advice: str, error: Exception) -> TryAg
     """No cluster answers, or none can be started."""
     where = where or "the default master"
     return TryAgainError(
-        f"--on {engine}: no cluster can be reached at {where} ({_first_line(error)}); {advice}"
+        f"--on {engine}: no cluster can be reached at {where} ({first_line(error)}); {advice}"
     )
 
 
 def gone(engine: str, error: Exception) -> TryAgainError:
     """The cluster, or this process's way to it, has ended before the job."""
     return TryAgainError(
-        f"{engine} has ended before the job was done ({_first_line(error)}); finished parts are kept: "
+        f"{engine} has ended before the job was done ({first_line(error)}); finished parts are kept: "
         "run the same command again"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

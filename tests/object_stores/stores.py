@@ -18,6 +18,7 @@ from batchqa import job
 from tests import commit_job
 from tests.fault_proxy import Request
 from tests.models import SENTENCES
+from tests.s3 import Bucket
 
 ROOT = Path(__file__).parent.parent.parent
 WRITING = {"PutObject", "UploadPart", "CreateMultipartUpload", "DeleteObject", "DeleteObjects"}
@@ -49,6 +50,18 @@ def undisturbed(folder: Path, output: str) -> dict[str, bytes]:
     folder.mkdir()
     small(f"{folder}/{output}")
     return local(folder)
+
+
+def killing_at(bucket: Bucket, number: int, kill: Callable[[], object]) -> Callable[[Request], str | None]:
+    """A fault that kills a program at its Nth request, which is done, half done or not."""
+
+    def fault(_: Request) -> str | None:
+        if len(bucket.proxy.log) != number:
+            return None
+        kill()
+        return ("cut before", "cut within", "cut after")[number % 3]
+
+    return fault
 
 
 def at(operation: str, number: int, fault: str, *, times: int = 1) -> Callable[[Request], str | None]:

@@ -13,7 +13,7 @@ from tests import shard_job
 from tests.fault_proxy import NOTHING_LISTED, Request
 from tests.forking import forks_of
 from tests.kill_sweep import contents
-from tests.object_stores.stores import FOREVER, OUTPUTS
+from tests.object_stores.stores import FOREVER, OUTPUTS, killing_at
 from tests.s3 import Bucket
 
 RECORDS = 11  # four parts, two of which have rejects
@@ -58,14 +58,7 @@ def kill(bucket: Bucket, output: str, step: str, number: int, expected: dict[str
     before(uri, step)
     bucket.proxy.reset()
     program = forks_of(shard_job.__name__).fork(uri, STEPS[step][0], "--short")
-
-    def fault(_: Request) -> str | None:
-        if len(bucket.proxy.log) != number:
-            return None
-        program.kill()
-        return ("cut before", "cut within", "cut after")[number % 3]
-
-    bucket.proxy.fault = fault
+    bucket.proxy.fault = killing_at(bucket, number, program.kill)
     program.begin()
     code, said = program.end()
     assert code in (0, -signal.SIGKILL), said

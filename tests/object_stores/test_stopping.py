@@ -23,7 +23,6 @@ from batchqa.output import Target, find, open_output
 from batchqa.store import locations, objects
 from batchqa.store.locations import Location, locate
 from tests import commit_job
-from tests.fault_proxy import Request
 from tests.object_stores.stores import (
     FOREVER,
     OUTPUTS,
@@ -31,6 +30,7 @@ from tests.object_stores.stores import (
     ROWS,
     Run,
     at,
+    killing_at,
     parquet,
     program,
     rows_of,
@@ -47,14 +47,7 @@ def kill_at(bucket: Bucket, output: str, number: int) -> bool:
     command = [sys.executable, str(ROOT / "tests" / "commit_job.py"), bucket.uri(output), "--short"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
-
-        def fault(_: Request) -> str | None:
-            if len(bucket.proxy.log) != number:
-                return None
-            process.kill()
-            return ("cut before", "cut within", "cut after")[number % 3]
-
-        bucket.proxy.fault = fault
+        bucket.proxy.fault = killing_at(bucket, number, process.kill)
         process.communicate(timeout=60)
         bucket.proxy.reset()
         return process.returncode == -signal.SIGKILL

@@ -219,7 +219,7 @@ def test_a_page_replaces_an_earlier_page_and_nothing_else(
     data = tmp_path / "in.jsonl"
     data.write_text('{"context": "not to be lost"}\n')
     assert main(["show", annotated, "--html", str(data)]) == 2
-    assert "is there already, and nothing that this option wrote" in capsys.readouterr().err
+    assert "already exists and was not written by this option" in capsys.readouterr().err
     assert data.read_text() == '{"context": "not to be lost"}\n'
     page = tmp_path / "page.html"
     assert [main(["show", annotated, "--html", str(page)]) for _ in range(2)] == [0, 0]

@@ -117,7 +117,7 @@ def test_a_parquet_file_gives_questions(tmp_path: Path) -> None:
         ("q.toml", 'a = "A?"\na = "B?"\n', r"q\.toml is not valid TOML: .*line 2"),
         ("q.toml", 'a = "A?"\n"b c" = "B?"\n', r"q\.toml:2: a question is named 'b c'"),
         ("q.toml", "", r"q\.toml holds no question"),
-        ("q.xlsx", "a", r"no known kind: .*, as \.csv, \.tsv"),
+        ("q.xlsx", "a", r"not a file of questions: .*, as \.csv, \.tsv"),
     ],
 )
 def test_a_mistake_in_a_file_is_said_with_its_line_and_the_way_out(

@@ -104,8 +104,8 @@ _reading_options = together(
     setting(
         "--if-no-input",
         "Where there is no such file, none in a folder or glob, or no row: fail (exit code 2), or "
-        "skip: write "
-        "nothing (exit code 99).",
+        "skip: "
+        "write nothing (exit code 99).",
     ),
     setting(
         "--max-zstd-window",
@@ -164,8 +164,7 @@ _shard_options = together(
         "--shard",
         metavar="I/N|auto",
         help="Annotate share I of N, counted from 0; auto: as the scheduler's environment variables "
-        "say. Then "
-        "`batchqa finalize` publishes the output.",
+        "say. Then `batchqa finalize` publishes the output.",
     ),
     number(
         "--shards",
@@ -178,8 +177,7 @@ _shard_options = together(
         "--on",
         metavar="ray[://ADDRESS]|spark[://MASTER]",
         help="Annotate all shards as tasks of this cluster and publish the output. Without ADDRESS: "
-        "RAY_ADDRESS, "
-        "SPARK_MASTER_URL or the default of Ray or Spark.",
+        "RAY_ADDRESS, SPARK_MASTER_URL or the default of Ray or Spark.",
     ),
 )
 

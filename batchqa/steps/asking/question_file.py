@@ -42,8 +42,8 @@ def read_question_file(name: str) -> list[Entry]:
         read = _READERS.get(path.suffix.lower())
         if read is None:
             raise SettingsError(
-                f"--questions {name} is of no known kind: a name and a question in each row, as .csv, .tsv, "
-                ".toml, .jsonl or .parquet"
+                f"--questions {name} is not a file of questions: write a name and a question in each row, "
+                "as .csv, .tsv, .toml, .jsonl or .parquet"
             )
         try:
             entries = list(read(name, data.decode("utf-8-sig")))
@@ -104,7 +104,7 @@ def _json(name: str, text: str) -> Iterator[Entry]:
     try:
         document = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise SettingsError(f"{name}: this is no JSON array: {error}") from error
+        raise SettingsError(f"{name}: this is not a JSON array: {error}") from error
     for number, said in enumerate(document, 1):
         place = f"{name}, question {number}"
         if not isinstance(said, dict):

@@ -17,7 +17,7 @@ from batchqa.settings import ReadingSettings
 
 from .columns import refuse_clash
 
-if TYPE_CHECKING:  # files.py calls this module
+if TYPE_CHECKING:  # input_files calls this module
     from .input_files import Place
 
 _NULL = "__HIVE_DEFAULT_PARTITION__"

@@ -19,10 +19,10 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from batchqa.errors import InputError
+from batchqa.errors import InputError, first_line
 from batchqa.store.locations import is_uri, public
 
-if TYPE_CHECKING:  # files.py calls this module
+if TYPE_CHECKING:  # input_files calls this module
     from .input_files import Place
 
 _HOW = {
@@ -142,8 +142,7 @@ def _live_in_delta(inside: Sequence[Place], root: str, *, whole: bool) -> dict[P
         partitions = table.metadata().partition_columns
     except Exception as error:
         raise InputError(
-            f"{shown} is a Delta table that deltalake cannot read ({str(error).splitlines()[0]}); "
-            "name its live files"
+            f"{shown} is a Delta table that deltalake cannot read ({first_line(error)}); name its live files"
         ) from error
     odd = [name for name in features if name.startswith(_UNREAD)] + ["columnMapping"] * (mapping != "none")
     if odd:
