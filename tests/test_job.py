@@ -313,7 +313,7 @@ def test_a_summary_replaces_an_earlier_one_and_nothing_else(run: Run, tmp_path: 
     source = _jsonl(tmp_path / "in.jsonl", ROWS[0])
     notes = tmp_path / "notes.json"
     notes.write_text('{"mine": 1}')
-    with pytest.raises(SettingsError, match="is there already"):
+    with pytest.raises(SettingsError, match="already exists"):
         run(source, tmp_path / "out.jsonl", summary=notes)
     assert notes.read_text() == '{"mine": 1}'
     for name in ("a.jsonl", "b.jsonl"):
