@@ -11,14 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.compute as pc
 
-from batchqa.errors import SettingsError
+from batchqa.evaluation.files import Predictions
 from batchqa.evaluation.intervals import Bootstrap, Interval, resampled, sums_by_unit
-from batchqa.evaluation.joining import Examples, Predictions
+from batchqa.evaluation.joining import Examples
 from batchqa.evaluation.metrics import Figures, best_of, figures_of, ratio_interval
-from batchqa.output import Target, earlier_job
+from batchqa.output import JobRecord
 from batchqa.records import Float64, Int64
 from batchqa.squad import RowScores
-from batchqa.steps.reading import Dataset
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +35,13 @@ class Maker:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Side:
-    """One of the two sets of predictions: the scores of its decisions, and of its best spans."""
+    """One of the two sets of predictions: the scores of its decisions, and of its best spans.
 
-    dataset: Dataset
+    `record` is that of the run that made it, None where no run did.
+    """
+
+    name: str
+    record: JobRecord | None
     examples: Examples
     scores: RowScores
     spans: RowScores
@@ -93,8 +96,8 @@ def compare_sides(here: Side, there: Side, unit: Int64 | None, bootstrap: Bootst
     equal = pc.fill_null(pc.equal(ours, theirs), False).to_numpy(zero_copy_only=False)
     both_missing = ours.is_null().to_numpy(False) & theirs.is_null().to_numpy(False)
     return Comparison(
-        name=there.dataset.name,
-        made_by=(made_by(here.dataset.given), made_by(there.dataset.given)),
+        name=there.name,
+        made_by=(made_by(here.record), made_by(there.record)),
         other=figures_of(there.scores, here.examples.has_answer),
         exact=exact,
         f1=f1,
@@ -107,12 +110,8 @@ def compare_sides(here: Side, there: Side, unit: Int64 | None, bootstrap: Bootst
     )
 
 
-def made_by(given: str) -> Maker | None:
+def made_by(job: JobRecord | None) -> Maker | None:
     """Which model, precision and threshold a run says that it used; None for what no run wrote."""
-    try:
-        job = earlier_job(Target.parse(given))
-    except SettingsError:  # a name that no output of a run has
-        return None
     if job is None or "model" not in (totals := job.outcome.get("totals", {})):
         return None
     given = job.fields["options"]["decoding"]["no_answer_threshold"]

@@ -18,24 +18,18 @@ from batchqa.errors import InputError, SettingsError
 from batchqa.evaluation.answer_lists import AnswerLists, score_lists
 from batchqa.evaluation.calibration import reliability
 from batchqa.evaluation.comparing import Comparison, Side, compare_sides
+from batchqa.evaluation.files import (
+    File,
+    Predictions,
+    answers_column,
+    read_answers,
+    read_predictions,
+    read_texts,
+)
 from batchqa.evaluation.fitting import Aim, Objective
 from batchqa.evaluation.grouping import labels_of
 from batchqa.evaluation.intervals import LEAST_UNITS, Bootstrap
-from batchqa.evaluation.joining import (
-    Examples,
-    Predictions,
-    align,
-    answers_column,
-    check_join,
-    holds_predictions,
-    join,
-    null_odds_of,
-    read_answers,
-    read_ids,
-    read_predictions,
-    read_texts,
-    same_rows,
-)
+from batchqa.evaluation.joining import Examples, align, check_join, join, null_odds_of, same_rows
 from batchqa.evaluation.metrics import (
     Languages,
     best_of,
@@ -49,10 +43,9 @@ from batchqa.evaluation.predictions import PREDICTION, open_rows, read_numbers
 from batchqa.evaluation.result import NAMED_IDS, Evaluation, Missing, names_of_rows
 from batchqa.evaluation.selective import selective
 from batchqa.evaluation.tables import ModelFacts
-from batchqa.evaluation.tuning import Tuned, check_target, tune_bundle
+from batchqa.evaluation.tuning import check_target, tune_bundle
 from batchqa.gold import gold_column
 from batchqa.job import Progress, run
-from batchqa.job.added_columns import DEFAULT_PREFIX, asked_columns, prefix_of, record_of
 from batchqa.records import Int64
 from batchqa.settings import WindowSettings
 from batchqa.squad import MLQA_LANGUAGES, RowScores, Rules, normalise
@@ -80,14 +73,14 @@ _LANGUAGE_NAMES = {
 class _Options:
     """What both files of a comparison are read with."""
 
-    given_prefix: str | None
+    prefix: str | None
     id: str | None
     gold_column: str | None
     texts: Mapping[str, str]
 
-    def prefix(self, source: Dataset) -> str:
-        """That of the answers' columns of a file: as it was given, else as its run was told."""
-        return self.given_prefix or prefix_of(record_of(source.given)) or DEFAULT_PREFIX
+    def file(self, rows: Dataset) -> File:
+        """An opened file, read with these."""
+        return File.of(rows, self.prefix, self.id)
 
 
 @checked
@@ -159,8 +152,9 @@ def evaluate(
         check_report(Path(report), [str(file) for file in read if file is not None])
 
     opened = open_rows(str(predictions))
-    source, truth = opened.rows, opened.references if gold is None else open_rows(str(gold)).rows
-    if bundle is not None and not holds_predictions(source, options.prefix(source)):
+    references = opened.references if gold is None else open_rows(str(gold)).rows
+    source, truth = options.file(opened.rows), None if references is None else options.file(references)
+    if bundle is not None and not source.holds_predictions:
         _look_at_gold(source, truth, options)
     facts = None
     if bundle is not None:
@@ -177,9 +171,8 @@ def evaluate(
     elif unused := run_options.keys() - TEXTS:
         raise SettingsError(f"{', '.join(sorted(unused))}: these options need --model, which annotates FILE")
 
-    prefix = options.prefix(source)
     examples = _examples(source, truth, null_odds, options)
-    data = (truth or opened.rows).name
+    data = (references or opened.rows).name
     scored = _score(examples, language, rules)
     unit_name, unit = _articles(examples)
     units = len(examples) if unit is None else int(unit.max()) + 1
@@ -187,7 +180,7 @@ def evaluate(
         unit_name, unit, units = "row", None, len(examples)
     bootstrap = Bootstrap(unit_name, units, resamples, confidence, seed)
     has_answer = examples.has_answer
-    here = Side(source, examples, scored.rows, scored.spans)
+    here = Side(source.rows.name, source.record, examples, scored.rows, scored.spans)
     comparison = None if compare is None else _compare(here, scored, compare, unit, bootstrap, options)
     windows = WindowSettings(
         **{f.name: run_options[f.name] for f in fields(WindowSettings) if f.name in run_options}
@@ -199,12 +192,23 @@ def evaluate(
     tuned = (
         None
         if tune is None or bundle is None
-        else _tune(examples, scored, bundle, Path(tune), data, aim=aim, folds=folds, seed=seed)
+        else tune_bundle(
+            examples,
+            scored.rows,
+            scored.spans,
+            bundle=bundle,
+            target=Path(tune),
+            data=data,
+            unit=_articles(examples, or_contexts=True),
+            aim=aim,
+            folds=folds,
+            seed=seed,
+        )
     )
     best = best_of(examples, scored.spans)
     judged = ~examples.missing & ~np.isnan(examples.predictions.score)
     evaluation = Evaluation(
-        predictions=source.name,
+        predictions=source.rows.name,
         gold=data,
         rules=scored.rules,
         language=scored.language,
@@ -219,7 +223,7 @@ def evaluate(
         groups=groups,
         comparison=comparison,
         tuned=tuned,
-        lists=_answer_lists(examples, prefix),
+        lists=_answer_lists(examples, source.prefix),
         model=facts,
         notes=(*scored.notes, *_notes(examples, best is not None)),
         examples=examples,
@@ -228,7 +232,7 @@ def evaluate(
     if report is not None:
         from batchqa.evaluation.report import write_report
 
-        write_report(evaluation, Path(report), prefix)
+        write_report(evaluation, Path(report), source)
     return evaluation
 
 
@@ -246,17 +250,12 @@ def _check(
         raise SettingsError("--tune needs the bundle that it copies: name it with --model")
 
 
-def _look_at_gold(source: Dataset, truth: Dataset | None, options: _Options) -> None:
+def _look_at_gold(source: File, truth: File | None, options: _Options) -> None:
     """Read the gold answers before the rows are annotated, which takes long. Raises InputError."""
-    holder = source if truth is None else truth
+    holder = (truth or source).rows
     read_answers(holder, answers_column(holder, options.gold_column))
     if truth is not None:
-        check_join(
-            truth,
-            read_ids(truth, options.id, options.prefix(truth)),
-            source,
-            read_ids(source, options.id, options.prefix(source)),
-        )
+        check_join(truth.rows, truth.ids(), source.rows, source.ids())
 
 
 def _aim(objective: Objective, precision: float | None, prior: float | None, tune: str | Path | None) -> Aim:
@@ -272,26 +271,28 @@ def _aim(objective: Objective, precision: float | None, prior: float | None, tun
 
 
 def _annotated(
-    source: Dataset,
+    source: File,
     bundle: Bundle,
     annotated: str | Path | None,
     options: _Options,
     run_options: Mapping[str, Any],
     **reporting: Any,
-) -> tuple[Dataset, ModelFacts]:
+) -> tuple[File, ModelFacts]:
     """The file itself where it has answers; else what a run makes of it, which a second call finds done."""
     variant, output = None, None
-    if not holds_predictions(source, options.prefix(source)):
+    if not source.holds_predictions:
         name = re.sub(r"[^\w.-]+", "-", bundle.manifest.name)
-        output = str(annotated or f"{PurePosixPath(source.path).stem}.{name}-{bundle.digest[:8]}.parquet")
+        output = str(
+            annotated or f"{PurePosixPath(source.rows.path).stem}.{name}-{bundle.digest[:8]}.parquet"
+        )
         keep_best = max(1, int(run_options.get("top_k", 0)))
-        named = {"output_prefix": options.prefix(source), "id": options.id, "top_k": keep_best}
-        summary = run(source.given, output, model=bundle.path, **{**run_options, **named}, **reporting)
+        named = {"output_prefix": source.prefix, "id": options.id, "top_k": keep_best}
+        summary = run(source.rows.given, output, model=bundle.path, **{**run_options, **named}, **reporting)
         variant = summary.variant
-        source = open_dataset(output)
+        source = options.file(open_dataset(output))
     elif unused := run_options.keys() - TEXTS - {f.name for f in fields(WindowSettings)}:
         raise SettingsError(
-            f"{source.path} holds answers already, so it is not annotated: leave out "
+            f"{source.rows.path} holds answers already, so it is not annotated: leave out "
             f"{', '.join(sorted(unused))}"
         )
     sizes = {v.precision: bundle.size(v) / 1e6 for v in reversed(bundle.manifest.variants)}
@@ -301,46 +302,38 @@ def _annotated(
     return source, ModelFacts(bundle.manifest.name, bundle.digest, variant, megabytes, output)
 
 
-def _examples(
-    source: Dataset, truth: Dataset | None, null_odds: str | Path | None, options: _Options
-) -> Examples:
-    predictions, ids = _predictions(source, null_odds, options)
+def _examples(source: File, truth: File | None, null_odds: str | Path | None, options: _Options) -> Examples:
+    predictions, ids = _predictions(source, null_odds)
     if truth is None:
-        if gold_column(source.names, options.gold_column) is None and PREDICTION in source.names:
-            raise SettingsError(f"{source.path} holds predictions only: name the gold answers with --gold")
-        examples = same_rows(source, answers_column(source, options.gold_column), ids, predictions)
+        rows = source.rows
+        if gold_column(rows.names, options.gold_column) is None and PREDICTION in rows.names:
+            raise SettingsError(f"{rows.path} holds predictions only: name the gold answers with --gold")
+        examples = same_rows(rows, answers_column(rows, options.gold_column), ids, predictions)
     else:
-        if (
-            holds_predictions(truth, options.prefix(truth))
-            and gold_column(truth.names, options.gold_column) is None
-        ):
+        rows = truth.rows
+        if truth.holds_predictions and gold_column(rows.names, options.gold_column) is None:
             raise InputError(
-                f"{truth.path} holds predictions, not gold answers: give a SQuAD file, Parquet or JSONL"
+                f"{rows.path} holds predictions, not gold answers: give a SQuAD file, Parquet or JSONL"
             )
-        column = answers_column(truth, options.gold_column)
-        examples = join(
-            truth, column, read_ids(truth, options.id, options.prefix(truth)), source, ids, predictions
-        )
+        column = answers_column(rows, options.gold_column)
+        examples = join(rows, column, truth.ids(), source.rows, ids, predictions)
     if not len(examples):
         raise InputError(f"{examples.gold.path} holds no questions")
-    asked = asked_columns(source.names, options.prefix(source), record_of(source.given))
+    asked = source.asked()
     own = {"question": asked.question} if asked and asked.question else {}
     return replace(examples, texts={**own, **options.texts})
 
 
-def _predictions(
-    source: Dataset, null_odds: str | Path | None, options: _Options
-) -> tuple[Predictions, pa.Array | None]:
-    prefix = options.prefix(source)
-    ids = read_ids(source, options.id, prefix)
-    if prefix + "answer" not in source.names and PREDICTION in source.names:
+def _predictions(source: File, null_odds: str | Path | None) -> tuple[Predictions, pa.Array | None]:
+    rows, ids = source.rows, source.ids()
+    if source.prefix + "answer" not in rows.names and PREDICTION in rows.names:
         odds = None
         if null_odds is not None:
-            odds = null_odds_of(source, ids, *read_numbers(str(null_odds)), public(str(null_odds)))
-        return read_texts(source, odds), ids
+            odds = null_odds_of(rows, ids, *read_numbers(str(null_odds)), public(str(null_odds)))
+        return read_texts(rows, odds), ids
     if null_odds is not None:
-        raise SettingsError(f"{source.path} has its null odds in a column: leave out --null-odds")
-    return read_predictions(source, prefix), ids
+        raise SettingsError(f"{rows.path} has its null odds in a column: leave out --null-odds")
+    return read_predictions(rows, source.prefix), ids
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -428,39 +421,14 @@ def _compare(
     bootstrap: Bootstrap,
     options: _Options,
 ) -> Comparison:
-    other = open_rows(str(given)).rows
-    predictions = align(here.examples, other, *reversed(_predictions(other, None, options)))
+    other = options.file(open_rows(str(given)).rows)
+    predictions = align(here.examples, other.rows, *reversed(_predictions(other, None)))
     there = replace(here.examples, predictions=predictions)
     rows, spans = (
         score(texts, there.answers, scored.rules, scored.languages)
         for texts in (predictions.text, predictions.span)
     )
-    return compare_sides(here, Side(other, there, rows, spans), unit, bootstrap)
-
-
-def _tune(
-    examples: Examples,
-    scored: _Scored,
-    bundle: Bundle,
-    target: Path,
-    data: str,
-    *,
-    aim: Aim,
-    folds: int,
-    seed: int,
-) -> Tuned:
-    return tune_bundle(
-        examples,
-        scored.rows,
-        scored.spans,
-        bundle=bundle,
-        target=target,
-        data=data,
-        unit=_articles(examples, or_contexts=True),
-        aim=aim,
-        folds=folds,
-        seed=seed,
-    )
+    return compare_sides(here, Side(other.rows.name, other.record, there, rows, spans), unit, bootstrap)
 
 
 def _answer_lists(examples: Examples, prefix: str) -> AnswerLists | None:

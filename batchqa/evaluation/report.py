@@ -14,6 +14,7 @@ import numpy as np
 from batchqa.beside import PAGE, check_beside
 from batchqa.errors import SettingsError
 from batchqa.evaluation.comparing import made_by
+from batchqa.evaluation.files import File
 from batchqa.evaluation.result import RULE_NAMES, Evaluation
 from batchqa.evaluation.shown_rows import shown_rows
 from batchqa.evaluation.tables import comparison_rows
@@ -41,13 +42,8 @@ def check_report(path: Path, taken: Iterable[str | Path]) -> None:
     check_beside("--report", path, taken, PAGE)
 
 
-def write_report(evaluation: Evaluation, path: Path, prefix: str = "qa_") -> None:
+def write_report(evaluation: Evaluation, path: Path, predictions: File) -> None:
     """Write the page; an old one is replaced once the new one is complete. Raises StorageError."""
-    write_whole(path, render(evaluation, prefix))
-
-
-def render(evaluation: Evaluation, prefix: str = "qa_") -> str:
-    """The page as text. `prefix` is that of the answers' columns."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
@@ -56,7 +52,7 @@ def render(evaluation: Evaluation, prefix: str = "qa_") -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = resources.files("batchqa.evaluation").joinpath(_TEMPLATE).read_text(encoding="utf-8")
-    return environment.from_string(template).render(
+    page = environment.from_string(template).render(
         e=evaluation,
         rules=RULE_NAMES[evaluation.rules],
         comparison_rows=(
@@ -64,13 +60,14 @@ def render(evaluation: Evaluation, prefix: str = "qa_") -> str:
         ),
         tuned_rows=tuned_rows(evaluation.tuned) if evaluation.tuned else [],
         plots=_plots(evaluation),
-        rows=shown_rows(evaluation, prefix),
-        maker=made_by((evaluation.examples.predicted or evaluation.examples.gold).path),
+        rows=shown_rows(evaluation, predictions.prefix),
+        maker=made_by(predictions.record),
         null_odds=NULL_ODDS,
         today=datetime.now(tz=UTC).date().isoformat(),
         style=Markup(style()),  # noqa: S704 - our own file
         version=VERSION,
     )
+    write_whole(path, page)
 
 
 def _plots(evaluation: Evaluation) -> list[Any]:

@@ -8,9 +8,9 @@ import os
 import shutil
 import stat
 import tempfile
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -30,50 +30,47 @@ _FORMATS: tuple[Format, ...] = ("parquet", "jsonl", "csv", "tsv")
 _SUFFIXES = {f".{name}": name for name in _FORMATS}
 
 
-@dataclass(frozen=True, slots=True)
-class Target(ABC):
+@dataclass(frozen=True)
+class Target:
     """An output, from the text of `-o`: a `LocalTarget` or an `ObjectTarget`.
 
     `x.parquet` is one file, and so is one of text: `x.jsonl`, `x.csv` and `x.tsv`. `-` is JSONL on standard
     output. A path with no suffix or with a trailing slash is a folder of parts: Parquet, or text when it is
-    spelled like `x.jsonl/`.
+    spelled like `x.jsonl/`. `store` is the folder or prefix that it is in, under the name `name`; what stands
+    beside it is there too.
     """
 
     kind: Literal["parquet", "text", "folder", "stdout"]
     format: Format
+    store: Store
+    name: str
+    shown: str
 
     @staticmethod
     def parse(text: str) -> LocalTarget | ObjectTarget:
         """Read the text of `-o`."""
         if text == "-":
-            return LocalTarget("stdout", "jsonl", Path("-"))
+            return LocalTarget("stdout", "jsonl", LocalStore(Path()), "-", "standard output", Path("-"))
         if not text or "\0" in text:
             raise SettingsError("-o needs the path of a file or folder")
         return _parse_uri(text) if is_uri(text) else _parse_path(text)
 
-    @property
-    @abstractmethod
-    def store(self) -> Store:
-        """The folder or prefix that the output is in."""
+    def __str__(self) -> str:
+        return self.shown
 
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """The output's name in its store."""
-
-    @property
+    @cached_property
     def rejects_name(self) -> str:
-        """The file of the rejected lines, beside the output."""
+        """The file of the rejected lines."""
         return self.name + REJECTS_SUFFIX
 
-    @property
+    @cached_property
     def sidecar_name(self) -> str:
-        """The record of a file of text, beside it."""
+        """The record of a file of text."""
         return self.name + SIDECAR_SUFFIX
 
-    @property
+    @cached_property
     def staging_name(self) -> str:
-        """The folder of unfinished work beside the output."""
+        """The folder of unfinished work."""
         return self.name + STAGING_SUFFIX
 
     def written_names(self) -> list[str]:
@@ -81,7 +78,7 @@ class Target(ABC):
         return [self.name, self.rejects_name] + ([self.sidecar_name] if self.kind == "text" else [])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LocalTarget(Target):
     """An output on a local file system, or standard output.
 
@@ -91,58 +88,22 @@ class LocalTarget(Target):
 
     path: Path
 
-    def __str__(self) -> str:
-        return "standard output" if self.kind == "stdout" else str(self.path)
-
-    @property
-    def store(self) -> Store:
-        """The folder that the output is in."""
-        return LocalStore(self.path.parent)
-
-    @property
-    def name(self) -> str:
-        """The output's name in that folder."""
-        return self.path.name
-
-    @property
-    def rejects(self) -> Path:
-        """The file of the rejected lines."""
-        return self.path.with_name(self.rejects_name)
-
-    @property
-    def staging(self) -> Path:
-        """The folder of unfinished work beside the output."""
-        return self.path.with_name(self.staging_name)
-
     def written(self) -> list[Path]:
         """Every path that publishing may write."""
         return [self.path.with_name(name) for name in self.written_names()]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ObjectTarget(Target):
     """An output in an object store: the same names as locally, as keys."""
 
     location: Location
 
-    def __str__(self) -> str:
-        return self.location.uri
-
-    @property
-    def store(self) -> Store:
-        """The prefix that the output is below."""
-        return ObjectStore(replace(self.location, key=self.location.key.rpartition("/")[0]))
-
-    @property
-    def name(self) -> str:
-        """The last part of the output's key."""
-        return self.location.name
-
 
 def _parse_path(text: str) -> LocalTarget:
     path = _absolute(text)
     kind, form = _kind_and_format(repr(text), path.name, path.suffix, folder=text.endswith("/"))
-    return LocalTarget(kind, form, path)
+    return LocalTarget(kind, form, LocalStore(path.parent), path.name, str(path), path)
 
 
 def _parse_uri(text: str) -> ObjectTarget:
@@ -155,7 +116,9 @@ def _parse_uri(text: str) -> ObjectTarget:
     key = shown.split("/", 3)[3]
     name = key.rstrip("/").rpartition("/")[2]  # a bucket alone has none
     kind, form = _kind_and_format(shown, name, Path(name).suffix, folder=key.endswith("/"))
-    return ObjectTarget(kind, form, replace(locate(text), key=key.rstrip("/")))
+    location = replace(locate(text), key=key.rstrip("/"))
+    store = ObjectStore(replace(location, key=location.key.rpartition("/")[0]))
+    return ObjectTarget(kind, form, store, location.name, location.uri, location)
 
 
 def _kind_and_format(

@@ -80,23 +80,22 @@ class Row:
 
 @dataclass(frozen=True)
 class Output:
-    """An opened output. `asked`: a wide layout's questions by name; None where no record has their text."""
+    """An opened output. `asked`: a wide layout's questions by name; None where no record has their text.
+
+    `maker`: which model and threshold the output's own record names.
+    """
 
     source: Dataset
     prefix: str
     columns: dict[str, str]
     asked: dict[str, Question | None]
     unfinished: bool
+    maker: Maker | None
 
     @property
     def layout(self) -> Literal["rows", "long", "wide"]:
         """Whether a row is a question, with or without its name, or a context with all its questions."""
         return "wide" if self.asked else "long" if "name" in self.columns else "rows"
-
-    @property
-    def maker(self) -> Maker | None:
-        """Which model and threshold the output's own record names."""
-        return None if self.unfinished else made_by(self.source.given)
 
     def tables(self, names: Sequence[str]) -> Iterator[pa.Table]:
         """All rows, some thousand at a time, as columns `record` and those named (keys of a Row)."""
@@ -200,7 +199,7 @@ def open_output(
     own = None if asked else asked_columns(names, prefix, job)
     columns |= {"name": own.name} if own else {}
     columns |= _texts(source, job, own.question if own else None, context, question)
-    return Output(source, prefix, columns, asked, unfinished)
+    return Output(source, prefix, columns, asked, unfinished, None if unfinished else made_by(job))
 
 
 def _is_prefix(name: str, names: Sequence[str]) -> bool:

@@ -50,10 +50,27 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {name: data for name, (data, _) in snapshot(folder).items()}
 
 
+def rejects_file(output: str) -> Path:
+    """Where the rejected lines of an output stand."""
+    return beside(output, ".rejects.jsonl")
+
+
+def staging_beside(output: str) -> Path:
+    """The folder of unfinished work beside an output."""
+    return beside(output, ".batchqa")
+
+
+def beside(output: str, suffix: str) -> Path:
+    """What stands beside an output under its name and a suffix."""
+    path = Path(output)
+    return path.with_name(path.name + suffix)
+
+
 def staging(output: str) -> Path:
     """Where the parts of an unfinished output stand."""
     target = Target.parse(output)
-    return target.path if target.kind == "folder" and target.format == "parquet" else target.staging
+    in_place = target.kind == "folder" and target.format == "parquet"
+    return target.path if in_place else staging_beside(output)
 
 
 def commit_before_publishing(output: str) -> None:

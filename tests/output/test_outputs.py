@@ -13,9 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchqa.errors import PreconditionError
-from batchqa.output import (
-    Target,
-)
+from batchqa.output import Target
 from batchqa.store import files as commit_files
 from tests import commit_job
 from tests.commit_job import FIELDS, PART_ROWS, RECORDS, SCHEMA, kept, run
@@ -23,8 +21,10 @@ from tests.output.looking import (
     contents,
     numbers_in,
     open_commit,
+    rejects_file,
     snapshot,
     staging,
+    staging_beside,
 )
 
 # --- what comes out
@@ -35,7 +35,7 @@ def test_every_record_is_in_the_output_once_and_in_order_or_in_the_rejects(
 ) -> None:
     commit = run(output)
     assert numbers_in(output) == kept(RECORDS)
-    rejects = Target.parse(output).rejects.read_text().splitlines()
+    rejects = rejects_file(output).read_text().splitlines()
     assert [json.loads(line)["number"] for line in rejects] == [4, 9, 14, 19]
     assert commit.done_record()["records_in"] == RECORDS
     assert commit.done_record()["rejects"] == 4
@@ -45,7 +45,7 @@ def test_every_record_is_in_the_output_once_and_in_order_or_in_the_rejects(
 
 def test_nothing_unfinished_stays_beside_a_finished_output(output: str, tmp_path: Path) -> None:
     run(output)
-    assert not Target.parse(output).staging.exists()
+    assert not staging_beside(output).exists()
     assert not list(tmp_path.rglob("_batchqa"))
     assert not list(tmp_path.rglob("*.tmp"))
 
@@ -69,7 +69,7 @@ def test_a_last_part_that_is_full_is_followed_by_none(output: str) -> None:
 
 def test_output_without_rejects_has_no_rejects_file(output: str) -> None:
     run(output, records=4)
-    assert not Target.parse(output).rejects.exists()
+    assert not rejects_file(output).exists()
 
 
 @pytest.mark.parametrize("name", ["out", "out.parquet"])
@@ -103,7 +103,7 @@ def test_the_footer_of_the_output_carries_fingerprint_and_record(tmp_path: Path)
 def test_output_files_have_the_usual_mode_and_the_staging_is_private(output: str, tmp_path: Path) -> None:
     run(output, stop_at=3)
     assert stat.S_IMODE((staging(output) / "_batchqa").stat().st_mode) == 0o700
-    if staging(output) == Target.parse(output).staging:
+    if staging(output) == staging_beside(output):
         assert stat.S_IMODE(staging(output).stat().st_mode) == 0o700
     run(output)
     umask = os.umask(0o022)
@@ -161,16 +161,16 @@ def test_overwrite_keeps_the_old_output_readable_until_the_new_one_is_there(outp
         assert numbers_in(output) == kept(7)
     run(output, fields=other, overwrite=True)
     assert numbers_in(output) == kept(RECORDS)
-    assert len(Target.parse(output).rejects.read_text().splitlines()) == 4
-    assert not Target.parse(output).staging.exists()
+    assert len(rejects_file(output).read_text().splitlines()) == 4
+    assert not staging_beside(output).exists()
 
 
 def test_overwrite_removes_the_rejects_of_the_output_it_replaces(output: str) -> None:
     run(output)
-    assert Target.parse(output).rejects.exists()
+    assert rejects_file(output).exists()
     run(output, records=4, fields={"model": "other"}, overwrite=True)
     assert numbers_in(output) == kept(4)
-    assert not Target.parse(output).rejects.exists()
+    assert not rejects_file(output).exists()
 
 
 def test_overwrite_replaces_a_file_of_others_but_never_a_folder_of_others(tmp_path: Path) -> None:
@@ -274,17 +274,17 @@ def test_a_run_that_was_stopped_while_cleaning_up_is_cleaned_up_by_the_next(
     assert run(output).state == "done"
     assert contents(tmp_path) == before
     assert not control.exists()
-    assert not Target.parse(output).staging.exists()
+    assert not staging_beside(output).exists()
 
 
 def test_a_job_that_never_began_leaves_nothing_behind(output: str, tmp_path: Path) -> None:
     with open_commit(output):
         pass
     assert not list(tmp_path.iterdir())
-    Target.parse(output).rejects.write_text("{}\n")
+    rejects_file(output).write_text("{}\n")
     with pytest.raises(PreconditionError):
         run(output)
-    assert [path.name for path in tmp_path.iterdir()] == [Target.parse(output).rejects.name]
+    assert [path.name for path in tmp_path.iterdir()] == [rejects_file(output).name]
 
 
 @pytest.mark.parametrize("name", ["out", "out.jsonl"])

@@ -32,6 +32,7 @@ from tests.output.looking import (
     contents,
     numbers_in,
     open_commit,
+    rejects_file,
     staging,
 )
 
@@ -130,7 +131,7 @@ def test_a_damaged_part_is_done_again(output: str, damage: Callable[[Path], None
         assert [part.part for part in commit.committed] == [0, 2, 3, 4]
     run(output)
     assert numbers_in(output) == kept(RECORDS)
-    assert len(Target.parse(output).rejects.read_text().splitlines()) == 4
+    assert len(rejects_file(output).read_text().splitlines()) == 4
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.jsonl", "out.jsonl/"])
@@ -323,7 +324,7 @@ def test_any_part_size_and_any_interruptions_give_the_same_rows(
     assert numbers_in(output) == kept(records)
     record = commit.done_record()
     assert record["rows_out"] + record["rejects"] == record["records_in"] == records
-    rejects = Target.parse(output).rejects
+    rejects = rejects_file(output)
     rejected = (
         [json.loads(line)["number"] for line in rejects.read_text().splitlines()] if rejects.exists() else []
     )
