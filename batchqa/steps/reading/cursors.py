@@ -175,7 +175,7 @@ def table_ends(
             return
         # the last line may have no end
         whole = data + b"\n" if at_end and not data.endswith(b"\n") else data
-        found = _counted(np.frombuffer(whole, np.uint8), ord(delimiter), longest, last=at_end)
+        found = _counted(whole, ord(delimiter), longest, last=at_end)
         cut = 0
         if len(found.ends):
             full = found.full
@@ -235,14 +235,45 @@ class _Counted:
     irregular: bool
 
 
-def _counted(text: Bytes, delimiter: int, longest: int, *, last: bool) -> _Counted:
-    """The ends of records by counting quotation marks, up to the first record where that may be wrong.
-
-    Marks are where they should be if one behind an even number of them stands in front of a field, or is the
-    second of a pair, and any other behind a field, or is the first of a pair. This is found for 64 bytes at
-    once, a bit for each, as simdjson does (Langdale and Lemire 2019, Parsing gigabytes of JSON per second).
-    """
+def _counted(data: bytes, delimiter: int, longest: int, *, last: bool) -> _Counted:
+    """The ends of records by counting quotation marks, up to the first record where that may be wrong."""
+    text = np.frombuffer(data, np.uint8)
     is_newline = text == _NEWLINE
+    newlines = np.flatnonzero(is_newline)
+    misplaced: list[int] = []
+    if b'"' in data or _has_lone_returns(data, text, newlines):
+        closed, misplaced = _marks(text, is_newline, newlines, delimiter)
+        lines, ends = np.flatnonzero(closed) + 1, newlines[closed] + 1
+    else:
+        lines, ends = np.arange(1, len(newlines) + 1), newlines + 1
+    starts = np.concatenate(([0], ends))[: len(ends)]
+    cut = int(ends[-1]) if len(ends) else 0
+    odd = [
+        *_first(starts, ends - starts > longest),
+        *misplaced,
+        *([cut] if len(text) - cut > (0 if last else longest) else []),
+    ]
+    good = len(ends) if not odd else int(np.searchsorted(ends, min(odd), side="right"))
+    length = ends - starts - 1  # without the line end
+    blank = (length == 0) | ((length == 1) & (text[starts] == _RETURN))
+    return _Counted(ends[:good], lines[:good], ~blank[:good], bool(odd))
+
+
+def _has_lone_returns(data: bytes, text: Bytes, newlines: Int64) -> bool:
+    if b"\r" not in data:
+        return False
+    before_newlines = text[newlines[newlines > 0] - 1] == _RETURN
+    return int(np.count_nonzero(before_newlines)) != int(np.count_nonzero(text == _RETURN))
+
+
+def _marks(text: Bytes, is_newline: Bool, newlines: Int64, delimiter: int) -> tuple[Bool, list[int]]:
+    """Which of the newlines end a record, and the place of the first mark that is not where it should be.
+
+    Quotation marks are where they should be if one behind an even number of them stands in front of a field,
+    or is the second of a pair, and any other behind a field, or is the first of a pair; a return, if a
+    newline follows. This is found for 64 bytes at once, a bit for each, as simdjson does (Langdale and
+    Lemire 2019, Parsing gigabytes of JSON per second).
+    """
     newline, quote, lone_return = (_bits(each) for each in (is_newline, text == _QUOTE, text == _RETURN))
     edge = newline | quote | _bits(text == delimiter)
     end = _bit(len(text) - 1, len(newline))
@@ -252,22 +283,8 @@ def _counted(text: Bytes, delimiter: int, longest: int, *, last: bool) -> _Count
     opens_well = _of_previous(edge) | _bit(0, len(newline))
     closes_well = _of_next(edge | line_end) | end
     wrong = quote & ~((inside & opens_well) | (~inside & closes_well))
-
-    newlines = np.flatnonzero(is_newline)
     closed = (inside[newlines >> 6] >> (newlines & 63).astype(np.uint64)) & _ONE == 0
-    lines = np.flatnonzero(closed) + 1
-    ends = newlines[closed] + 1
-    starts = np.concatenate(([0], ends))[: len(ends)]
-    cut = int(ends[-1]) if len(ends) else 0
-    odd = [
-        *_first(starts, ends - starts > longest),
-        *_first_bit(wrong | lone_return),
-        *([cut] if len(text) - cut > (0 if last else longest) else []),
-    ]
-    good = len(ends) if not odd else int(np.searchsorted(ends, min(odd), side="right"))
-    length = ends - starts - 1  # without the line end
-    blank = (length == 0) | ((length == 1) & (text[starts] == _RETURN))
-    return _Counted(ends[:good], lines[:good], ~blank[:good], bool(odd))
+    return closed, _first_bit(wrong | lone_return)
 
 
 def _first(places: Int64, chosen: Bool) -> list[int]:
