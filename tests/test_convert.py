@@ -81,6 +81,21 @@ def test_labels_come_back_as_gold_that_evaluate_scores(annotated: str, tmp_path:
     assert (found.figures.all.total, found.figures.all.exact) == (3, 100.0)
 
 
+def test_labels_of_several_questions_of_a_document_come_back_as_gold_too(tmp_path: Path) -> None:
+    documents = [{"id": f"d{n}", "context": CONTEXT} for n in range(3)]
+    asked = [("of", said(CONTEXT, "steel")), ("by", said(CONTEXT, "Hale & Sons"))]
+    long = [document | {"qa_name": name, "said": each} for document in documents for name, each in asked]
+    output = str(write_rows(tmp_path / "long.parquet", long))
+    exported = labelled(converted(output, tmp_path / "tasks.json", "label-studio"))
+    (tmp_path / "export.json").write_text(json.dumps(exported))
+    gold = converted(str(tmp_path / "export.json"), tmp_path / "gold.jsonl", "gold")
+    predictions = tmp_path / "predictions.json"
+    converted(output, predictions, "squad")
+    for file in (output, predictions):
+        found = evaluate(file, gold=gold)
+        assert (found.figures.all.total, found.figures.all.exact) == (5, 100.0)
+
+
 def test_what_label_studios_own_converter_makes_of_the_labels_is_gold_as_it_is(
     annotated: str, tmp_path: Path, tiny_bundle: Path
 ) -> None:

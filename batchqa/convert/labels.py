@@ -11,13 +11,14 @@ from typing import Any
 import orjson
 
 from batchqa.errors import InputError
+from batchqa.job.added_columns import DEFAULT_PREFIX
 from batchqa.steps.reading import read_json_document
 from batchqa.store.locations import public
 from batchqa.text import trim
 
 
 def gold_rows(given: str) -> Iterator[dict[str, Any]]:
-    """Rows `id`, `name` (of the question, if it has one), `question`, `context`, `answers`, in order.
+    """Rows `id`, `qa_name` (of the question, if it has one), `question`, `context`, `answers`, in order.
 
     The answers of all annotators are gold; a task that was only skipped is left out; one that was submitted
     without a label is not answerable. Raises InputError.
@@ -50,7 +51,8 @@ def _row(data: dict[str, Any], spans: list[dict[str, Any]], at: str) -> dict[str
     places = sorted({_place(context, span, at) for span in spans})
     texts = [context[start:end] for start, end in places]
     answers = {"text": texts, "answer_start": [start for start, _ in places]}
-    named = {"name": data["name"]} if data.get("name") is not None else {}
+    # by this name `evaluate` knows which of a document's questions it is
+    named = {DEFAULT_PREFIX + "name": data["name"]} if data.get("name") is not None else {}
     return {"id": data.get("row_id"), **named, "question": question, "context": context, "answers": answers}
 
 

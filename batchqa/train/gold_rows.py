@@ -60,6 +60,10 @@ class GoldRows:
         """Whether a row has gold: an answer, or "not answerable"."""
         return np.asarray(self.gold.is_valid())
 
+    def shares_context_with(self, others: GoldRows) -> Bool:
+        """Whether a row's context is one of the others' too."""
+        return np.asarray(pc.is_in(self.context, others.context))
+
     def select(self, rows: Int64) -> GoldRows:
         """The rows with these numbers."""
         taken = pa.array(rows)
@@ -137,13 +141,18 @@ def _table(rows: Rows, named: str, wanted: str | None, group_column: str | None)
         starts = read.starts
     group = group_column or next((name for name in GROUP_COLUMNS if name in names), None)
     groups = rows.columns.column(group) if group else rows.context
+    kind = groups.type.value_type if pa.types.is_dictionary(groups.type) else groups.type
+    if pa.types.is_nested(kind):
+        raise InputError(f"{named}: column {group!r} of type {kind} cannot name groups of rows")
+    contexts = rows.context.cast(pa.large_string())
     return pa.table(
         {
-            "context": rows.context.cast(pa.large_string()),
+            "context": contexts,
             "question": rows.question.cast(pa.large_string()),
             "gold": texts,
             "starts": starts,
-            "group": plain_array(groups).cast(pa.large_string()),
+            # a row of no group belongs to those with its context
+            "group": pc.coalesce(plain_array(groups).cast(pa.large_string()), contexts),
         },
         schema=_EMPTY.schema,
     )
@@ -184,10 +193,12 @@ def _nearest(text: str, answer: str, wanted: int) -> int:
 def held_out(rows: GoldRows, share: float, seed: int) -> tuple[GoldRows, GoldRows]:
     """Rows to train on and rows to judge by: whole groups, drawn at random, until `share` of them is out.
 
-    Where there is one group only, nothing can be held out.
+    A context that is in groups of both is trained on, and its rows are not judged by. Where there is one
+    group only, nothing can be held out.
     """
     groups = np.unique(rows.group)
     count = min(max(round(len(groups) * share), 1), len(groups) - 1) if share else 0
     drawn = np.random.default_rng(seed).permutation(groups)[:count]
     out = np.isin(rows.group, drawn)
-    return rows.select(np.flatnonzero(~out)), rows.select(np.flatnonzero(out))
+    trained, judged = rows.select(np.flatnonzero(~out)), rows.select(np.flatnonzero(out))
+    return trained, judged.select(np.flatnonzero(~judged.shares_context_with(trained)))

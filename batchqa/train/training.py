@@ -24,6 +24,7 @@ from batchqa.machine import cpu_model, cpu_quota, keep_large_allocations, memory
 from batchqa.settings import ReadingSettings, WindowSettings
 from batchqa.steps.reading import open_source
 from batchqa.steps.windowing import Windower, learn_layout
+from batchqa.store.locations import is_uri, public
 from batchqa.version import VERSION
 
 from .card import model_card
@@ -83,8 +84,8 @@ def train(
     """
     settings, note = settings or TrainSettings(), on_note or (lambda _: None)
     check_stop = check_stop or (lambda: None)
+    work = _work_folder(str(output))
     output = Path(output)
-    work = output.with_name(output.name + ".batchqa")
     torch = load("torch")
     load("accelerate")
     _check_device(settings)
@@ -101,13 +102,18 @@ def train(
         masters = stack.enter_context(
             open_teachers(teachers, checkpoint, layout, hidden=settings.hidden, allow_pickle=allow_pickle)
         )
-        job = _job(checkpoint, data, masters, layers, settings)
+        columns = {"gold_column": gold_column, "group_column": group_column}
+        job = _job(checkpoint, data, masters, layers, settings) | columns
         if (done := _finished(output, job)) is not None:
             return done
         trained_on, judged_by = _rows(data, settings, gold_column, group_column, bool(teachers), note)
         check_stop()
         student = make_student(checkpoint, layers, settings.seed)
         features = make_features(trained_on, windower)
+        if not len(features):
+            raise SettingsError(
+                f"--max-length {longest} leaves no room for a context beside any question; give a larger one"
+            )
         check_stop()
         _check_room(work, student, settings, features)
         _begin(work, job, restart=restart)
@@ -137,6 +143,15 @@ def train(
     return Trained(str(output), trainer.done, trainer.seconds, final)
 
 
+def _work_folder(output: str) -> Path:
+    """Where a run is kept until it is done, beside `output`. Raises SettingsError where that cannot be."""
+    if is_uri(output):
+        raise SettingsError(f"-o must be a local path, not {public(output)}; copy the folder afterwards")
+    if not Path(output).name:
+        raise SettingsError(f"-o {output} is no name for a new folder; give one")
+    return Path(output).with_name(Path(output).name + ".batchqa")
+
+
 def _check_device(settings: TrainSettings) -> None:
     """Raise DeviceError where CUDA was asked for and torch does not have it."""
     if settings.device == "cuda" and not load("torch").cuda.is_available():
@@ -155,7 +170,7 @@ def _rows(
     note: Callable[[str], None],
 ) -> tuple[GoldRows, GoldRows]:
     """Rows to train on and rows to judge by. Raises InputError where they cannot teach anything."""
-    rows = read_gold_rows(data, gold_column=gold_column, group_column=group_column)
+    rows = read_gold_rows(data, gold_column=gold_column, group_column=group_column, on_note=note)
     named = ", ".join(map(str, data))
     lost, labelled = rows.not_found, int(rows.labelled.sum())
     if lost > settings.max_missing_gold * (labelled + lost):
@@ -176,11 +191,21 @@ def _rows(
     share = settings.validation_share
     if share is None:
         judged = read_gold_rows([settings.validation], gold_column=gold_column, group_column=group_column)
+        if shared := int(judged.shares_context_with(rows).sum()):
+            note(
+                f"{shared:,} of {len(judged):,} rows of {settings.validation} have a context that is trained "
+                "on too: the figures flatter the model"
+            )
     else:
         rows, judged = held_out(rows, share, settings.seed)
         if share and not len(judged):
-            note("nothing is held out for validation: all rows belong to one group")
+            note("nothing is held out for validation: all rows belong to one group, or share their contexts")
+    unlabelled = len(judged)
     judged = judged.select(np.flatnonzero(judged.labelled))
+    if not len(judged) and share is None:
+        raise InputError(f"--validation {settings.validation}: no row has gold answers in its context")
+    if unlabelled and not len(judged):
+        note("nothing is validated: no held-out row has gold answers; name a file that has with --validation")
     if not len(rows):
         raise InputError(f"{named}: no row is left to train on")
     return rows, judged

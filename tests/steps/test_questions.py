@@ -54,6 +54,8 @@ def _read(path: Path) -> dict[str, tuple[str, float | None]]:
         ("q.csv", "\ufeff" + SEMICOLONS),
         ("excel.csv", "\ufeffsep=;\r\n" + SEMICOLONS),
         ("blank.csv", "\n\n" + SEMICOLONS),
+        ("upper.csv", SEMICOLONS.replace("question;name;threshold", "Question;NAME;Threshold")),
+        ("wide.csv", SEMICOLONS.replace("\r\n", ";;\r\n")),
         ("q.tsv", TABS),
     ],
 )
@@ -107,6 +109,7 @@ def test_a_parquet_file_gives_questions(tmp_path: Path) -> None:
         ),
         ("q.csv", "name,question\na,A?\nb,B?\na,C?\n", r"q\.csv:4: the name 'a' is taken .*q\.csv:2;"),
         ("q.csv", "name,question\na,A?,b\n", r"q\.csv:2: 3 fields, and the header has 2"),
+        ("q.csv", "name,question,question\na,A?,B?\n", r"q\.csv:1: two columns are named 'question'"),
         ("q.csv", "id,text\na,A?\n", r"q\.csv:1: the header must have .*; it has: id, text"),
         ("q.csv", 'name,question\na,"A?\n', r"q\.csv:2: this is not CSV"),
         (

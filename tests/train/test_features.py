@@ -113,6 +113,27 @@ def test_without_titles_the_contexts_are_the_groups(tmp_path: Path) -> None:
     assert not set(trained.context.to_pylist()) & set(judged.context.to_pylist())
 
 
+def test_rows_without_a_title_are_grouped_by_their_contexts_beside_those_with_one(tmp_path: Path) -> None:
+    records = [
+        {**row, "title": None if n % 3 else row["title"], "context": f"context {n // 4}", "answers": []}
+        for n, row in enumerate(rows(40))
+    ]
+    examples = read_gold_rows([write(tmp_path / "x.jsonl", records)])
+    untitled = [n for n in range(40) if n % 3]
+    groups = examples.group[untitled].tolist()
+    assert len(set(groups)) == len({examples.context[n].as_py() for n in untitled})
+
+
+def test_a_context_of_two_groups_is_never_both_trained_on_and_judged_by(tmp_path: Path) -> None:
+    records = [
+        {**row, "title": f"article {n}", "context": f"context {n % 7}", "answers": []}
+        for n, row in enumerate(rows(20))
+    ]
+    trained, judged = held_out(read_gold_rows([write(tmp_path / "x.jsonl", records)]), 0.4, seed=3)
+    assert len(trained) == 12
+    assert not set(trained.context.to_pylist()) & set(judged.context.to_pylist())
+
+
 @given(
     st.lists(st.integers(1, 384), min_size=1, max_size=300),
     st.integers(384, 4096),

@@ -165,6 +165,8 @@ def test_a_run_that_began_otherwise_is_not_resumed(base: Path, data: Path, tmp_p
 
     with pytest.raises(PreconditionError, match=r"learning_rate.*--restart"):
         train(str(base), tmp_path / "out", [data], settings=other)
+    with pytest.raises(PreconditionError, match="gold_column"):
+        train(str(base), tmp_path / "out", [data], settings=TrainSettings(**QUICK), gold_column="answers")
 
     assert train(str(base), tmp_path / "out", [data], settings=other, restart=True).steps == 44
 
@@ -325,6 +327,53 @@ def test_some_lost_gold_is_left_out_and_counted(base: Path, tmp_path: Path) -> N
 
     assert any("1 rows are left out" in note for note in notes)
     assert orjson.loads((tmp_path / "out" / "training.json").read_bytes())["gold_not_found"] == 1
+
+
+def test_rows_that_cannot_be_read_are_left_out_and_counted(base: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "train.jsonl", rows(20))
+    file.write_bytes(file.read_bytes() + b"{no json\n")
+    notes: list[str] = []
+    settings = TrainSettings(**QUICK | {"epochs": 0.1})
+
+    train(str(base), tmp_path / "out", [file], settings=settings, on_note=notes.append)
+
+    assert any("bad_json 1" in note for note in notes)
+
+
+@pytest.mark.parametrize("output", ["s3://bucket/out", ".", "/"])
+def test_an_output_that_can_be_no_new_folder_is_refused(output: str, base: Path, data: Path) -> None:
+    with pytest.raises(SettingsError, match="-o "):
+        train(str(base), output, [data], settings=TrainSettings(**QUICK))
+
+
+def test_windows_without_room_for_a_context_are_refused(base: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"--max-length 8 .*larger"):
+        train(str(base), tmp_path / "out", [data], settings=TrainSettings(**QUICK | {"max_length": 8}))
+
+
+def test_a_column_that_names_no_groups_is_refused(base: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'answers' of type struct"):
+        train(str(base), tmp_path / "out", [data], settings=TrainSettings(**QUICK), group_column="answers")
+
+
+def test_a_validation_that_judges_nothing_is_refused_or_said(base: Path, data: Path, tmp_path: Path) -> None:
+    unlabelled = write(tmp_path / "unlabelled.jsonl", rows(20, gold=False))
+    with pytest.raises(InputError, match=r"--validation .*unlabelled.*no row has gold answers"):
+        train(str(base), tmp_path / "out", [data], settings=_validated_by(unlabelled))
+
+    notes: list[str] = []
+    seen = write(tmp_path / "seen.jsonl", rows(20))
+    train(str(base), tmp_path / "a", [seen], settings=_validated_by(seen), on_note=notes.append)
+    assert any("20 of 20 rows" in note and "trained on too" in note for note in notes)
+
+    settings = TrainSettings(**QUICK | {"epochs": 0.1})
+    labelled_by_teacher = {"teachers": [str(base)], "on_note": notes.append}
+    train(str(base), tmp_path / "b", [unlabelled], settings=settings, **labelled_by_teacher)
+    assert any("nothing is validated" in note for note in notes)
+
+
+def _validated_by(file: Path) -> TrainSettings:
+    return TrainSettings(**QUICK | {"validation": str(file), "epochs": 0.1})
 
 
 def test_a_foreign_folder_is_never_replaced(base: Path, data: Path, tmp_path: Path) -> None:

@@ -121,13 +121,19 @@ def _csv(name: str, text: str) -> Iterator[Entry]:
     delimiter = max(",;\t", key=header.count)
     reader = csv.reader(io.StringIO(text[skipped:], newline=""), delimiter=delimiter, strict=True)
     try:
-        names = [column.strip() for column in next(reader, [])]
+        names = [column.strip().lower() for column in next(reader, [])]
+        while names and not names[-1]:  # a spreadsheet's columns that were used once
+            names.pop()
         if not {"name", "question"}.issubset(names):
             has = ", ".join(names) or "none"
             raise SettingsError(
                 f"{name}:{first_line}: the header must have the columns name and question; it has: {has}"
             )
+        if twice := next((column for column in names if names.count(column) > 1), None):
+            raise SettingsError(f"{name}:{first_line}: two columns are named {twice!r}; rename or remove one")
         for fields in reader:
+            while len(fields) > len(names) and not fields[-1].strip():
+                fields.pop()
             place = f"{name}:{first_line - 1 + reader.line_num}"
             if not any(field.strip() for field in fields):
                 continue
