@@ -20,6 +20,17 @@ LONGEST_WORD = 40
 _CHARACTER = regex.compile(r"\X")
 
 
+def harmless(text: str) -> str:
+    """`text` without what a terminal would obey, control and direction characters; its lines stay."""
+    return "".join(
+        "�" if (unicodedata.category(c) in ("Cc", "Cs") and c != "\n") or c in _DIRECTIONS else c for c in text
+    )
+
+
+_DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Characters that turn the text around until they are taken back, on lines that are not theirs too."""
+
+
 def word_before(text: str, place: int) -> int:
     """Where the word that `place` is in begins; `place` itself where no word begins close before it."""
     if place <= 0:

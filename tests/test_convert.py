@@ -12,6 +12,7 @@ import pytest
 
 from batchqa.cli.entry import main
 from batchqa.evaluation import evaluate
+from batchqa.job import run
 from tests.review.making import CONTEXT, failed, said, write_rows, write_wide
 
 EMOJI = "\U0001f600 The kettle \U0001f680 is made of steel. "
@@ -114,6 +115,28 @@ def test_what_label_studios_own_converter_makes_of_the_labels_is_gold_as_it_is(
     assert evaluate(annotated, gold=gold).figures.all.exact == 100.0
 
 
+@pytest.mark.parametrize("layout", ["long", "wide"])
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv"])
+def test_an_output_without_rows_is_shown_and_converted_like_any_other(
+    kind: str, layout: str, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in.jsonl").write_text('{"context": 5}\n')  # a run that rejects all rows
+    output, other = tmp_path / f"out.{kind}", "long" if layout == "wide" else "wide"
+    kept: dict[str, Any] = {"on_error": "reject", "max_errors": 1, "device": "cpu", "in_process": True}
+    asked: dict[str, Any] = {"ask": {"why": "Why?"}, "layout": layout}
+    run(tmp_path / "in.jsonl", output, model=tiny_bundle, **asked, **kept)
+
+    assert main(["show", str(output)]) == 0
+    assert "0 rows" in capsys.readouterr().out
+    assert main(["show", str(output), "--html", str(tmp_path / "page.html")]) == 0
+    for form in ("label-studio", "argilla", "spacy"):
+        assert converted(str(output), tmp_path / f"{form}.json", form) == []
+    assert converted(str(output), tmp_path / "squad.json", "squad") == {}
+    for name in ("other.parquet", "other.jsonl", "other.csv"):
+        converted(str(output), tmp_path / name, other)
+    assert len(pq.read_table(tmp_path / "other.parquet")) == 0
+
+
 def test_argilla_gets_records_with_spans_as_suggestions(annotated: str, tmp_path: Path) -> None:
     records = converted(annotated, tmp_path / "records.json", "argilla")
     suggestion = records[0]["suggestions"]["answers"]
@@ -193,7 +216,7 @@ def test_layouts_become_each_other_as_text_too(tmp_path: Path, kind: str) -> Non
     [
         ("long", "a.parquet", "is long already"),
         ("wide", "a.parquet", "it has no column 'qa_name'"),
-        ("gold", "a.jsonl", "is not valid JSON|no export of Label Studio|Parquet"),
+        ("gold", "a.jsonl", "is not an export of Label Studio"),
     ],
 )
 def test_what_cannot_be_converted_is_one_line_and_exit_code_2(

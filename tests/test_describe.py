@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchqa.cli.describe import describe
+from batchqa.cli.entry import main
 from batchqa.cli.rendering import render_facts
 from batchqa.errors import InputError, ModelError
+from tests.models import write_tiny_bundle
 
 
 def write_parquet(file: Path, metadata: dict[str, str]) -> Path:
@@ -89,3 +91,13 @@ def test_what_is_neither_bundle_nor_output_is_an_input_error(tmp_path: Path) -> 
     ]:
         with pytest.raises(InputError, match=reason):
             describe(str(path))
+
+
+def test_a_terminal_is_not_obeyed_whatever_a_bundle_is_called(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = write_tiny_bundle(tmp_path / "bundle", name="model\x1b]0;pwned\x07\u202e")
+    assert main(["info", str(bundle)]) == 0
+    text = capsys.readouterr().out
+    assert "pwned" in text
+    assert not set(text) & set("\x1b\x07\u202e")

@@ -27,7 +27,9 @@ def gold_rows(given: str) -> Iterator[dict[str, Any]]:
     try:
         tasks = orjson.loads(read_json_document(given))
     except orjson.JSONDecodeError as error:
-        raise InputError(f"{where} is not valid JSON: {error}") from error
+        raise InputError(
+            f"{where} is not an export of Label Studio as JSON or JSON-MIN: this is not valid JSON ({error})"
+        ) from error
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise InputError(
             f"{where} is not an export of Label Studio (JSON or JSON-MIN): an array of tasks is wanted"

@@ -17,6 +17,8 @@ from batchqa.review import LISTS, OF_A_ROW, Output
 def to_long(output: Output) -> Iterator[pa.Table]:
     """A row for each record and question: the record's columns, `qa_name`, `qa_question`, the answer's."""
     prefix, names = output.prefix, output.asked
+    if output.is_blank:
+        return
     if not names:
         raise InputError(f"{output.source.path} is long already: it has a row for each question")
     others = [name for name in output.source.names if name not in {prefix + each for each in names}]
@@ -24,6 +26,8 @@ def to_long(output: Output) -> Iterator[pa.Table]:
         pieces = []
         for name in names:
             struct = decoded_json(plain_array(table.column(prefix + name)))
+            if not len(struct):  # a file of text has no types then
+                struct = pa.array([], pa.struct(ANSWER_FIELDS))
             columns = {each: table.column(each) for each in others}
             columns[prefix + "name"] = pa.array([name] * len(table), pa.string())
             fields = [name for name in OF_A_ROW if struct.type.get_field_index(name) >= 0]
@@ -43,6 +47,8 @@ def to_wide(output: Output) -> Iterator[pa.Table]:
     Raises InputError where the rows are not the same questions of each record, in one order.
     """
     prefix = output.prefix
+    if output.is_blank:
+        return
     if output.layout != "long":
         raise InputError(
             f"{output.source.path} is not long: it has no column {prefix + 'name'!r} of the questions' names"

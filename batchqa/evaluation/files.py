@@ -123,6 +123,8 @@ def read_predictions(source: Dataset, prefix: str) -> Predictions:
     """What `run` wrote into the columns `<prefix>answer` and so on; only the best candidate is kept."""
     needed = [prefix + name for name in ("answer", "score", "no_answer", "null_odds", "error")]
     lacking = [name for name in needed if name not in source.names]
+    if not source.names:
+        raise InputError(f"{source.path} holds no rows")
     if lacking:
         found = [name.removesuffix("null_odds") for name in source.names if name.endswith("_null_odds")]
         others = [other for other in found if other + "answer" in source.names]

@@ -97,6 +97,11 @@ class Output:
         """Whether a row is a question, with or without its name, or a context with all its questions."""
         return "wide" if self.asked else "long" if "name" in self.columns else "rows"
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether it holds nothing: JSON lines without rows do not name their columns either."""
+        return not self.source.names
+
     def tables(self, names: Sequence[str]) -> Iterator[pa.Table]:
         """All rows, some thousand at a time, as columns `record` and those named (keys of a Row)."""
         first = 0
@@ -191,7 +196,7 @@ def open_output(
     if prefix is None:
         prefix = DEFAULT_PREFIX if DEFAULT_PREFIX in prefixes or not prefixes else prefixes[-1]
     asked = _wide(source, prefix, job, may_guess=prefix not in prefixes)
-    if prefix not in prefixes and not asked:
+    if prefix not in prefixes and not asked and (names or job is None):
         wrote = "`batchqa run` did not write it"
         known = f"its answers have the prefix {prefixes[-1]!r}" if prefixes else wrote
         raise InputError(f"{source.path} has no column {prefix + 'answer'!r}: {known}")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 
 from rich.text import Text
 
 from batchqa.review.outputs import Row, ShownSpan
-from batchqa.text import word_after, word_before
+from batchqa.text import harmless, word_after, word_before
 
 AROUND = 200
 """Characters of the context that are shown on either side of an answer."""
@@ -94,11 +93,4 @@ def _pieces(context: str, answers: Iterable[ShownSpan]) -> Iterator[tuple[str, b
 
 def shown(text: str | None) -> str:
     """A row's text on one line, without what a terminal would obey: control and direction characters."""
-    one_line = re.sub(r"\s+", " ", text or "")
-    return "".join(
-        "�" if unicodedata.category(c) in ("Cc", "Cs") or c in _DIRECTIONS else c for c in one_line
-    )
-
-
-_DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Characters that turn the text around until they are taken back, on lines that are not theirs too."""
+    return harmless(re.sub(r"\s+", " ", text or ""))

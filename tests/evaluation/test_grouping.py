@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from batchqa.cli.entry import main
 from batchqa.errors import InputError, SettingsError
 from batchqa.evaluation import evaluate
 from tests.evaluation.making import Row, simulated, table_of, write
@@ -119,3 +120,15 @@ def test_a_column_wins_over_what_could_be_worked_out(tmp_path: Path) -> None:
 def test_groups_of_several_columns_make_several_tables(tmp_path: Path) -> None:
     found = evaluate(write(tmp_path / "a.parquet", [Row()]), by=["title", "question_word"])
     assert [grouping.by for grouping in found.groups] == ["title", "question_word"]
+
+
+def test_a_terminal_is_not_obeyed_whatever_groups_and_ids_are_called(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = "\x1b[2J\x1b]0;pwned\x07\u202eabc\x9b31m"
+    rows = [Row(id=f"{number}{evil}", title=evil, error="oom" if number else None) for number in range(3)]
+    file = write(tmp_path / "a.parquet", rows)
+    assert main(["evaluate", str(file), "--by", "title", "--resamples", "10"]) == 0
+    text = capsys.readouterr().out
+    assert "pwned" in text
+    assert not set(text) & set("\x1b\x07\x9b\u202e")

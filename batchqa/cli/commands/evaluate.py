@@ -130,6 +130,7 @@ def evaluate_command(
         raise click.UsageError("--tune and -o NEW_BUNDLE belong together", click.get_current_context())
     with reporting(log_format, quiet) as reporter, stoppable() as check_stop:
         from batchqa.evaluation import evaluate
+        from batchqa.text import harmless
 
         if options["report"]:
             # matplotlib, which draws it, would keep its list of fonts in the home folder
@@ -143,6 +144,6 @@ def evaluate_command(
         if as_json:
             say_json(result.to_dict(), sys.stdout)
         else:
-            say(result.table(), sys.stdout)
+            say(harmless(result.table()), sys.stdout)
         if min_f1 is not None:
             result.require_f1(min_f1)

@@ -19,9 +19,10 @@ def info_command(path: str, as_json: bool, log_format: str, quiet: bool) -> None
     with reporting(log_format, quiet):
         from batchqa.cli.describe import describe
         from batchqa.cli.rendering import render_facts
+        from batchqa.text import harmless
 
         facts = describe(path)
         if as_json:
             say_json(facts, sys.stdout)
         else:
-            say(render_facts(facts), sys.stdout)
+            say(harmless(render_facts(facts)), sys.stdout)
