@@ -23,7 +23,8 @@ _CHARACTER = regex.compile(r"\X")
 def harmless(text: str) -> str:
     """`text` without what a terminal would obey, control and direction characters; its lines stay."""
     return "".join(
-        "�" if (unicodedata.category(c) in ("Cc", "Cs") and c != "\n") or c in _DIRECTIONS else c for c in text
+        "�" if (unicodedata.category(c) in ("Cc", "Cs") and c != "\n") or c in _DIRECTIONS else c
+        for c in text
     )
 
 
