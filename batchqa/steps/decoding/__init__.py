@@ -2,11 +2,13 @@
 
 ::
 
-    decoder.py  batches -> the best span, null odds and score of each pair; its candidates and answers
+    rules.py    what decides about a row
+    decoder.py  batches -> the best span, null odds and score of each pair
+    search.py   all spans of a context over its windows: the best, candidates, all answers
     spans.py    the best spans that do not overlap
 """
 
-from .decoder import BestSpans, Decoder, DecodingRules, SpanSearch, best_spans
-from .spans import Candidate, SpanPool
+from .decoder import Decoder, best_spans
+from .rules import DecodingRules
 
-__all__ = ["BestSpans", "Candidate", "Decoder", "DecodingRules", "SpanPool", "SpanSearch", "best_spans"]
+__all__ = ["Decoder", "DecodingRules", "best_spans"]

@@ -14,7 +14,7 @@ Sums are made in float64, where a sum of two float32 logits is exact: so a tie i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -27,7 +27,6 @@ from batchqa.records import (
     PAIR_CANDIDATE_TYPE,
     BatchLogits,
     Bool,
-    EncodedContext,
     Float32,
     Float64,
     Int32,
@@ -36,66 +35,13 @@ from batchqa.records import (
     Windows,
     pair_schema,
 )
-from batchqa.settings import DecodingSettings
 from batchqa.text import widen
 
-from .spans import Candidate, SpanPool, largest
-
-Calibrate = Callable[[Decided, Bool], Float64]
-"""Maps what is known of decisions and their no-answer flags to the probability of being right."""
+from .rules import DecodingRules
+from .search import SpanSearch
+from .spans import Candidate
 
 Floats = TypeVar("Floats", Float32, Float64)
-
-
-@dataclass(frozen=True, slots=True)
-class DecodingRules:
-    """What decides about a row: settings joined with what the bundle says of its model."""
-
-    max_answer_length: int
-    threshold: float
-    abstains: bool
-    top_k: int
-    calibrate: Calibrate | None = None
-    trained_to_abstain: bool = True
-    most_answers: int = 0
-    overlapping_candidates: bool = False
-    min_score: float | None = None
-
-    @classmethod
-    def join(
-        cls,
-        settings: DecodingSettings,
-        trained_to_abstain: bool,
-        threshold: float,
-        calibrate: Calibrate | None,
-    ) -> DecodingRules:
-        """The user's settings where they were given, else the bundle's."""
-        given = settings.no_answer_threshold
-        return cls(
-            max_answer_length=settings.max_answer_length,
-            threshold=threshold if given is None else given,
-            abstains={"on": True, "off": False, "auto": trained_to_abstain}[settings.no_answer],
-            top_k=settings.top_k,
-            calibrate=None if settings.raw_score else calibrate,
-            trained_to_abstain=trained_to_abstain,
-            most_answers=settings.most_answers,
-            overlapping_candidates=settings.overlapping_candidates,
-            min_score=settings.min_score,
-        )
-
-    @property
-    def lists_spans(self) -> bool:
-        """Whether more than the best span of a pair is wanted."""
-        return self.top_k > 0 or self.most_answers > 0
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A span of context tokens (last one included) and its z."""
-
-    z: float
-    first: int
-    last: int
 
 
 class _Pairs:
@@ -232,9 +178,9 @@ class Decoder:
             pa.array(failed, pa.string()),
         ]
         if rules.top_k:
-            columns.append(_candidates_of(pairs, good, total))
+            columns.append(_lists_of(pairs.candidates, pairs, good, total, PAIR_CANDIDATE_TYPE))
         if rules.most_answers:
-            columns.append(_answers_of(pairs, good, total))
+            columns.append(_lists_of(pairs.answers, pairs, good, total, PAIR_ANSWERS_TYPE))
         return pa.record_batch(columns, schema=pair_schema(rules.top_k, rules.most_answers))
 
 
@@ -315,191 +261,32 @@ def _joined(combine: np.ufunc, values: Floats, ahead: Floats, by: int, out: Floa
     return out
 
 
-class SpanSearch:
-    """All spans of one context over its windows: the best, the sum, the top candidates.
-
-    Windows are added in order. z(span) is final once no later window shows its first token; until then it
-    waits in a band of shape (first tokens, max_answer_length), so memory does not grow with the context.
-    """
-
-    def __init__(self, context: EncodedContext, rules: DecodingRules) -> None:
-        self._context = context
-        self._rules = rules
-        self._width = rules.max_answer_length
-        self._band = np.full((0, self._width), -np.inf)
-        self._band_at = 0
-        self._best = Span(-np.inf, 0, 0)
-        self._top: dict[str, Candidate] = {}
-        self._top_k = rules.top_k if rules.overlapping_candidates else 0
-        apart = max(rules.most_answers, rules.top_k - self._top_k)
-        self._pool = SpanPool(apart, self._width) if apart else None
-        self.log_sum = -np.inf
-
-    def candidates(self) -> list[Candidate]:
-        """The top_k best spans that differ in case-folded text and, unless overlaps are wanted, are apart."""
-        if self._rules.overlapping_candidates or self._pool is None:
-            return sorted(self._top.values(), key=_rank)
-        return self._pool.choose(self._rules.top_k, self._candidate, distinct_texts=True)
-
-    def answers(self) -> list[Candidate]:
-        """The best spans that are apart, best first; a text that is found at two places comes twice."""
-        if self._pool is None:
-            return []
-        return self._pool.choose(self._rules.most_answers, self._candidate, distinct_texts=False)
-
-    def add(self, begin: int, start: Float64, end: Float64) -> None:
-        """Take a window that shows context tokens [begin, begin + len(start))."""
-        self._settle(begin)
-        padded = np.append(end, np.full(self._width - 1, -np.inf))
-        # row i of this view is padded[i : i + width]; numpy's sliding_window_view takes longer than the sum
-        ahead = np.ndarray((len(start), self._width), np.float64, padded, strides=2 * padded.strides)
-        band = start[:, None] + ahead
-        kept, shared = self._band[: begin - self._band_at], self._band[begin - self._band_at :]
-        np.maximum(band[: len(shared)], shared, out=band[: len(shared)])
-        # in most contexts all that comes before this window is settled, and there is nothing to copy
-        self._band = np.concatenate([kept, band]) if len(kept) else band
-
-    def finish(self) -> Span:
-        """The best span; z is -inf where the context has no visible character."""
-        self._settle(self._band_at + len(self._band))
-        return self._best
-
-    def _settle(self, until: int) -> None:
-        """Judge the spans that begin before token `until`: no later window shows them."""
-        count = until - self._band_at
-        if not self._context.regular and until < len(self._context.ids):
-            # tokens that start at the same character begin the same spans: they are judged together
-            starts, _ = self._context.trimmed_offsets()
-            while count and starts[self._band_at + count - 1] == starts[self._band_at + count]:
-                count -= 1
-        final, self._band = self._band[:count], self._band[count:]
-        z, place = self._spans(final.ravel())
-        place += self._band_at * self._width
-        self._band_at += count
-        if not len(z):
-            return
-        top = int(z.argmax())
-        if z[top] > self._best.z:
-            self._best = Span(float(z[top]), *self._tokens(int(place[top])))
-        largest = float(z[top])
-        self.log_sum = float(np.logaddexp(self.log_sum, largest + np.log(np.exp(z - largest).sum())))
-        if self._top_k:
-            self._keep_top(z, place)
-        if self._pool is not None:
-            first, further = np.divmod(place, self._width)
-            last = first + further
-            if self._context.regular:
-                self._pool.add(z, first, last, first, last + 1)
-            else:  # a token that shares its characters, or has none, makes no overlap of those
-                starts, ends = self._context.trimmed_offsets()
-                self._pool.add(z, first, last, starts[first], ends[last])
-
-    def _spans(self, flat: Float64) -> tuple[Float64, Int64]:
-        """The z of the spans in a flat band, and their places in it: those within the context, each once."""
-        within = np.isfinite(flat)
-        if not self._context.regular:
-            place = self._distinct(flat, np.flatnonzero(within))
-        elif (
-            within.all()
-        ):  # everywhere but at the context's end: picking all of them out would take as long again
-            return flat, np.arange(len(flat))
-        else:
-            place = np.flatnonzero(within)
-        return flat[place], place
-
-    def _tokens(self, place: int) -> tuple[int, int]:
-        """First and last token of the span at a place of the band, counted from the context's first token."""
-        first, further = divmod(place, self._width)
-        return first, first + further
-
-    def _distinct(self, z: Float64, place: Int64) -> Int64:
-        """Those of the spans at `place` in a flat band that cover distinct characters, in reading order."""
-        starts, ends = self._context.trimmed_offsets()
-        first, further = np.divmod(place, self._width)
-        start = starts[self._band_at + first]
-        end = ends[self._band_at + first + further]
-        visible = start < end
-        place, start, end = place[visible], start[visible], end[visible]
-        order = np.lexsort((-z[place], end, start))
-        place, start, end = place[order], start[order], end[order]
-        new = np.ones(len(place), dtype=bool)
-        new[1:] = (start[1:] != start[:-1]) | (end[1:] != end[:-1])
-        return place[new]
-
-    def _keep_top(self, z: Float64, place: Int64) -> None:
-        """Merge the best spans of a settled band into the candidates."""
-        looked_at = 0
-        wanted = 4 * self._top_k
-        while True:
-            order = largest(z, wanted)
-            for at in order[looked_at:].tolist():
-                if len(self._top) == self._top_k and z[at] < max(self._top.values(), key=_rank).z:
-                    return
-                self._offer(float(z[at]), *self._tokens(int(place[at])))
-            if len(order) == len(z):
-                return
-            looked_at, wanted = len(order), 4 * wanted
-
-    def _offer(self, z: float, first: int, last: int) -> None:
-        candidate = self._candidate(z, first, last)
-        text = candidate.text
-        if text not in self._top or _rank(candidate) < _rank(self._top[text]):
-            self._top[text] = candidate
-        if len(self._top) > self._top_k:
-            del self._top[max(self._top.values(), key=_rank).text]
-
-    def _candidate(self, z: float, first: int, last: int) -> Candidate:
-        start, end = _characters(self._context, first, last)
-        return Candidate(z, start, end, self._context.text[start:end].casefold())
-
-
-def _characters(context: EncodedContext, first: int, last: int) -> tuple[int, int]:
-    """The characters of an answer: what its tokens cover, and the rest of a letter that they share."""
-    return widen(context.text, *context.characters(first, last))
-
-
-def _rank(candidate: Candidate) -> tuple[float, int, int]:
-    """Sorts candidates: best first, then earliest, then shortest."""
-    return -candidate.z, candidate.start, candidate.end
-
-
 def _spans_of(windows: Windows, pairs: _Pairs, answered: Bool) -> tuple[Int32, Int32]:
     """The characters of the pairs that have an answer."""
     starts = np.zeros(len(answered), dtype=np.int32)
     ends = np.zeros(len(answered), dtype=np.int32)
     of, first, last = windows.pair_context.tolist(), pairs.first.tolist(), pairs.last.tolist()
     for pair in np.flatnonzero(answered).tolist():
-        starts[pair], ends[pair] = _characters(windows.contexts[of[pair]], first[pair], last[pair])
+        context = windows.contexts[of[pair]]
+        # what the tokens cover, and the rest of a letter that they share
+        starts[pair], ends[pair] = widen(context.text, *context.characters(first[pair], last[pair]))
     return starts, ends
 
 
-def _candidates_of(pairs: _Pairs, good: Bool, total: Float64) -> pa.Array:
-    rows = [
-        [
-            {"start": c.start, "end": c.end, "score": float(np.exp(c.z - total[pair]))}
-            for c in pairs.candidates[pair]
-        ]
-        if good[pair]
-        else None
-        for pair in range(len(good))
-    ]
-    return pa.array(rows, PAIR_CANDIDATE_TYPE)
+def _lists_of(
+    listed: Mapping[int, Sequence[Candidate]], pairs: _Pairs, good: Bool, total: Float64, kind: pa.DataType
+) -> pa.Array:
+    """The spans that are listed of each pair: candidates, or all answers.
 
+    Each has its own odds against null where `kind` has: which of them pass a threshold is the row's to say.
+    """
 
-def _answers_of(pairs: _Pairs, good: Bool, total: Float64) -> pa.Array:
-    """As candidates, with each one's own odds against null: which of them pass a threshold is the row's."""
+    def entry(pair: int, one: Candidate) -> dict[str, float]:
+        score = float(np.exp(one.z - total[pair]))
+        return {"start": one.start, "end": one.end, "score": score, "null_odds": pairs.null[pair] - one.z}
+
     rows = [
-        [
-            {
-                "start": c.start,
-                "end": c.end,
-                "score": float(np.exp(c.z - total[pair])),
-                "null_odds": pairs.null[pair] - c.z,
-            }
-            for c in pairs.answers[pair]
-        ]
-        if good[pair]
-        else None
-        for pair in range(len(good))
+        [entry(pair, one) for one in listed[pair]] if is_good else None
+        for pair, is_good in enumerate(good.tolist())
     ]
-    return pa.array(rows, PAIR_ANSWERS_TYPE)
+    return pa.array(rows, kind)
