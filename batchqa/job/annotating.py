@@ -19,8 +19,8 @@ from batchqa.output import (
     Commit,
     PartRange,
     PartRecord,
+    Parts,
     PartWriter,
-    SharedOutput,
     StreamCommit,
     StreamPart,
     jsonlines,
@@ -47,7 +47,7 @@ class Job:
         annotator: Annotator,
         settings: RunSettings,
         questions: Questions | None,
-        commit: Commit | StreamCommit | SharedOutput,
+        commit: Commit | StreamCommit | Parts,
         schema: pa.Schema,
         follower: Follower,
         note: Callable[[str], None],
@@ -210,21 +210,15 @@ class Job:
         self.named += new[: NAMED_ERRORS - len(self.named)]
         self._check_number_of_errors()
 
-    def _errors_and_rows(self) -> tuple[int, int]:
-        done = self.follower.committed
-        return sum(n for code, n in done.errors.items() if self._counts_as_error(code)), done.rows
-
     def _check_number_of_errors(self) -> None:
         if not self.settings.errors.max_errors.percent:
-            self._check_errors()
+            self.check_errors()
 
-    def check_share_of_errors(self) -> None:
-        """Judge --max-errors P%, which needs all rows."""
-        self._check_errors()
-
-    def _check_errors(self) -> None:
-        errors, rows = self._errors_and_rows()
-        limit = self.settings.errors.max_errors
+    def check_errors(self) -> None:
+        """Judge --max-errors by the rows so far; a share of them needs all rows."""
+        done = self.follower.committed
+        errors = sum(n for code, n in done.errors.items() if self._counts_as_error(code))
+        rows, limit = done.rows, self.settings.errors.max_errors
         if not limit.exceeded(errors, rows):
             return
         named = "; ".join(self.named) or "they were found by an earlier run"

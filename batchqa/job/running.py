@@ -161,9 +161,9 @@ def run(
                 already_done = _do_shard(commit, work)
             else:
                 job = work()
-                job.check_share_of_errors()
+                job.check_errors()
                 if target.kind != "stdout":
-                    status(f"writing {target}")
+                    status(f"writing {target.shown}")
                 with clock.committing():
                     commit.publish(_totals(model_of_job.loaded(), job.unlike))
         for text in commit.notes:

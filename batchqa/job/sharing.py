@@ -20,7 +20,7 @@ from batchqa.job.annotating import Job
 from batchqa.job.following import Clock, Follower, Progress
 from batchqa.job.ranges import single_parts
 from batchqa.job.reusing import earlier_answers, find_earlier
-from batchqa.output import Commit, OutputTable, PartRange, PartRecord, SharedOutput, Target
+from batchqa.output import Commit, OutputTable, PartRange, PartRecord, Target, shared_parts
 from batchqa.settings import MachineSettings, RunSettings
 from batchqa.steps.asking import Questions
 from batchqa.steps.reading import Source, open_source
@@ -98,7 +98,7 @@ def annotate_parts(
     part_rows, compression = settings.output.part_rows, settings.output.compression
     with (
         Annotator(bundle, settings=settings) as annotator,
-        SharedOutput(target, work.fingerprint, table, part_rows, compression, committed) as output,
+        shared_parts(target, part_rows, table, compression, work.fingerprint, committed) as output,
     ):
         reusable = [find_earlier(name, target) for name in settings.output.reuse]
         earlier = earlier_answers(reusable, work.fields, annotator.road.rules)

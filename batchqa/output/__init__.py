@@ -25,10 +25,10 @@ A part that would hold no record is not begun; without any part, `publish` write
 `commit.notes` are sentences for the user (no lock here, something was left in the staging).
 
 Modules, in the order of the road: `target` (where it goes), `layout` (every name on disk), `manifest` (the
-records that are written down), `finished` (what is at the target), `staging` (the unfinished work),
-`part_writer` (one part), `publisher` with `merging` and `jsonlines` (from parts to the output), `commit` (the
-whole), `stream` (standard output instead). They stand on `batchqa.store`, whose `Store` is a file system or
-an object store; nothing here asks which.
+records that are written down), `finished` (what is at the target), `staging` (the unfinished work), `looking`
+(both, without a lock), `part_writer` (one part), `publisher` with `merging` and `jsonlines` (from parts to
+the output), `commit` (the whole), `stream` (standard output instead). They stand on `batchqa.store`, whose
+`Store` is a file system or an object store; nothing here asks which.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from batchqa.footer import Column
-from batchqa.output.commit import Commit, PartRange, Unfinished, check_keys, earlier_job, tidied, written_by
+from batchqa.output.commit import Commit, PartRange
 from batchqa.output.finished import Found, find
+from batchqa.output.looking import Unfinished, earlier_job, tidied, written_by
 from batchqa.output.manifest import JobRecord, PartRecord, canonical, differences, fingerprint
-from batchqa.output.part_writer import PartWriter
-from batchqa.output.shared import SharedOutput
+from batchqa.output.part_writer import Parts, PartWriter, shared_parts
 from batchqa.output.stream import StreamCommit, StreamPart
-from batchqa.output.table import OutputTable
+from batchqa.output.table import OutputTable, check_keys
 from batchqa.output.target import LocalTarget, ObjectTarget, Target, check_target, space_shortage
 
 __all__ = [
@@ -58,7 +58,7 @@ __all__ = [
     "PartRange",
     "PartRecord",
     "PartWriter",
-    "SharedOutput",
+    "Parts",
     "StreamCommit",
     "StreamPart",
     "Target",
@@ -70,6 +70,7 @@ __all__ = [
     "find",
     "fingerprint",
     "open_output",
+    "shared_parts",
     "space_shortage",
     "tidied",
     "written_by",

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Literal, Self
 
-import pyarrow as pa
-
-from batchqa.errors import InputError, PreconditionError, StorageError, TryAgainError
+from batchqa.errors import PreconditionError, StorageError, TryAgainError
 from batchqa.output import layout
 from batchqa.output.finished import Found, check_companions, check_replaceable, find
 from batchqa.output.manifest import JobRecord, PartRecord, canonical, differences, fingerprint, summed
 from batchqa.output.merging import DamagedPartError, MissingPartError
-from batchqa.output.part_writer import PartWriter
+from batchqa.output.part_writer import Parts, PartWriter
 from batchqa.output.publisher import publish
-from batchqa.output.staging import Staging, check_not_late, leftover, read_job, root_of
+from batchqa.output.staging import Staging, leftover, root_of
 from batchqa.output.table import OutputTable
 from batchqa.output.target import Target
 from batchqa.records import Cursor
@@ -50,7 +46,8 @@ class Commit:
     """The output of one job. Open it with `open`, use it as a context: it holds the lock.
 
     `state` is what was found at the opening: nothing ("fresh"), an unfinished run of the same job
-    ("resumed"), or its finished output ("done": there is nothing to do). `notes` are sentences for the user.
+    ("resumed"), or its finished output ("done": there is nothing to do). `notes` are sentences for the user,
+    `table` is what the output's rows are.
     """
 
     def __init__(
@@ -67,7 +64,7 @@ class Commit:
         self.state: Literal["fresh", "resumed", "done"] = "fresh"
         self._overwrite = overwrite
         self._job = job
-        self._table = table
+        self.table = table
         self._part_rows = part_rows
         self._compression = compression
         self._staging: Staging | None = None
@@ -101,8 +98,8 @@ class Commit:
             canonical({**fields, "part_rows": part_rows, "output": f"{target.kind} {target.format}"})
         )
         commit = cls(target, JobRecord(fingerprint(own), own, {}), table, part_rows, compression, overwrite)
-        _check_schema(table, compression)
-        with files.translated(f"opening {target}"):
+        table.check(compression)
+        with files.translated(f"opening {target.shown}"):
             try:
                 commit._open(restart, shared)
             except BaseException:
@@ -129,7 +126,7 @@ class Commit:
         self._compare_jobs(staging)
         staging.remove_unfinished()
         if self.state == "resumed" and not shared:
-            parts = staging.committed(self.fingerprint, self._part_rows, self._table.schema)
+            parts = staging.committed(self.fingerprint, self._part_rows, self.table.schema)
             self._parts = {part.part: part for part in parts}
 
     def _is_done(self) -> bool:
@@ -142,7 +139,9 @@ class Commit:
             self._job = found.record
             return True
         if not self._overwrite:
-            raise PreconditionError(f"{self.target} {self._why_not_ours(found)}; {self._way_out(found)}")
+            raise PreconditionError(
+                f"{self.target.shown} {self._why_not_ours(found)}; {self._way_out(found)}"
+            )
         check_replaceable(self.target, found)
         return False
 
@@ -219,15 +218,10 @@ class Commit:
         if not self._begun:
             staging = self._locked()
             self._job = JobRecord(self._job.fingerprint, self._job.fields, json.loads(canonical(resolved)))
-            with files.translated(f"beginning {self.target}"):
+            with files.translated(f"beginning {self.target.shown}"):
                 self._job = staging.write_job(self._job)
             self._begun = True
         return self._job.resolved
-
-    @property
-    def table(self) -> OutputTable:
-        """What the output's rows are."""
-        return self._table
 
     def show(self, name: str) -> str:
         """A file of the staging (`layout`), for messages."""
@@ -235,18 +229,18 @@ class Commit:
 
     def read(self, name: str) -> bytes | None:
         """A small file of the staging, None where there is none."""
-        with files.translated(f"looking at {self.target}"):
+        with files.translated(f"looking at {self.target.shown}"):
             return self._locked().read(name)
 
     def write_once(self, name: str, data: bytes) -> bytes:
         """Create a file of the staging (`layout`) if no other process has; returns what is in it then."""
-        with files.translated(f"beginning {self.target}"):
+        with files.translated(f"beginning {self.target.shown}"):
             return self._locked().write_once(name, data)
 
     def share(self, parts: range, ends: Sequence[Cursor]) -> None:
         """Work on these parts alone; `ends` has where each part of the job ends."""
-        with files.translated(f"looking at {self.target}"):
-            done = self._locked().committed(self.fingerprint, self._part_rows, self._table.schema, parts)
+        with files.translated(f"looking at {self.target.shown}"):
+            done = self._locked().committed(self.fingerprint, self._part_rows, self.table.schema, parts)
         self._parts = {record.part: record for record in done}
         self._shared = parts, ends
 
@@ -282,9 +276,9 @@ class Commit:
             raise ValueError("begin() comes before the first part")
         if k in self._parts:
             raise ValueError(f"part {k} is committed already")
-        return PartWriter(
-            staging, k, self._part_rows, self._table, self._compression, self.fingerprint, self.accept
-        )
+        return Parts(
+            staging, self._part_rows, self.table, self._compression, self.fingerprint, self.accept
+        ).part(k)
 
     def accept(self, record: PartRecord) -> None:
         """Count a part as committed: one of this process, or of another that shares the work."""
@@ -302,7 +296,7 @@ class Commit:
         self._check_complete()
         outcome = {**summed(self.committed), "totals": json.loads(canonical(totals))}
         record = JobRecord(self._job.fingerprint, self._job.fields, self._job.resolved, outcome)
-        with files.translated(f"publishing {self.target}"):
+        with files.translated(f"publishing {self.target.shown}"):
             # Where there are no locks, another run may have published meanwhile, or do so just now.
             if not self._is_done() and self._made(staging, record):
                 self._job = record
@@ -312,7 +306,7 @@ class Commit:
     def _made(self, staging: Staging, record: JobRecord) -> bool:
         """Make the output; False where another run did, and took the parts away."""
         try:
-            publish(self.target, staging, self._table, self.committed, record)
+            publish(self.target, staging, self.table, self.committed, record)
         except StorageError:
             if self._is_done():
                 return False
@@ -353,7 +347,7 @@ class Commit:
 
     def is_published(self) -> bool:
         """Whether another process has published this output; what this one left in the staging then goes."""
-        with files.translated(f"looking at {self.target}"), suppress(PreconditionError):
+        with files.translated(f"looking at {self.target.shown}"), suppress(PreconditionError):
             if self._published or not self._is_done():
                 return self._published
             self.close()
@@ -404,108 +398,5 @@ class Commit:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-
-@dataclass(frozen=True, slots=True)
-class Unfinished:
-    """What can be seen of an unfinished job without its lock, its inputs or its options.
-
-    `where` names its folder. `fingerprint` is None where no job has begun, `plan` where it has no shards.
-    `parts` are there by their names; whether they are good only `Commit` finds out. `found` is what is at the
-    target itself.
-    """
-
-    where: str
-    fingerprint: str | None
-    plan: bytes | None
-    parts: frozenset[int]
-    found: Found | None
-
-    @classmethod
-    def at(cls, target: Target) -> Unfinished:
-        """Look at a target."""
-        store = target.store
-        with files.translated(f"looking at {target}"):
-            root = root_of(target)
-            plan = store.read(f"{root}/{layout.PLAN}")
-            numbers = map(layout.part_number, layout.part_names(store.list(root)))
-            job = read_job(store, root)
-            if job and plan is None:
-                check_not_late(store, root, layout.PLAN)
-            return cls(
-                store.show(root),
-                job.fingerprint if job else None,
-                plan,
-                frozenset(number for number in numbers if number is not None),
-                find(target),
-            )
-
-
-def tidied(target: Target) -> JobRecord:
-    """The record of a published output, after removing what is left of its staging."""
-    with files.translated(f"looking at {target}"):
-        found = find(target)
-        if found is None or found.record is None:
-            raise TryAgainError(f"{target} was removed meanwhile")
-        left = leftover(target, found.record.fingerprint)
-        if left:
-            left.remove()
-        return found.record
-
-
-def earlier_job(target: Target, *, finished: bool = True) -> JobRecord | None:
-    """The job that is unfinished at this target, else the one whose finished output stands there, if any.
-
-    For what must be known before the fingerprint can be made: which engine and variant `auto` meant then.
-    Read without the lock, nothing is changed.
-    """
-    if target.kind == "stdout":
-        return None
-    with files.translated(f"looking at {target}"):
-        unfinished = read_job(target.store, root_of(target))
-        if unfinished:
-            return unfinished
-        found = find(target) if finished else None
-        return found.record if found else None
-
-
-def written_by(target: Target) -> Found | None:
-    """What stands at a target, finished, else the job that is unfinished there, if any.
-
-    For what reads an output: a job that is to replace it and was stopped is not the one that wrote it.
-    """
-    if target.kind == "stdout":
-        return None
-    with files.translated(f"looking at {target}"):
-        found = find(target)
-        if found is None or found.record is None:
-            unfinished = read_job(target.store, root_of(target))
-            return Found(unfinished) if unfinished else found
-        return found
-
-
-def _check_schema(table: OutputTable, compression: str) -> None:
-    try:
-        table.writer(io.BytesIO(), compression).close()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise InputError(
-            f"these columns cannot be written to Parquet: {error}; leave some out with --drop"
-        ) from error
-
-
-def check_keys(schema: pa.Schema) -> None:
-    """Raise InputError where a struct has two fields of one name, which is an object in JSON."""
-    for field in schema:
-        kinds = [field.type]
-        while kinds:
-            kind = kinds.pop()
-            if pa.types.is_struct(kind) and len({child.name for child in kind}) < kind.num_fields:
-                raise InputError(
-                    f"column {field.name!r} has structs with two fields of one name, which JSON cannot hold; "
-                    f"leave it out with --drop {field.name}, or write Parquet"
-                )
-            kinds += [kind.field(at).type for at in range(kind.num_fields)]

@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import pyarrow as pa
 
 from batchqa.output.layout import part_name
 from batchqa.output.manifest import FINGERPRINT_KEY, RECORD_KEY, PartRecord
-from batchqa.output.staging import Staging
+from batchqa.output.staging import Staging, root_of
 from batchqa.output.table import OutputTable
+from batchqa.output.target import Target
 from batchqa.records import Cursor
 from batchqa.store import files
 
@@ -27,25 +28,45 @@ its last rows wait longer. It is some 30,000 rows with paragraphs beside them, w
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What all parts of a job are written with. `on_commit` is told of each that is committed."""
+
+    staging: Staging
+    part_rows: int
+    table: OutputTable
+    compression: str
+    fingerprint: str
+    on_commit: Callable[[PartRecord], None]
+
+    def part(self, k: int) -> PartWriter:
+        """Write part k: input records [k * R, (k + 1) * R)."""
+        return PartWriter(self, k)
+
+
+@contextmanager
+def shared_parts(
+    target: Target,
+    part_rows: int,
+    table: OutputTable,
+    compression: str,
+    fingerprint: str,
+    on_commit: Callable[[PartRecord], None],
+) -> Iterator[Parts]:
+    """The parts of a job that another process has opened and begun: it holds the lock, and publishes."""
+    with files.translated(f"opening {target.shown}"):
+        staging = Staging(target, root_of(target), alone=False)
+    with closing(staging):
+        yield Parts(staging, part_rows, table, compression, fingerprint, on_commit)
+
+
 class PartWriter:
     """Writes part `part`; a context that discards the part unless `commit` was called in it."""
 
-    def __init__(
-        self,
-        staging: Staging,
-        part: int,
-        part_rows: int,
-        table: OutputTable,
-        compression: str,
-        fingerprint: str,
-        on_commit: Callable[[PartRecord], None],
-    ) -> None:
-        self._staging = staging
+    def __init__(self, job: Parts, part: int) -> None:
+        staging = job.staging
+        self._job = job
         self._part = part
-        self._part_rows = part_rows
-        self._table = table
-        self._fingerprint = fingerprint
-        self._on_commit = on_commit
         self._rows = 0
         self._waiting: list[pa.RecordBatch] = []
         self._waiting_bytes = 0
@@ -56,22 +77,22 @@ class PartWriter:
             files.remove(self._tmp)
             self._file = files.create(self._tmp)
         self._sink = _Sink(self._file)
-        self._writer = table.writer(self._sink, compression)
+        self._writer = job.table.writer(self._sink, job.compression)
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Add rows; the batch must have the output's schema."""
-        if not batch.schema.equals(self._table.schema):
+        if not batch.schema.equals(self._job.table.schema):
             raise ValueError(f"a batch of part {self._part} does not have the schema of the output")
         self._rows += batch.num_rows
         self._waiting.append(batch)
         self._waiting_bytes += batch.nbytes
         if self._waiting_bytes >= ROW_GROUP_BYTES:
-            with files.translated(f"writing part {self._part} of {self._staging.what}"):
+            with files.translated(f"writing part {self._part} of {self._job.staging.what}"):
                 self._flush()
 
     def reject(self, line: bytes) -> None:
         """Add a rejected line, without its line end, to the part's rejects."""
-        with files.translated(f"writing the rejects of part {self._part} of {self._staging.what}"):
+        with files.translated(f"writing the rejects of part {self._part} of {self._job.staging.what}"):
             self._rejects.add(line)
 
     def commit(
@@ -94,17 +115,17 @@ class PartWriter:
         if not self._open:
             raise ValueError(f"part {self._part} is closed already")
         expected = records_in - self._rejects.count if rows_out is None else rows_out
-        if self._rows != expected or records_in > self._part_rows:
+        if self._rows != expected or records_in > self._job.part_rows:
             raise ValueError(
                 f"part {self._part}: {records_in} records in, but {self._rows} rows and {self._rejects.count}"
-                f" rejects out ({expected} rows expected, of at most {self._part_rows} records)"
+                f" rejects out ({expected} rows expected, of at most {self._job.part_rows} records)"
             )
-        with files.translated(f"committing part {self._part} of {self._staging.what}"):
+        with files.translated(f"committing part {self._part} of {self._job.staging.what}"):
             self._flush()
             record = PartRecord(
-                fingerprint=self._fingerprint,
+                fingerprint=self._job.fingerprint,
                 part=self._part,
-                first_record=self._part * self._part_rows,
+                first_record=self._part * self._job.part_rows,
                 records_in=records_in,
                 rows_out=self._rows,
                 rejects=self._rejects.count,
@@ -119,13 +140,13 @@ class PartWriter:
             )
             self._finish(record)
         self._open = False
-        self._on_commit(record)
+        self._job.on_commit(record)
         return record
 
     def _flush(self) -> None:
         """Write the waiting batches as one row group."""
         if self._rows and self._waiting:
-            table = pa.Table.from_batches(self._waiting, self._table.schema).unify_dictionaries()
+            table = pa.Table.from_batches(self._waiting, self._job.table.schema).unify_dictionaries()
             self._writer.write_table(table, row_group_size=max(table.num_rows, 1))
         self._waiting = []
         self._waiting_bytes = 0
@@ -134,13 +155,13 @@ class PartWriter:
         # Parquet writers close their file even after an exception and leave a valid, shorter one. So the
         # record that makes a file a part is added last; without it, a file is never taken for a part.
         self._writer.add_key_value_metadata(
-            {FINGERPRINT_KEY: self._fingerprint, RECORD_KEY: record.to_json()}
+            {FINGERPRINT_KEY: self._job.fingerprint, RECORD_KEY: record.to_json()}
         )
         with self._sink.held() as closing:
             self._writer.close()
-        self._file.write(self._table.restored(bytes(closing)))
+        self._file.write(self._job.table.restored(bytes(closing)))
         files.seal(self._file)
-        self._staging.take_part(self._part, self._tmp, self._rejects.tmp if record.rejects else None)
+        self._job.staging.take_part(self._part, self._tmp, self._rejects.tmp if record.rejects else None)
 
     def discard(self) -> None:
         """Drop the part; what is committed stays."""
@@ -156,9 +177,7 @@ class PartWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.discard()
 
 

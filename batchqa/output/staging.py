@@ -29,7 +29,7 @@ class Staging:
 
     def __init__(self, target: Target, root: str, *, alone: bool = True) -> None:
         """Open the folder `root`; `alone` takes its lock. FileNotFoundError: try again, it just vanished."""
-        self.what = str(target)
+        self.what = target.shown
         self.store = target.store
         self.root = root
         self.private = root != target.name
@@ -39,6 +39,8 @@ class Staging:
             root, self._name(layout.CONTROL), self.what, private=self.private, alone=alone
         )
         self.note = self._work.note
+        self.tmp = self._work.tmp
+        """A local file of this run, by its name, until it is finished."""
         self._open = True
 
     def _name(self, name: str) -> str:
@@ -60,10 +62,6 @@ class Staging:
                         self.store.delete_folder(self.root, [])
         self._open = False
         self._work.close()
-
-    def tmp(self, name: str) -> Path:
-        """A local file of this run, until it is finished."""
-        return self._work.tmp(name)
 
     @property
     def new(self) -> str:

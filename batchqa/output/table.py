@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchqa import footer, thrift
+from batchqa.errors import InputError
 from batchqa.footer import Column
 
 
@@ -25,6 +26,15 @@ class OutputTable:
     schema: pa.Schema
     parquet: Mapping[str, Column] = field(default_factory=dict)
     lines: bool = False
+
+    def check(self, compression: str) -> None:
+        """Raise InputError where Parquet cannot hold the columns."""
+        try:
+            self.writer(io.BytesIO(), compression).close()
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+            raise InputError(
+                f"these columns cannot be written to Parquet: {error}; leave some out with --drop"
+            ) from error
 
     def writer(self, sink: Any, compression: str) -> pq.ParquetWriter:
         """A writer whose footer is still to be passed through `restored`."""
@@ -49,3 +59,17 @@ class OutputTable:
         found = footer.decode_closing(closing)
         footer.restore(found, self.parquet)
         return footer.closing(found)
+
+
+def check_keys(schema: pa.Schema) -> None:
+    """Raise InputError where a struct has two fields of one name, which is an object in JSON."""
+    for column in schema:
+        kinds = [column.type]
+        while kinds:
+            kind = kinds.pop()
+            if pa.types.is_struct(kind) and len({child.name for child in kind}) < kind.num_fields:
+                raise InputError(
+                    f"column {column.name!r} has structs with two fields of one name, which JSON cannot "
+                    f"hold; leave it out with --drop {column.name}, or write Parquet"
+                )
+            kinds += [kind.field(at).type for at in range(kind.num_fields)]

@@ -35,7 +35,7 @@ def put_new(data: bytes, to: Location) -> bool | None:
             return False
         if status in _UNKNOWN and error.response["Error"]["Code"] != "ExpiredToken":
             return None
-        raise refused_by_s3(to.uri, error.response["Error"]["Code"], status, "PutObject") from None
+        raise refused_by_s3(to.uri, error.response["Error"]["Code"], status) from None
     except BotoCoreError as error:
         raise TryAgainError(
             f"{to}: the storage cannot be reached ({type(error).__name__}); run the same command again later"

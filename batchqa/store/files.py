@@ -156,14 +156,6 @@ def remove_folder(path: Path) -> bool:
     return True
 
 
-def is_regular(path: Path) -> bool:
-    """Whether `path` itself (no link followed) is a regular file."""
-    try:
-        return stat.S_ISREG(path.lstat().st_mode)
-    except FileNotFoundError:
-        return False
-
-
 def is_folder(path: Path) -> bool:
     """Whether `path` itself (no link followed) is a folder."""
     try:

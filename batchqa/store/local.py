@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -34,12 +35,13 @@ class LocalStore:
 
     def stat(self, name: str) -> Status | None:
         """What has this name, no link followed."""
-        path = self.root / name
-        if not files.exists(path):
+        try:
+            found = (self.root / name).lstat()
+        except (OSError, ValueError):
             return None
-        if files.is_folder(path):
+        if stat.S_ISDIR(found.st_mode):
             return Status("folder")
-        return Status("file", path.stat().st_size) if files.is_regular(path) else Status("other")
+        return Status("file", found.st_size) if stat.S_ISREG(found.st_mode) else Status("other")
 
     def list(self, folder: str) -> dict[str, int]:
         """All files below a folder; an empty folder in it is named with a slash behind it."""

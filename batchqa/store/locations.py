@@ -244,12 +244,12 @@ def is_gone(error: BaseException) -> bool:
     return match is not None and match[1] in _GONE
 
 
-def refused_by_s3(shown: str, code: str, status: int, operation: str) -> BatchqaError:
-    """The same for an error that S3 answered to another library: its code, as the S3 API writes it."""
+def refused_by_s3(shown: str, code: str, status: int) -> BatchqaError:
+    """The same for a PutObject that S3 refused another library: its code, as the S3 API writes it."""
     named = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", code).upper()
     if named in ("NO_SUCH_BUCKET", "EXPIRED_TOKEN"):
-        return _aws(shown, "UNKNOWN" if named == "EXPIRED_TOKEN" else named, str(status), operation, None)
-    return _judged(shown, f"{named} during {operation}", _passes(status))
+        return _aws(shown, "UNKNOWN" if named == "EXPIRED_TOKEN" else named, str(status), "PutObject", None)
+    return _judged(shown, f"{named} during PutObject", _passes(status))
 
 
 def _aws(shown: str, code: str, status: str, operation: str, curl: re.Match[str] | None) -> BatchqaError:
