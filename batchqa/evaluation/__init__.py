@@ -1,6 +1,7 @@
 """How good are the answers, by the field's own rules: `evaluate` and what it returns.
 
-- `predictions`: what other programs predicted; `joining`: gold answers and predictions brought together
+- `predictions`: what other programs predicted; `files`: an opened file and what its run added to it;
+  `joining`: gold answers and predictions brought together; `row_languages`: by whose rules rows are scored
 - `metrics`, `intervals`, `grouping`: the figures, how sure they are, and by group
 - `calibration`, `fitting`: scores as probabilities, the best threshold; `tuning`: the bundle that has both
 - `selective`: how right the surest decisions are

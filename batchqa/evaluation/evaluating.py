@@ -27,11 +27,10 @@ from batchqa.evaluation.files import (
     read_texts,
 )
 from batchqa.evaluation.fitting import Aim, Objective
-from batchqa.evaluation.grouping import labels_of
+from batchqa.evaluation.grouping import labels_of, units_of
 from batchqa.evaluation.intervals import LEAST_UNITS, Bootstrap
 from batchqa.evaluation.joining import Examples, align, check_join, join, null_odds_of, same_rows
 from batchqa.evaluation.metrics import (
-    Languages,
     best_of,
     coverage_of,
     figures_by,
@@ -41,6 +40,7 @@ from batchqa.evaluation.metrics import (
 )
 from batchqa.evaluation.predictions import PREDICTION, open_rows, read_numbers
 from batchqa.evaluation.result import NAMED_IDS, Evaluation, Missing, names_of_rows
+from batchqa.evaluation.row_languages import Languages, languages_of
 from batchqa.evaluation.selective import selective
 from batchqa.evaluation.tables import ModelFacts
 from batchqa.evaluation.tuning import check_target, tune_bundle
@@ -48,25 +48,12 @@ from batchqa.gold import gold_column
 from batchqa.job import Progress, run
 from batchqa.records import Int64
 from batchqa.settings import WindowSettings
-from batchqa.squad import MLQA_LANGUAGES, RowScores, Rules, normalise
+from batchqa.squad import RowScores, Rules, normalise
 from batchqa.steps.reading import Dataset, open_dataset
 from batchqa.store.locations import is_uri, public
 
-ARTICLE = "title"
-"""The column that says which article a row is from."""
-
 TEXTS = frozenset({"context", "question"})
 """Options that name the columns of the texts: groups and report need them as a run does."""
-
-_LANGUAGE_NAMES = {
-    "arabic": "ar",
-    "chinese": "zh",
-    "english": "en",
-    "german": "de",
-    "hindi": "hi",
-    "spanish": "es",
-    "vietnamese": "vi",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +161,7 @@ def evaluate(
     examples = _examples(source, truth, null_odds, options)
     data = (references or opened.rows).name
     scored = _score(examples, language, rules)
-    unit_name, unit = _articles(examples)
+    unit_name, unit = units_of(examples)
     units = len(examples) if unit is None else int(unit.max()) + 1
     if units < LEAST_UNITS:
         unit_name, unit, units = "row", None, len(examples)
@@ -199,7 +186,7 @@ def evaluate(
             bundle=bundle,
             target=Path(tune),
             data=data,
-            unit=_articles(examples, or_contexts=True),
+            unit=units_of(examples, or_contexts=True),
             aim=aim,
             folds=folds,
             seed=seed,
@@ -349,7 +336,7 @@ class _Scored:
 
 
 def _score(examples: Examples, language: str | None, rules: Literal["auto", "squad1", "squad2"]) -> _Scored:
-    languages, notes = _languages(examples, language)
+    languages, notes = languages_of(examples, language)
     all_answerable = bool(examples.has_answer.all())
     if rules == "squad1" and not all_answerable:
         row = int(np.flatnonzero(~examples.has_answer)[0])
@@ -362,55 +349,6 @@ def _score(examples: Examples, language: str | None, rules: Literal["auto", "squ
     rows = score(predictions.text, examples.answers, chosen, languages)
     spans = score(predictions.span, examples.answers, chosen, languages)
     return _Scored(rows, spans, chosen, languages, language, notes)
-
-
-def _languages(examples: Examples, language: str | None) -> tuple[Languages, tuple[str, ...]]:
-    """Each row's language, from a column or one for all; a column's name wins over a code."""
-    if language is None:
-        return Languages.of_all(None, len(examples)), ()
-    if examples.has_column(language):
-        column = examples.column(language).cast(pa.large_string()).combine_chunks().dictionary_encode()
-        names = [_code(name) for name in column.dictionary.to_pylist()]
-        codes: tuple[str | None, ...] = tuple(dict.fromkeys(names))
-        place = np.array([codes.index(name) for name in names], dtype=np.int64)
-        numbers = column.indices
-        if numbers.null_count:
-            raise InputError(f"column {language!r}: {numbers.null_count} rows have no language")
-        languages = Languages(codes, place[numbers.to_numpy(zero_copy_only=False)])
-    elif re.fullmatch(r"[a-z]{2,3}([-_]\w+)*", language) or language in _LANGUAGE_NAMES:
-        languages = Languages.of_all(_code(language), len(examples))
-    else:
-        raise SettingsError(
-            f"--language {language!r} is neither a column nor a language's code (en, es, zh, ...)"
-        )
-    foreign = sorted(code for code in languages.codes if code and code not in MLQA_LANGUAGES)
-    if not foreign:
-        return languages, ()
-    note = (
-        f"MLQA's script has no rules for {', '.join(foreign)}: articles are not removed, and "
-        "words are separated by white space"
-    )
-    return languages, (note,)
-
-
-def _code(name: str) -> str:
-    """A language's code without its region or script: zh-CN is zh."""
-    lower = name.strip().lower()
-    return _LANGUAGE_NAMES.get(lower) or re.split(r"[-_]", lower)[0]
-
-
-def _articles(examples: Examples, or_contexts: bool = False) -> tuple[str, Int64 | None]:
-    """What rows depend on each other: those of an article, where the file names it; else each row is one."""
-    for name, column in (("article", ARTICLE), *((("context", "context"),) if or_contexts else ())):
-        if examples.has_column(column):
-            values = examples.column(column)
-            if pa.types.is_dictionary(values.type):
-                values = values.cast(values.type.value_type)
-            encoded = values.combine_chunks().dictionary_encode(null_encoding="encode")
-            numbers = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-            if len(encoded.dictionary) > 1:
-                return name, numbers
-    return "row", None
 
 
 def _compare(

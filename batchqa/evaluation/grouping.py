@@ -1,4 +1,4 @@
-"""`--by`: which group each row is in, by a column of the file or by what can be worked out from the texts."""
+"""Which rows belong together: the groups of `--by`, by a column or by the texts; the rows of an article."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from batchqa.records import Chunk, Cursor, Int64, Rows
 from batchqa.settings import DEFAULT_MAX_LENGTH, WindowSettings
 from batchqa.steps.pairing import AnswerCache, pairs_of
 from batchqa.steps.windowing import Windower, open_tokenizer
+
+ARTICLE = "title"
+"""The column that says which article a row is from."""
 
 MOST_GROUPS = 1_000
 """A column with more values than this is no grouping."""
@@ -150,3 +153,17 @@ def _window_counts(examples: Examples, bundle: Bundle | None, settings: WindowSe
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.large_string())
+
+
+def units_of(examples: Examples, or_contexts: bool = False) -> tuple[str, Int64 | None]:
+    """What rows depend on each other: those of an article, where the file names it; else each row is one."""
+    for name, column in (("article", ARTICLE), *((("context", "context"),) if or_contexts else ())):
+        if examples.has_column(column):
+            values = examples.column(column)
+            if pa.types.is_dictionary(values.type):
+                values = values.cast(values.type.value_type)
+            encoded = values.combine_chunks().dictionary_encode(null_encoding="encode")
+            numbers = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+            if len(encoded.dictionary) > 1:
+                return name, numbers
+    return "row", None

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from batchqa.evaluation.intervals import Bootstrap, Interval, interval, resampled, sums_by_unit
 from batchqa.evaluation.joining import Examples
+from batchqa.evaluation.row_languages import Languages
 from batchqa.records import Bool, Float64, Int64
 from batchqa.squad import RowScores, Rules, best_threshold, score_rows
 
@@ -69,19 +70,6 @@ class Intervals:
 
     bootstrap: Bootstrap
     figures: dict[str, Interval]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Languages:
-    """Each row's language: `codes` (None: SQuAD's rules), and which of them in `row`, int64, (rows,)."""
-
-    codes: tuple[str | None, ...]
-    row: Int64
-
-    @classmethod
-    def of_all(cls, code: str | None, rows: int) -> Languages:
-        """One language for all rows."""
-        return cls((code,), np.zeros(rows, dtype=np.int64))
 
 
 def score(texts: pa.Array, answers: pa.Array, rules: Rules, languages: Languages) -> RowScores:

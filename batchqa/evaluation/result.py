@@ -117,7 +117,7 @@ class Evaluation:
             "compare": self._comparison(),
             "tuned": _tuned(self.tuned) if self.tuned else None,
             "answer_lists": asdict(self.lists) if self.lists else None,
-            "model": _model(self.model) if self.model else None,
+            "model": asdict(self.model) if self.model else None,
             "notes": list(self.notes),
         }
         return record
@@ -302,16 +302,6 @@ def _tuned(tuned: Tuned) -> dict[str, Any]:
         "calibration_before": _reliability(tuned.reliability_before),
         "calibration_raw_held_out": _reliability(tuned.reliability_raw),
         "calibration_after_held_out": _reliability(tuned.reliability_after),
-    }
-
-
-def _model(model: ModelFacts) -> dict[str, Any]:
-    return {
-        "name": model.name,
-        "digest": model.digest,
-        "variant": model.variant,
-        "megabytes": model.megabytes,
-        "annotated": model.annotated,
     }
 
 

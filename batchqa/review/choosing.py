@@ -15,9 +15,6 @@ from batchqa.errors import SettingsError
 from batchqa.records import Bool, Int64
 from batchqa.review.outputs import Output
 
-STATES = ("answered", "no-answer", "error", "low-score")
-"""What `--where` takes; `low-score` overlaps with the others."""
-
 _NAMED = 10
 
 
@@ -25,7 +22,8 @@ _NAMED = 10
 class Choice:
     """Filters; a row must pass all of them. Empty or None: all rows.
 
-    where: some of STATES, one of which a row must be. questions: names or texts, one of which it must have.
+    where: some of answered, no-answer, error and low-score, one of which a row must be; the last overlaps
+    with the others. questions: names or texts, one of which it must have.
     search: a text, in any case, in its id, question, context or answer. below: scores that are low.
     """
 
