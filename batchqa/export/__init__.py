@@ -4,7 +4,8 @@
 
     exporting.py           `export`, all of it in order; options, staging
     cached_bundles.py      the bundle of a hub id, for `run --model org/name`
-    checkpoint.py          MODEL -> a checkpoint that is what it should be; hub ids
+    checkpoint.py          MODEL -> a checkpoint that is what it should be
+    hub.py                 a hub id -> its commit's files
     weights.py             its weights, converted and named as the model wants them
     architectures.py       which architectures can be exported
     reference.py           the original as transformers runs it

@@ -12,8 +12,8 @@ from batchqa.store.files import translated
 from batchqa.store.lock import Lock
 from batchqa.user_cache import cache_folders, cache_note
 
-from .checkpoint import HUB_ID, fetch
 from .exporting import export
+from .hub import HUB_ID, fetch
 from .verify import Progress
 
 

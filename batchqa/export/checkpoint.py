@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -20,15 +20,12 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from batchqa.bundle import disguise
-from batchqa.errors import ModelError, SettingsError, TryAgainError
+from batchqa.errors import ModelError, SettingsError
 from batchqa.steps.windowing import open_tokenizer
-from batchqa.user_cache import give_hub_a_home
 
 from . import architectures, weights
 from .extras import load, quiet
-
-NEEDED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.codes")
-"""Files that are fetched from a hub; *.bin too where a pickle is allowed."""
+from .hub import HUB_ID, fetch, files_of_hub
 
 HEADS = ("qa_outputs.", "classifier.")
 """What the weights of a question-answering head are called in transformers."""
@@ -36,7 +33,6 @@ HEADS = ("qa_outputs.", "classifier.")
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z0-9]+)*|multilingual")
 """A language's code, or what hub cards say of a model for many."""
 
-HUB_ID = re.compile(r"(?!.*\.\.)[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 UNLIMITED = 10**6
 """Tokenizers without a limit of their own say 10^30."""
 
@@ -190,7 +186,7 @@ def open_checkpoint(
         else:
             raise ModelError(f"there is no checkpoint at {model}; name a folder, or a hub id as org/name")
         files = sorted(
-            {file.name for file in folder.iterdir()} | set(_files_of_hub(model, commit) if commit else ())
+            {file.name for file in folder.iterdir()} | set(files_of_hub(model, commit) if commit else ())
         )
         weights.check_what_it_is(folder, files)
         config = _config(folder, name)
@@ -217,55 +213,6 @@ def open_checkpoint(
             tokenizer,
             settings | {"positions": positions},
         )
-
-
-def fetch(repository: str, revision: str | None, *, allow_pickle: bool = False) -> tuple[str, Path]:
-    """Resolve a hub id to its commit, and that commit's files to a folder in the hub's own cache.
-
-    Without a network a revision that is in the cache serves. Raises ModelError where the hub has no such
-    model, TryAgainError where it cannot be asked.
-    """
-    give_hub_a_home()
-    hub = load("huggingface_hub")
-    errors = load("huggingface_hub.errors")
-    patterns = [*NEEDED, "*.bin"] if allow_pickle else [*NEEDED]
-    wanted = {"repo_id": repository, "revision": revision, "allow_patterns": patterns}
-    try:
-        with quiet():
-            try:
-                commit = hub.HfApi().model_info(repository, revision=revision, timeout=20).sha
-                folder = Path(hub.snapshot_download(**(wanted | {"revision": commit})))
-            except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
-                raise
-            except Exception:  # noqa: BLE001 - whatever the trouble is, the cache may have the files
-                folder = Path(hub.snapshot_download(**wanted, local_files_only=True))
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-        at = f" at {revision}" if revision else ""
-        raise ModelError(
-            f"the hub has no model {repository}{at}, or it is private; check the name, or log in to the hub"
-        ) from error
-    except Exception as error:
-        at = f" --revision {revision}" if revision else ""
-        raise TryAgainError(
-            f"{repository} is not in the hub's cache and the hub cannot be reached ({type(error).__name__}); "
-            f"run the same command with a network, or copy the model's folder here and run "
-            f"`batchqa export FOLDER`{at}"
-        ) from error
-    if not re.fullmatch(r"[0-9a-f]{40}", folder.name):
-        raise ModelError(
-            f"{repository}: the hub's cache has no commit for {folder.name!r}; fetch the model again"
-        )
-    return folder.name, folder
-
-
-def _files_of_hub(repository: str, commit: str) -> list[str]:
-    """The names of all files of a hub's model, of which some are fetched; none where it cannot be asked."""
-    try:
-        with quiet():
-            found = load("huggingface_hub").HfApi().model_info(repository, revision=commit, timeout=20)
-    except Exception:  # noqa: BLE001 - then the messages know less
-        return []
-    return [file.rfilename for file in found.siblings or () if "/" not in file.rfilename]
 
 
 def _inspected(
@@ -401,14 +348,6 @@ def _tokenizer_files(folder: Path) -> list[str]:
         return []
     names = [name for kind in classes if kind is not None for name in kind.vocab_files_names.values()]
     return list(dict.fromkeys(["tokenizer.json", *names]))
-
-
-def write_special_as_tokens(file: Path, contents: Sequence[str]) -> None:
-    """Have a tokenizer.json read these special tokens in a text as tokens, which a run reads as text else."""
-    record = json.loads(file.read_text(encoding="utf-8"))
-    for token in record["added_tokens"]:
-        token["special"] = token["special"] and token["content"] not in contents
-    file.write_text(json.dumps(record, ensure_ascii=False, indent=2), encoding="utf-8")
 
 
 def write_tokenizer(tokenizer: Tokenizer, file: Path) -> None:

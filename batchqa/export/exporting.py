@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -37,7 +38,7 @@ from .builtin_passages import all_rows, long_rows
 from .bundle_card import model_card
 from .bundle_languages import languages_answered, profile_in
 from .calibration_data import batches_of
-from .checkpoint import LANGUAGE, Checkpoint, open_checkpoint, write_special_as_tokens, write_tokenizer
+from .checkpoint import LANGUAGE, Checkpoint, open_checkpoint, write_tokenizer
 from .extras import load, versions
 from .limits import MAX_F1_DROP, Limits, accepted_by, said
 from .parity import check_parity, padding_matters
@@ -202,13 +203,21 @@ def _write_tokenizer(checkpoint: Checkpoint, folder: Path, say: Progress, *, kee
     write_tokenizer(checkpoint.tokenizer, folder / TOKENIZER)
     own = checkpoint.special_tokens
     if keeps_special:
-        write_special_as_tokens(folder / TOKENIZER, own)
+        _write_special_as_tokens(folder / TOKENIZER, own)
     elif own:
         shown = ", ".join(own[:5]) + (", ..." if len(own) > 5 else "")
         say(
             f"its tokenizer has special tokens of its own ({shown}); in a row's texts they are text, unlike "
             "in transformers; --special-tokens tokens makes them tokens"
         )
+
+
+def _write_special_as_tokens(file: Path, contents: Sequence[str]) -> None:
+    """Have a tokenizer.json read these special tokens in a text as tokens, which a run reads as text else."""
+    record = json.loads(file.read_text(encoding="utf-8"))
+    for token in record["added_tokens"]:
+        token["special"] = token["special"] and token["content"] not in contents
+    file.write_text(json.dumps(record, ensure_ascii=False, indent=2), encoding="utf-8")
 
 
 def _graph(checkpoint: Checkpoint, stages: Stages, say: Progress) -> Any:
