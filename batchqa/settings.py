@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -302,18 +302,10 @@ class RunSettings:
             reuse = [reuse]
         left["reuse"] = tuple(map(str, reuse))
 
-        def take(step: type[Any]) -> Any:
+        def take(step: Any) -> Any:
             return step(**{name: left.pop(name) for name in step.__dataclass_fields__ if name in left})
 
-        settings = cls(
-            take(ReadingSettings),
-            take(AskingSettings),
-            take(WindowSettings),
-            take(DecodingSettings),
-            take(MachineSettings),
-            take(ErrorSettings),
-            take(OutputSettings),
-        )
+        settings = cls(**{each.name: take(each.default_factory) for each in fields(cls)})
         if left:
             raise TypeError(f"unknown options: {', '.join(sorted(left))}")
         return settings

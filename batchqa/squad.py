@@ -17,7 +17,6 @@ import re
 import string
 import sys
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -74,28 +73,6 @@ def normalise_all(texts: Sequence[str], language: str | None = None) -> list[str
         else:  # a text with a NUL character
             normalised += [normalise(text, language) for text in block]
     return normalised
-
-
-def exact(gold: str, predicted: str, language: str | None = None) -> int:
-    """1 if the two texts are the same after normalisation, else 0."""
-    return int(normalise(gold, language) == normalise(predicted, language))
-
-
-def f1(gold: str, predicted: str, language: str | None = None) -> float:
-    """The harmonic mean of precision and recall of the words, by SQuAD 2.0's rule.
-
-    Words count as often as they occur. Where either text has no words the result is 1 if both have none,
-    else 0 (SQuAD 1.1 and MLQA: always 0).
-    """
-    gold_words = normalise(gold, language).split()
-    predicted_words = normalise(predicted, language).split()
-    if not gold_words or not predicted_words:
-        return float(gold_words == predicted_words)
-    same = (Counter(gold_words) & Counter(predicted_words)).total()
-    if not same:
-        return 0.0
-    precision, recall = same / len(predicted_words), same / len(gold_words)
-    return 2 * precision * recall / (precision + recall)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

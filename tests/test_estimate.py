@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchqa import job
-from batchqa.job import estimate
+from batchqa.job import counting, estimate
 from batchqa.machine import cpu_quota
 from batchqa.records import Cursor, Rows
 from tests.models import SENTENCES
@@ -140,7 +140,7 @@ def test_nothing_to_read_costs_nothing_but_the_start(tiny_bundle: Path, tmp_path
 
 @given(sizes=st.lists(st.integers(1, 700), min_size=1, max_size=120))
 def test_the_slices_are_bounded_and_evenly_spread(sizes: list[int]) -> None:
-    slices, total = estimate._Slices(), 0
+    slices, total = counting.Slices(), 0
     for size in sizes:
         texts = pa.array([f"{total + row}" for row in range(size)])
         columns = pa.record_batch([texts], names=["context"])
@@ -148,8 +148,8 @@ def test_the_slices_are_bounded_and_evenly_spread(sizes: list[int]) -> None:
         total += size
     kept = slices.rows()
     taken = [int(text) for rows in kept for text in rows.context.to_pylist()]
-    assert len(kept) <= estimate.SLICES
+    assert len(kept) <= counting.SLICES
     assert taken == sorted(set(taken))
     gaps = [after - before for before, after in zip([-1, *taken], [*taken, total], strict=True)]
-    every = -(-sum(-(-size // estimate.SLICE_ROWS) for size in sizes) // (estimate.SLICES // 2))
-    assert max(gaps) <= 1 + estimate.SLICE_ROWS * every
+    every = -(-sum(-(-size // counting.SLICE_ROWS) for size in sizes) // (counting.SLICES // 2))
+    assert max(gaps) <= 1 + counting.SLICE_ROWS * every

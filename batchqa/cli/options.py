@@ -16,15 +16,7 @@ from click.core import ParameterSource
 
 from batchqa.cli.configuration import CommandWithVariables, config_option
 from batchqa.domains import Domain, domains_of, shown
-from batchqa.settings import (
-    AskingSettings,
-    DecodingSettings,
-    ErrorSettings,
-    MachineSettings,
-    OutputSettings,
-    ReadingSettings,
-    WindowSettings,
-)
+from batchqa.settings import RunSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -34,15 +26,7 @@ EPILOG = (
     "environment over the file."
 )
 
-_STEPS = (
-    ReadingSettings,
-    AskingSettings,
-    WindowSettings,
-    DecodingSettings,
-    MachineSettings,
-    ErrorSettings,
-    OutputSettings,
-)
+_STEPS: list[Any] = [each.default_factory for each in fields(RunSettings)]
 _STEP_OF = {each.name: step for step in _STEPS for each in fields(step)}
 
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import orjson
@@ -50,9 +49,7 @@ class Reporter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -177,16 +174,8 @@ class BarReporter(Reporter):
         self._started = False
 
     def progress(self, progress: Progress) -> None:
-        """Move the bar; rich limits how often it is drawn."""
-        if not self._started:
-            self._started = True
-            self._quietly(self._bar.start)
-        self._bar.update(
-            self._task,
-            completed=progress.rows,
-            total=progress.total_rows,
-            description=describe_progress(progress),
-        )
+        """Move the bar by rows."""
+        self._move(progress.rows, progress.total_rows, describe_progress(progress))
 
     def status(self, message: str) -> None:
         """Write a line above the bar."""
@@ -194,15 +183,14 @@ class BarReporter(Reporter):
 
     def training(self, progress: TrainProgress) -> None:
         """Move the bar by steps."""
+        self._move(progress.step, progress.steps, describe_training(progress))
+
+    def _move(self, completed: int, total: int | None, description: str) -> None:
+        """Show how far the work is; rich limits how often it is drawn."""
         if not self._started:
-            self._bar.start()
             self._started = True
-        self._bar.update(
-            self._task,
-            completed=progress.step,
-            total=progress.steps,
-            description=describe_training(progress),
-        )
+            self._quietly(self._bar.start)
+        self._bar.update(self._task, completed=completed, total=total, description=description)
 
     def note(self, message: str) -> None:
         """Write a line above the bar."""

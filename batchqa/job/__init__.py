@@ -10,7 +10,8 @@
     sharing.py     parts of a job, annotated by another process
     ranges.py      where parts begin in the inputs
     dry_runs.py    dry_run(): what a job would cost
-    estimate.py    the estimate, from a sample
+    counting.py    what reading an input tells of it; a sample
+    estimate.py    the estimate, from both
     fingerprint.py what can change an output
     reusing.py     the answers of earlier outputs
     following.py   how far a job is: rows, counts, seconds

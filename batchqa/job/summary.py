@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def summary_of(
     *,
     model: str,
     resolved: Mapping[str, Any],
-    fingerprint: str,
+    fingerprint: str | None,
     already_done: bool,
     cpu_because: str | None = None,
     shard: str | None = None,
@@ -107,7 +107,7 @@ def summary_of(
         engine=resolved.get("engine"),
         device=resolved.get("device"),
         cpu_because=cpu_because,
-        output=str(target),
+        output=target.shown,
         fingerprint=fingerprint,
         already_done=already_done,
         shard=shard,
@@ -116,33 +116,9 @@ def summary_of(
 
 def skipped(clock: Clock, model: str, target: Target) -> Summary:
     """The summary of a run without input."""
-    seconds = round(clock.seconds(), 3)
-    return Summary(
-        rows=0,
-        questions=0,
-        answered=0,
-        no_answer=0,
-        errors={},
-        statuses={},
-        rejected=0,
-        questions_cut=0,
-        windows=0,
-        reused_rows=0,
-        seconds=seconds,
-        startup_seconds=seconds,
-        commit_seconds=0.0,
-        rows_per_second=0.0,
-        resumed_rows=0,
-        model=model,
-        variant=None,
-        engine=None,
-        device=None,
-        cpu_because=None,
-        output=str(target),
-        fingerprint=None,
-        already_done=False,
-        skipped=True,
-    )
+    nothing = {"counts": {}, "errors": {}, "records_in": 0, "rejects": 0}
+    found = summary_of(nothing, clock, target, model=model, resolved={}, fingerprint=None, already_done=False)
+    return replace(found, skipped=True)
 
 
 def written(path: str | Path | None, summary: Summary) -> Summary:
