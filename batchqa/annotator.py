@@ -270,7 +270,16 @@ class Annotator:
         return Questions.of(self.settings.asking)
 
     def _asks(self, questions: Mapping[str, Any] | None, layout: Literal["long", "wide"]) -> Questions | None:
-        return self._own_questions if questions is None else Questions.given(questions, layout)
+        asks = self._own_questions if questions is None else Questions.given(questions, layout)
+        if asks is None:
+            return None
+        asks, decoding = asks.with_limits(self.settings.decoding)
+        if decoding != self.settings.decoding:
+            raise SettingsError(
+                f"a question lists up to {decoding.max_answers} answers; make the annotator with "
+                f"answers='all', max_answers={decoding.max_answers}"
+            )
+        return asks
 
     def _plan(self, schema: pa.Schema, asks: Questions | None) -> ColumnPlan:
         reading = self.settings.reading

@@ -157,13 +157,15 @@ class Asked:
 
     record: int64, (rows,): which row of `records` it is asked of, ascending. columns: `name` and `question`,
     strings, (rows,). threshold: float64, (rows,): the question's own no-answer threshold, NaN where it has
-    none; None where no question has one. A chunk of many questions comes in pieces; `last` marks the last.
+    none; None where no question has one. most_answers: int64, (rows,): how many of all answers are listed;
+    None where that is the same for all. A chunk of many questions comes in pieces; `last` marks the last.
     """
 
     records: Chunk
     record: Int64
     columns: pa.RecordBatch
     threshold: Float64 | None
+    most_answers: Int64 | None
     last: bool
 
 

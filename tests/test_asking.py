@@ -500,3 +500,68 @@ def test_answers_of_an_earlier_job_are_reused_where_text_and_threshold_of_a_ques
     job(3, "own.parquet", ', "threshold": 3')
     assert job(5, "same.parquet", ', "threshold": 3', reuse=tmp_path / "own.parquet").reused_rows == 6
     assert job(5, "other.parquet", ', "threshold": 4', reuse=tmp_path / "own.parquet").reused_rows == 3
+
+
+def test_each_question_lists_as_many_answers_as_it_says(tmp_path: Path, tiny_bundle: Path) -> None:
+    source, file = tmp_path / "in.jsonl", tmp_path / "questions.csv"
+    source.write_text("".join(json.dumps(row) + "\n" for row in DOCUMENTS))
+    texts = {"usual": "Why?", "best": "Why?", "two": "Why?", "all": "Who repaired it?"}
+    options: dict[str, Any] = {"model": tiny_bundle, "device": "cpu", "no_answer": "off"}
+
+    def answers(name: str, said: dict[str, str], **more: Any) -> dict[str, list[list[dict[str, Any]]]]:
+        lines = [f"{name},{text},{said.get(name, '')}" for name, text in texts.items()]
+        file.write_text("name,question,answers\n" + "\n".join(lines) + "\n")
+        output = tmp_path / f"{name}.parquet"
+        batchqa.run(source, output, questions=file, **options, **more)
+        table = pq.read_table(output)
+        named = zip(table["qa_name"].to_pylist(), table["qa_answers"].to_pylist(), strict=True)
+        lists: dict[str, list[list[dict[str, Any]]]] = {question: [] for question in texts}
+        for question, listed in named:
+            lists[question].append(listed)
+        return lists
+
+    everything = answers("everything", {}, answers="all", max_answers=7)
+    assert any(len(listed) == 7 for listed in everything["all"])
+    assert everything["usual"] == everything["two"]
+    said = {"best": "best", "two": "2", "all": "all"}
+    own = answers("own", said, max_answers=7)
+    assert own["all"] == everything["all"]
+    assert own["usual"] == own["best"] == [listed[:1] for listed in everything["best"]]
+    assert own["two"] == [listed[:2] for listed in everything["two"]]
+    usual_is_all = answers("usual", said, answers="all", max_answers=7)
+    assert usual_is_all == own | {"usual": everything["usual"]}
+    assert answers("again", said, max_answers=7, processes=2, part_rows=2) == own
+
+
+def test_lists_of_other_lengths_are_another_job_and_are_not_reused(tmp_path: Path, tiny_bundle: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in DOCUMENTS[:3]))
+
+    def job(output: str, answers: int, **options: Any) -> batchqa.job.Summary:
+        file = tmp_path / "questions.jsonl"
+        file.write_text(
+            f'{{"name": "a", "question": "Why?", "answers": {answers}}}\n'
+            '{"name": "b", "question": "Who?", "answers": 9}\n'
+        )
+        return batchqa.run(
+            source, tmp_path / output, model=tiny_bundle, device="cpu", questions=file, **options
+        )
+
+    job("two.parquet", 2)
+    with pytest.raises(PreconditionError):
+        job("two.parquet", 3)
+    assert job("same.parquet", 2, reuse=tmp_path / "two.parquet").reused_rows == 6
+    assert job("other.parquet", 3, reuse=tmp_path / "two.parquet").reused_rows == 0
+
+
+def test_an_annotator_lists_as_many_answers_as_it_was_made_for(
+    tiny_bundle: Path, annotator: Annotator
+) -> None:
+    asks = {"one": "Why?", "more": {"question": "Why?", "answers": 3}}
+    with pytest.raises(SettingsError, match="answers='all', max_answers=3"):
+        annotator.annotate(DOCUMENTS, asks)
+    with Annotator(
+        tiny_bundle, device="cpu", in_process=True, no_answer="off", answers="all", max_answers=4
+    ) as able:
+        counts = [len(row["qa_answers"]) for row in able.annotate(DOCUMENTS[1:2], asks)]
+        assert counts == [4, 3]

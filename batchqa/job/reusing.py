@@ -76,7 +76,10 @@ def earlier_answers(
 def _deciding(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a job's fields that decide about the answer to a pair."""
     options = {name: value for name, value in fields["options"].items() if name not in _OPTIONS_OF_THE_FILES}
-    return {name: value for name, value in fields.items() if name not in _OF_THE_FILES} | {"options": options}
+    deciding = {name: value for name, value in fields.items() if name not in _OF_THE_FILES}
+    questions = fields.get("asked", {}).get("questions", ())
+    answers = {each["name"]: each["answers"] for each in questions if "answers" in each}
+    return deciding | {"options": options} | ({"answers": answers} if answers else {})
 
 
 def _add(answers: EarlierAnswers, output: EarlierOutput, names: Sequence[str]) -> None:

@@ -316,11 +316,12 @@ def one_of(settings: RunSettings | None, options: dict[str, Any]) -> RunSettings
 
 
 def asking(settings: RunSettings) -> tuple[Questions | None, RunSettings]:
-    """The questions that every row is asked, and the settings by which rows are read that are asked them."""
+    """The questions that every row is asked, and the settings by which such rows are read and answered."""
     questions = Questions.of(settings.asking)
     if questions is None:
         return None, settings
-    return questions, replace(settings, reading=questions.reading(settings.reading))
+    questions, decoding = questions.with_limits(settings.decoding)
+    return questions, replace(settings, reading=questions.reading(settings.reading), decoding=decoding)
 
 
 def _open_input(

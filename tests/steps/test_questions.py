@@ -97,6 +97,14 @@ def test_a_parquet_file_gives_questions(tmp_path: Path) -> None:
             '{"name": "a", "question": "A?", "threshold": "x"}',
             r"q\.jsonl:1: the threshold must be",
         ),
+        *(
+            (
+                "q.jsonl",
+                f'{{"name": "a", "question": "A?", "answers": {wrong}}}',
+                r"q\.jsonl:1: answers must be best",
+            )
+            for wrong in ("0", "-1", "1001", "1.5", "true", '"any"', "[2]")
+        ),
         (
             "q.jsonl",
             '{"name": "a", "question": "{b"}',

@@ -63,7 +63,8 @@ class _Expanded:
         texts: pa.Array,
         name: pa.Array,
         missing: dict[int, str],
-        threshold: Float64 | None,
+        threshold: Float64 | None = None,
+        most_answers: Int64 | None = None,
     ) -> None:
         self._rows = rows
         self._record = record
@@ -71,6 +72,7 @@ class _Expanded:
         self._name = name
         self._missing = missing
         self._threshold = threshold
+        self._most_answers = most_answers
 
     def pieces(self, chunk: Chunk) -> Iterator[Chunk]:
         """The rows as chunks of a bounded size."""
@@ -120,11 +122,12 @@ class _Expanded:
         )
         last = end == len(self._record)
         threshold = None if self._threshold is None else self._threshold[begin:end]
+        most_answers = None if self._most_answers is None else self._most_answers[begin:end]
         return Chunk(
             asked_rows,
             chunk.part,
             chunk.last_of_part and last,
-            Asked(chunk, record, columns, threshold, last),
+            Asked(chunk, record, columns, threshold, most_answers, last),
         )
 
 
@@ -154,7 +157,9 @@ def _of_all(rows: Rows, questions: Questions) -> _Expanded:
         missing[row] = f"it holds {', '.join(empty)}, which is null"
     own = [np.nan if item.threshold is None else item.threshold for item in questions.items]
     threshold = None if np.isnan(own).all() else np.tile(np.array(own, dtype=np.float64), len(rows))
-    return _Expanded(rows, record, texts, name, missing, threshold)
+    most = [item.answers for item in questions.items]
+    most_answers = None if None in most else np.tile(np.array(most, dtype=np.int64), len(rows))
+    return _Expanded(rows, record, texts, name, missing, threshold, most_answers)
 
 
 def _of_own(rows: Rows) -> _Expanded:
@@ -171,7 +176,7 @@ def _of_own(rows: Rows) -> _Expanded:
         row: "the list of questions is empty" if empty[row] else "the question is null"
         for row in np.flatnonzero(texts.is_null()).tolist()
     }
-    return _Expanded(rows, record, texts, name, missing, None)
+    return _Expanded(rows, record, texts, name, missing)
 
 
 def whole(answered: Iterable[AnsweredChunk]) -> Iterator[AnsweredChunk]:
@@ -196,6 +201,7 @@ def _joined(pieces: list[AnsweredChunk]) -> AnsweredChunk:
         records,
         np.concatenate([part.record for part in known]),
         pa.concat_batches([part.columns for part in known]),
+        None,
         None,
         last=True,
     )

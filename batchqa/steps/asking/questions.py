@@ -1,4 +1,4 @@
-"""The questions of a job: names, texts with {column} templates, thresholds."""
+"""The questions of a job: names, texts with {column} templates, thresholds, how many answers."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 
 from batchqa.domains import shown
 from batchqa.errors import InputError, SettingsError
-from batchqa.settings import AskingSettings, ReadingSettings, TemplateColumnError
+from batchqa.settings import AskingSettings, DecodingSettings, ReadingSettings, TemplateColumnError
 
 from .question_file import Entry, read_question_file
 
-KEYS = ("name", "question", "threshold")
+KEYS = ("name", "question", "threshold", "answers")
 """What an entry of a question file may say."""
 
 _BRACES = re.compile(r"(\{\{|\}\}|\{[^{}]*\}|\{)")
@@ -30,13 +30,15 @@ class Question:
     """A question that every row is asked.
 
     `parts` are its texts and columns in turn: a text at the even places, a column's dotted path at the odd
-    ones. `threshold` is its own no-answer threshold. `place` says where it was given, for messages.
+    ones. `threshold` is its own no-answer threshold, `answers` how many answers are listed: a number, "all"
+    (as many as --max-answers), or None (as --answers says). `place` says where it was given, for messages.
     """
 
     name: str
     text: str
     parts: tuple[str, ...]
     threshold: float | None
+    answers: int | Literal["all"] | None
     place: str
 
     @classmethod
@@ -47,7 +49,7 @@ class Question:
                 near = difflib.get_close_matches(str(key), KEYS, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"a question has {', '.join(KEYS)}"
                 raise SettingsError(f"{place}: {shown(key)} is nothing that a question has; {hint}")
-        name, text, threshold = (entry.get(key) for key in KEYS)
+        name, text, threshold, answers = (entry.get(key) for key in KEYS)
         if not isinstance(name, str) or not name.isidentifier():
             given = "has no name" if name is None else f"is named {shown(name)}"
             usable = re.sub(r"\W+", "_", name).strip("_") if isinstance(name, str) else ""
@@ -58,9 +60,8 @@ class Question:
             )
         if not isinstance(text, str) or not text.strip():
             raise SettingsError(f"{place}: question {name!r} has no text; write it as `question`")
-        return cls(
-            name, text, _parts(text, f"{place}: question {name!r}"), _threshold(threshold, place), place
-        )
+        parts = _parts(text, f"{place}: question {name!r}")
+        return cls(name, text, parts, _threshold(threshold, place), _answers(answers, place), place)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -104,7 +105,7 @@ class Questions:
 
     @classmethod
     def given(cls, questions: Mapping[str, Any], layout: Literal["long", "wide"]) -> Questions:
-        """A Python caller's: {name: text}, or {name: {"question": text, "threshold": number}}."""
+        """A Python caller's: {name: text}, or {name: {"question": text, "threshold": number, ...}}."""
         AskingSettings(layout=layout)
         if not isinstance(questions, Mapping):
             raise TypeError(f"questions are a dict {{name: question}}, not {type(questions).__qualname__}")
@@ -145,6 +146,22 @@ class Questions:
         columns = dict.fromkeys(name for question in self.items for name in question.columns)
         return replace(settings, template_columns=tuple(columns), added_columns=self.wide_names)
 
+    def with_limits(self, decoding: DecodingSettings) -> tuple[Questions, DecodingSettings]:
+        """Each question with the number of answers that it lists, and settings that find as many.
+
+        Both are as they were where no question says it, or where each lists the best alone.
+        """
+        usual = max(decoding.most_answers, 1)
+        limits = [
+            decoding.max_answers if item.answers == "all" else item.answers or usual for item in self.items
+        ]
+        most = max(limits)
+        if all(item.answers is None for item in self.items) or (most == 1 and not decoding.most_answers):
+            return replace(self, items=tuple(replace(item, answers=None) for item in self.items)), decoding
+        items = tuple(replace(item, answers=limit) for item, limit in zip(self.items, limits, strict=True))
+        most = max(most, decoding.most_answers)
+        return replace(self, items=items), replace(decoding, answers="all", max_answers=most)
+
     def to_record(self) -> dict[str, Any]:
         """What of them can change an output, for its fingerprint."""
         return {
@@ -152,6 +169,7 @@ class Questions:
             "questions": [
                 {"name": item.name, "question": item.text}
                 | ({} if item.threshold is None else {"threshold": item.threshold})
+                | ({} if item.answers is None else {"answers": item.answers})
                 for item in self.items
             ],
         }
@@ -212,3 +230,17 @@ def _threshold(value: Any, place: str) -> float | None:
     if not math.isfinite(number):
         raise SettingsError(f"{place}: the threshold must be a finite number, not {shown(value)}")
     return number
+
+
+def _answers(value: Any, place: str) -> int | Literal["all"] | None:
+    """How many answers a question lists: `best` is one; a CSV file has a number as text."""
+    if value is None or value == "":
+        return None
+    if value in ("best", "all"):
+        return 1 if value == "best" else "all"
+    most = str(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else ""
+    if not re.fullmatch(r"0*[1-9][0-9]{0,2}|1000", most):
+        raise SettingsError(
+            f"{place}: answers must be best, all or a number from 1 to 1000, not {shown(value)}"
+        )
+    return int(most)

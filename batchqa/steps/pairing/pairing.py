@@ -93,7 +93,7 @@ def answered_rows(answered: PairAnswers, cache: AnswerCache, threshold: float | 
     """The chunk with its rows' answers: new ones are kept in `cache`, the others are taken from it.
 
     Of all answers, where they are wanted, those remain whose odds are not above the question's own threshold,
-    or `threshold` where it has none (None: all remain).
+    or `threshold` where it has none (None: all remain), the first ones up to the question's own number.
     """
     windows, pairs = answered.windows, answered.windows.pairs
     new = np.concatenate([pairs.to_ask, pairs.reused])
@@ -105,6 +105,11 @@ def answered_rows(answered: PairAnswers, cache: AnswerCache, threshold: float | 
     cut, reused = (pc.sum(of_pairs.column(name).take(of_rows)) for name in ("question_cut", "reused"))
     limits = _limits(of_pairs, pairs, threshold)
     answers = _with_texts(of_pairs, pairs.contexts, pairs.context, limits).take(of_rows)
+    asked = pairs.chunk.asked
+    if asked is not None and asked.most_answers is not None and "answers" in answers.schema.names:
+        at = answers.schema.get_field_index("answers")
+        listed = _first(answers.column(at), asked.most_answers)
+        answers = answers.set_column(at, answers.schema.field(at), listed)
     errors = answers.column("error")
     faults = dict(pairs.faults)
     for row in np.flatnonzero(errors.is_valid().to_numpy(zero_copy_only=False)).tolist():
@@ -217,12 +222,22 @@ def _passing(lists: pa.ListArray, limits: Float64) -> pa.ListArray:
     if np.isposinf(limits).all():
         return lists
     parent = pc.list_parent_indices(lists).to_numpy()
-    passed = pc.less_equal(lists.flatten().field("null_odds"), pa.array(limits[parent]))
-    row = parent[passed.to_numpy(zero_copy_only=False)]
-    offsets = np.searchsorted(row, np.arange(len(lists) + 1)).astype(np.int32)
-    return pa.ListArray.from_arrays(
-        pa.array(offsets), lists.flatten().filter(passed), type=lists.type, mask=lists.is_null()
-    )
+    odds = lists.flatten().field("null_odds").to_numpy()
+    return _chosen(lists, parent, odds <= limits[parent])
+
+
+def _first(lists: pa.ListArray, most: Int64) -> pa.ListArray:
+    """The lists up to `most` entries of each: int64, (lists,)."""
+    parent = pc.list_parent_indices(lists).to_numpy()
+    place = np.arange(len(parent)) - np.searchsorted(parent, parent)
+    return _chosen(lists, parent, place < most[parent])
+
+
+def _chosen(lists: pa.ListArray, parent: Int64, chosen: Bool) -> pa.ListArray:
+    """The lists with their chosen entries; `parent` is each entry's list: int64, (entries,)."""
+    offsets = np.searchsorted(parent[chosen], np.arange(len(lists) + 1)).astype(np.int32)
+    entries = lists.flatten().filter(pa.array(chosen))
+    return pa.ListArray.from_arrays(pa.array(offsets), entries, type=lists.type, mask=lists.is_null())
 
 
 def _cut(contexts: Sequence[str], context: Int32, start: pa.Array, end: pa.Array) -> pa.Array:
