@@ -271,14 +271,12 @@ class Commit:
 
     def part(self, k: int) -> PartWriter:
         """Write part k: input records [k * R, (k + 1) * R)."""
-        staging = self._locked()
         if not self._begun:
             raise ValueError("begin() comes before the first part")
         if k in self._parts:
             raise ValueError(f"part {k} is committed already")
-        return Parts(
-            staging, self._part_rows, self.table, self._compression, self.fingerprint, self.accept
-        ).part(k)
+        staging, rows = self._locked(), self._part_rows
+        return Parts(staging, rows, self.table, self._compression, self.fingerprint, self.accept).part(k)
 
     def accept(self, record: PartRecord) -> None:
         """Count a part as committed: one of this process, or of another that shares the work."""
@@ -332,8 +330,7 @@ class Commit:
             part.commit(0, Cursor(), errors={}, counts={}, versions={}, device="")
 
     def _check_complete(self) -> None:
-        open_end = self.committed[-1].part + 1
-        if any(missing.first_part < open_end for missing in self.todo()):
+        if any(missing.first_part <= self.committed[-1].part for missing in self.todo()):
             raise ValueError("publish() before all parts are committed")
 
     def progress(self) -> Mapping[str, Any]:
