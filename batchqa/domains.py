@@ -83,7 +83,7 @@ class Domain:
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         if not self.between:
-            return {bool: "true or false", str: "text", tuple: "a list of texts"}[self.kind]
+            return {bool: "true or false", str: "text in UTF-8", tuple: "a list of texts in UTF-8"}[self.kind]
         number = "a whole number" if self.kind is int else "a number"
         least, most = self.between.least, self.between.most
         if math.isinf(most):
@@ -99,9 +99,9 @@ class Domain:
         if self.kind is bool or self.kind not in (int, float, str, tuple):
             return _of_class(value, self.kind)
         if self.kind is str:
-            return _one_of(os.fspath(_of_class(value, (str, os.PathLike))), self.choices)
+            return _one_of(_unicode(os.fspath(_of_class(value, (str, os.PathLike)))), self.choices)
         if self.kind is tuple:
-            return tuple(_of_class(item, str) for item in _of_class(value, (list, tuple)))
+            return tuple(_unicode(_of_class(item, str)) for item in _of_class(value, (list, tuple)))
         return self._number(value)
 
     def _number(self, value: Any) -> int | float:
@@ -171,6 +171,12 @@ def _of_class(value: Any, kind: Any) -> Any:
     if not isinstance(value, kind):
         raise ValueError("another type")  # noqa: TRY004 - as above
     return value
+
+
+def _unicode(text: str) -> str:
+    """The text; ValueError where a terminal or a file of another encoding made half characters of it."""
+    text.encode()
+    return text
 
 
 def _one_of(text: str, choices: tuple[str, ...]) -> str:

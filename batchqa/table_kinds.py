@@ -51,7 +51,10 @@ def _as_arrow(table: Any) -> tuple[pa.Table, Callable[[pa.Table], Any]]:
     if isinstance(table, list) and all(isinstance(row, dict) for row in table):
         return _from_dicts(table), pa.Table.to_pylist
     if hasattr(table, "__arrow_c_stream__"):
-        return pa.table(table), lambda out: out
+        try:
+            return pa.table(table), lambda out: out
+        except pa.ArrowException as error:  # a single column, say
+            raise InputError(f"this cannot become an Arrow table: {first_line(error)}") from error
     hint = "; collect it first" if hasattr(table, "collect") else ""
     raise TypeError(
         "a pyarrow, polars or pandas table, a list of dicts, or an object with __arrow_c_stream__ is wanted, "
@@ -69,6 +72,8 @@ def _from_dicts(rows: list[dict[str, Any]]) -> pa.Table:
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {}
     for name in names:
+        if not isinstance(name, str):
+            raise InputError(f"the name of a column must be a text, and {name!r} is none")
         try:
             columns[name] = pa.array([row.get(name) for row in rows])
         except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
@@ -88,7 +93,7 @@ def _from_pandas(frame: Any) -> tuple[pa.Table, Callable[[pa.Table], Any]]:
             # names that are no texts are put back below
             warnings.filterwarnings("ignore", "The DataFrame has column names of mixed type")
             arrow = pa.Table.from_pandas(frame)
-    except (pa.ArrowException, ValueError, TypeError) as error:
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         raise InputError(f"the data frame cannot become an Arrow table: {first_line(error)}") from error
     nullable = {pa.int32(): pd.Int32Dtype(), pa.bool_(): pd.BooleanDtype()}
 

@@ -389,6 +389,45 @@ def test_a_run_writes_the_output_and_says_the_summary_last(
     assert table["qa_error"].to_pylist() == [None, None, "null_context"]
 
 
+@pytest.mark.parametrize(
+    "option", ["--ask=a=\udce9?", "--output-prefix=\udce9", "--context=\udce9", "--drop=\udce9"]
+)
+def test_an_option_that_is_no_utf8_is_refused(
+    rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert main(["run", str(rows_file), "-o", str(tmp_path / "out.parquet"), option]) == 2
+    assert "UTF-8" in capsys.readouterr().err
+
+
+def test_an_output_whose_name_is_no_utf8_is_written_and_said(
+    rows_file: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "caf\udce9.parquet")
+    model = ["--model", str(tiny_bundle), "--device", "cpu", "--in-process"]
+    assert main(["run", str(rows_file), "-o", out, *model, "--log-format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["output"].endswith(r"caf\udce9.parquet")
+    assert Path(out).is_file()
+    assert main(["info", out]) == 2
+
+
+def test_a_file_uri_is_a_local_path_for_every_command(
+    rows_file: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = f"file://{tmp_path}/out.parquet"
+    run = ["run", rows_file.as_uri(), "--model", str(tiny_bundle), "--device", "cpu", "--in-process"]
+    assert main([*run, "-o", out]) == 0
+    assert pq.read_metadata(tmp_path / "out.parquet").num_rows == 3
+    capsys.readouterr()
+    assert main([*run, "-o", str(tmp_path / "again.parquet"), "--reuse", out]) == 0
+    assert json.loads(capsys.readouterr().out)["reused_rows"] == 2
+    for command in ("info", "show", "finalize"):
+        assert main([command, out]) == 0, command
+    assert main(["convert", out, "--to", "squad", "-o", str(tmp_path / "predictions.json")]) == 0
+    gold = tmp_path / "gold.jsonl"
+    gold.write_text("".join(json.dumps({"id": each, "answers": ["a"]}) + "\n" for each in "123"))
+    assert main(["evaluate", out, "--gold", gold.as_uri(), "--resamples", "9"]) == 0
+
+
 def test_a_dry_run_says_what_to_expect_and_writes_nothing(
     rows_file: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:

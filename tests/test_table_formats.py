@@ -163,6 +163,22 @@ def test_folders_of_keys_can_be_kept_and_dropped_like_columns(run: Run, tmp_path
     assert pq.read_schema(tmp_path / "b.parquet").names[:4] == ["context", "question", "n", "year"]
 
 
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+@pytest.mark.parametrize("keep", [None, ("n",)])
+def test_a_question_may_hold_what_the_folders_say(
+    run: Run, tmp_path: Path, kind: str, keep: tuple[str, ...] | None
+) -> None:
+    folder = keyed(tmp_path / "in", kind)
+    asked = ("when=When in {year}, in {lang}?", "what=What is {n}?", "who=Who?")
+    run(folder, tmp_path / "out.parquet", partition_columns=True, keep=keep, ask=asked)
+    rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    found = {(row["n"], row["qa_question"]) for row in rows if row["qa_name"] == "when"}
+    assert found == {(1, "When in 2024, in de?"), (2, "When in 2025, in a b?"), (3, None)}
+    assert {row["qa_error"] for row in rows if row["n"] == 3} == {"null_question", None}
+    with pytest.raises(InputError, match="no column 'year'"):
+        run(folder, tmp_path / "not.parquet", ask=asked)
+
+
 def test_numbers_with_leading_zeros_stay_texts(run: Run, tmp_path: Path) -> None:
     write(tmp_path / "in" / "code=007" / "x.parquet")
     run(tmp_path / "in", tmp_path / "out.parquet", partition_columns=True)

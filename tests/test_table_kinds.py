@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pytest
 
@@ -195,6 +197,19 @@ def test_names_of_a_data_frame_that_are_no_texts_stay_as_they_are(annotator: Ann
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame([[7, CONTEXT, "When?"]], columns=[0, "context", "question"])
     assert annotator.annotate(frame).columns.tolist()[:4] == [0, "context", "question", "qa_answer"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (pd.DataFrame({"context": ["c"], "question": ["q"], "n": [2**70]}), "too large"),
+        ([{"context": "c", "question": "q", 5: 1}], "name of a column must be a text, and 5 is none"),
+        (pl.Series("context", ["c"]), "cannot become an Arrow table"),
+    ],
+)
+def test_what_arrow_cannot_hold_is_an_error_of_the_input(annotator: Annotator, given: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        annotator.annotate(given)
 
 
 def test_half_of_a_surrogate_pair_is_an_error_of_the_input(annotator: Annotator) -> None:

@@ -26,6 +26,7 @@ def describe(path: str) -> dict[str, Any]:
     "default" is the bundle in the package; an output may be in an object store. Raises InputError where
     `path` is neither, ModelError where a bundle does not verify, and a store's errors.
     """
+    path = path.removeprefix("file://")
     if path == "default" or (not is_uri(path) and (Path(path) / MANIFEST).is_file()):
         return _bundle(path)
     place = locate(path) if is_uri(path) else _local(path)
@@ -56,6 +57,10 @@ def _bundle(path: str) -> dict[str, Any]:
 
 
 def _local(path: str) -> Location:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path!r}: the file's name is not UTF-8; rename it") from None
     return Location("/", "/", str(Path(path).absolute()).lstrip("/"), LocalFileSystem())
 
 

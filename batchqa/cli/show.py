@@ -80,7 +80,9 @@ def show_as_page(
 def _notes(output: Output, on_note: Callable[[str], None]) -> None:
     if output.unfinished:
         on_note(f"{output.source.path} is not finished: these are the rows so far")
-    if "context" not in output.columns:
+    if output.unfinished and "_record" in output.source.names:
+        on_note("their contexts are in lines of JSON until the job is finished: answers are shown alone")
+    elif "context" not in output.columns and output.source.names:
         on_note("the output has no column of contexts, so answers are shown alone; name it with --context")
 
 

@@ -18,7 +18,7 @@ from batchqa.convert.tools import (
     write_docbin,
 )
 from batchqa.convert.writing import write_object, write_records, write_tables
-from batchqa.errors import PreconditionError
+from batchqa.errors import InputError, PreconditionError
 from batchqa.html_pages import replacing, write_whole
 from batchqa.review import Output, Row, open_output
 from batchqa.steps.reading import open_dataset
@@ -48,6 +48,8 @@ def convert(
         count = write_records(path, gold_rows(given), lines=path.suffix == ".jsonl")
         return f"{path}: {count:,} rows with gold answers"
     output = open_output(given, prefix=prefix, context=context, question=question)
+    if output.unfinished:
+        raise InputError(f"{output.source.path} is not finished; the command that began it finishes it")
     if form in ("wide", "long"):  # in the other layout the columns keep their types
         output = replace(output, source=open_dataset(output.source.given, repeated=()))
     return _WRITERS[form](output, path)

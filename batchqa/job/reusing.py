@@ -85,6 +85,8 @@ def _deciding(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _add(answers: EarlierAnswers, output: EarlierOutput, names: Sequence[str]) -> None:
     """Remember the rows of an output: their texts, and the columns that answers have."""
     earlier, reading = open_dataset(output.name), output.record.fields["options"]["reading"]
+    if not earlier.names:  # JSON lines without a row
+        return
     prefix = reading["output_prefix"]
     if prefix + "error" not in earlier.names:
         raise InputError(

@@ -37,6 +37,10 @@ def lines(batch: pa.RecordBatch, delimiter: str) -> Iterator[bytes]:
 
 def _writable(column: pa.Array) -> pa.Array:
     """The column as it is where Arrow writes it, else as texts."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_float16(column.type):
+        column = column.cast(pa.float32())
     kind = column.type
     as_it_is = (pa.types.is_boolean, pa.types.is_integer, pa.types.is_string, pa.types.is_large_string)
     if any(test(kind) for test in as_it_is) or kind in (pa.float32(), pa.float64()):

@@ -4,13 +4,15 @@ The first column may hold the input's lines themselves, each the text of a JSON 
 their bytes are in the output as they were, with the other columns added behind the last member.
 
 What JSON has no type for: decimals are numbers with all their digits; dates and times ISO 8601 text; times
-in nanoseconds, and dates beyond Python's (year 9999), the text that Arrow gives them; durations whole
-numbers in their unit; binary base64; NaN and infinities null.
+in nanoseconds, and dates beyond Python's (year 9999), the text that Arrow gives them; times of a zone that
+this machine does not know are in UTC; durations whole numbers in their unit; binary base64; NaN and
+infinities null.
 """
 
 from __future__ import annotations
 
 import base64
+import functools
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
@@ -85,6 +87,9 @@ def values_of(column: pa.Array) -> list[Any]:
     float32 goes by way of its shortest text, because 0.1 as float32 is to be written 0.1 and not as the
     float64 next to it, 0.10000000149011612.
     """
+    known = _map_type(column.type, _in_a_known_zone)
+    if known != column.type:
+        column = column.cast(known)
     text = _map_type(column.type, _as_text)
     if text != column.type:
         column = column.cast(text).cast(_map_type(column.type, _as_number))
@@ -108,6 +113,22 @@ def _to_list(column: pa.Array) -> list[Any]:
     else:
         values = column.to_pylist()
     return values
+
+
+def _in_a_known_zone(kind: pa.DataType) -> pa.DataType:
+    unknown = pa.types.is_timestamp(kind) and kind.tz is not None and not _is_known(kind.tz)
+    return pa.timestamp(kind.unit, "UTC") if unknown else kind
+
+
+@functools.cache
+def _is_known(zone: str) -> bool:
+    """Whether this machine has the rules of a time zone: Arrow asks the system for them, and Python does."""
+    try:
+        pa.scalar(0, pa.timestamp("ns", zone)).cast(pa.string())
+        pa.scalar(0, pa.timestamp("us", zone)).as_py()
+    except (pa.ArrowException, KeyError, ValueError):
+        return False
+    return True
 
 
 def _as_text(kind: pa.DataType) -> pa.DataType:

@@ -51,6 +51,7 @@ class Target:
         """Read the text of `-o`."""
         if text == "-":
             return LocalTarget("stdout", "jsonl", LocalStore(Path()), "-", "standard output", Path("-"))
+        text = text.removeprefix("file://")
         if not text or "\0" in text:
             raise SettingsError("-o needs the path of a file or folder")
         return _parse_uri(text) if is_uri(text) else _parse_path(text)
@@ -103,7 +104,9 @@ class ObjectTarget(Target):
 def _parse_path(text: str) -> LocalTarget:
     path = _absolute(text)
     kind, form = _kind_and_format(repr(text), path.name, path.suffix, folder=text.endswith("/"))
-    return LocalTarget(kind, form, LocalStore(path.parent), path.name, str(path), path)
+    # a name that is no UTF-8 can be written to, but not be said as it is: JSON has no such text
+    shown = str(path).encode("utf-8", "backslashreplace").decode()
+    return LocalTarget(kind, form, LocalStore(path.parent), path.name, shown, path)
 
 
 def _parse_uri(text: str) -> ObjectTarget:

@@ -22,7 +22,14 @@ from batchqa.job.added_columns import DEFAULT_PREFIX, asked_columns, prefix_of, 
 from batchqa.output import JobRecord
 from batchqa.records import ANSWER_FIELDS, Int64
 from batchqa.steps.asking import Question, Questions
-from batchqa.steps.reading import Dataset, column_at, open_dataset, question_values, root_of
+from batchqa.steps.reading import (
+    Dataset,
+    column_at,
+    is_unfinished,
+    open_dataset,
+    question_values,
+    root_of,
+)
 from batchqa.store.locations import is_uri
 
 STAGING = ".batchqa"
@@ -186,8 +193,11 @@ def open_output(
     `prefix`, `context` and `question` None: what the run was told, as its record says, else the columns.
     Raises InputError where the file has no answers.
     """
-    unfinished = not is_uri(given) and not Path(given).exists() and Path(given + STAGING).is_dir()
-    source = open_dataset(given + STAGING if unfinished else given)
+    given = given.removeprefix("file://")
+    staged = not is_uri(given) and not Path(given).exists() and Path(given.rstrip("/") + STAGING).is_dir()
+    path = given.rstrip("/") + STAGING if staged else given
+    unfinished = staged or (not is_uri(given) and is_unfinished(Path(given)))
+    source = open_dataset(path, unfinished=True)
     names = source.names
     job = record_of(given)
     prefixes = [name.removesuffix("answer") for name in names if _is_prefix(name, names)]

@@ -129,7 +129,7 @@ def public(uri: str) -> str:
 
     A local path stays as it is.
     """
-    if not is_uri(uri):
+    if not is_uri(uri) or uri.startswith("file://"):
         return uri
     scheme, authority, key, _ = _split(uri)
     return f"{scheme}://{_public_authority(scheme, authority)}/{key}"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from batchqa import InputError, PreconditionError, SettingsError
+from batchqa import InputError, LimitError, PreconditionError, SettingsError
 from batchqa.cli.describe import describe
 from batchqa.output import Target, check_target
 from batchqa.settings import ReadingSettings
@@ -61,6 +61,17 @@ def test_inputs_and_outputs_may_be_local_and_remote_in_any_mixture(
     assert run([source, tmp_path / "more.parquet"], tmp_path / "out.parquet").rows == 35
     assert run(tmp_path / "more.parquet", bucket.uri("x/out.parquet")).rows == 5
     assert len(rows_of(bucket.contents("x/"))) == 5
+
+
+def test_an_unfinished_output_in_a_store_is_no_input(run: Run, bucket: Bucket, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_bytes(jsonl(ROWS[:4]) + b"{bad\n")
+    with pytest.raises(LimitError):
+        run(tmp_path / "bad.jsonl", bucket.uri("days/monday/"), part_rows=2)
+    for given in ("days/monday", "days/", "days/*/*.parquet"):
+        with pytest.raises(InputError, match="monday is the output of a job that is not finished"):
+            run(bucket.uri(given), tmp_path / "second.parquet", output_prefix="b_")
+    run(tmp_path / "bad.jsonl", bucket.uri("days/monday/"), part_rows=2, max_errors=1)
+    assert run(bucket.uri("days"), tmp_path / "second.parquet", output_prefix="b_", max_errors=1).rows == 5
 
 
 def test_globs_and_folders_are_read_as_locally_in_the_order_of_their_bytes(bucket: Bucket) -> None:

@@ -82,6 +82,12 @@ def test_values_of_other_types_are_the_texts_that_they_are_in_json(tmp_path: Pat
     }
 
 
+def test_null_is_an_empty_field_in_columns_of_every_kind_of_number() -> None:
+    numbers = pa.array([None, float("nan"), 1.5], pa.float32())
+    columns = {"f4": numbers, "f2": numbers.cast(pa.float16()), "code": numbers.dictionary_encode()}
+    assert _file(columns).decode().splitlines()[1:] == [",,", "nan,nan,nan", "1.5,1.5,1.5"]
+
+
 def test_a_text_that_begins_like_a_formula_is_not_altered() -> None:
     assert _fields({"a": pa.array(["=1+1"]), "b": pa.array(["@x"])}) == ["=1+1", "@x"]
 

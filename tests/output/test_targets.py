@@ -43,6 +43,10 @@ def test_the_text_of_an_output_says_what_it_is(text: str, kind: str, form: str) 
     assert kind == "stdout" or target.path == Path.cwd() / text
 
 
+def test_a_file_uri_is_a_local_output() -> None:
+    assert Target.parse("file:///tmp/x.parquet") == Target.parse("/tmp/x.parquet")
+
+
 @pytest.mark.parametrize(
     "text",
     [

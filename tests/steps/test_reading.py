@@ -15,7 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from batchqa.errors import BatchqaError, InputError, PreconditionError, SettingsError, StorageError
+from batchqa.errors import (
+    BatchqaError,
+    InputError,
+    NoInputError,
+    PreconditionError,
+    SettingsError,
+    StorageError,
+)
 from batchqa.records import Cursor
 from batchqa.settings import ReadingSettings
 from batchqa.steps.reading import Source, open_source
@@ -108,6 +115,22 @@ def test_a_link_is_followed_and_its_target_identified(tmp_path: Path) -> None:
     assert ids(source) == ["real"]
     assert source.files[0].uri == file.as_uri()
     assert source.files[0].identity["inode"] == file.stat().st_ino
+
+
+def test_two_names_of_one_file_in_a_folder_are_both_said(tmp_path: Path) -> None:
+    file = write(tmp_path / "in" / "2024-05-01.jsonl")
+    (tmp_path / "in" / "latest.jsonl").symlink_to(file)
+    with pytest.raises(SettingsError, match=r"latest\.jsonl .*same file as .*2024-05-01\.jsonl"):
+        opened(tmp_path / "in")
+
+
+def test_a_link_to_nothing_in_a_folder_is_named_and_is_not_the_absence_of_input(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.jsonl")
+    (tmp_path / "in" / "b.jsonl").symlink_to(tmp_path / "gone.jsonl")
+    for argument in (tmp_path / "in", tmp_path / "in" / "*.jsonl"):
+        with pytest.raises(InputError, match=r"b\.jsonl is a link to a file that does not exist") as caught:
+            opened(argument)
+        assert not isinstance(caught.value, NoInputError)
 
 
 def test_a_folder_that_links_to_itself_is_read_once(tmp_path: Path) -> None:
@@ -228,6 +251,17 @@ def test_a_jsonl_file_with_nothing_but_a_cut_line_is_known_by_its_name(tmp_path:
     (tmp_path / "x.jsonl").write_bytes(b'{"context": "cu')
     [rows] = opened(tmp_path / "x.jsonl").read()
     assert rows.faults[0].code == "bad_json"
+
+
+@pytest.mark.parametrize("value", [b"NaN", b"-Infinity", b"1e999", rb'"\ud800"'])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_lines_that_only_python_takes_for_json_are_rows_at_fault_and_no_document(
+    tmp_path: Path, value: bytes, rows: int
+) -> None:
+    (tmp_path / "x.data").write_bytes((b'{"context": "c", "question": "q", "v": %b}\n' % value) * rows)
+    [found] = opened(tmp_path / "x.data").read()
+    assert {fault.code for fault in found.faults.values()} <= {"bad_json", "bad_utf8"}
+    assert len(found.faults) == rows
 
 
 @pytest.mark.parametrize("documents", [1, 2])

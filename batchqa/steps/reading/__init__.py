@@ -41,7 +41,7 @@ from .dataset import (
     root_of,
 )
 from .formats import JsonDocumentError
-from .input_files import InputFile
+from .input_files import InputFile, is_unfinished
 from .source import STREAM, Source, open_source
 from .squad_files import parse_document
 
@@ -54,6 +54,7 @@ __all__ = [
     "Parts",
     "Source",
     "column_at",
+    "is_unfinished",
     "open_dataset",
     "open_source",
     "parse_document",

@@ -159,14 +159,15 @@ class Dataset:
                 ) from error
 
 
-def open_dataset(given: str, repeated: Sequence[str] = REPEATED) -> Dataset:
+def open_dataset(given: str, repeated: Sequence[str] = REPEATED, *, unfinished: bool = False) -> Dataset:
     """The rows of a file, folder or glob, here or in an object store, in any format that a run reads.
 
-    Text columns of Parquet that are `repeated` come as dictionaries.
+    Text columns of Parquet that are `repeated` come as dictionaries. With `unfinished` it may be the
+    output of a job that is not finished.
 
     Raises InputError where it is none, JsonDocumentError where it is one JSON value that holds no rows.
     """
-    places, kinds, _ = known_formats(_places(given), _SETTINGS.max_zstd_window)
+    places, kinds, _ = known_formats(_places(given, unfinished), _SETTINGS.max_zstd_window)
     files = list(zip(places, kinds, strict=True))
     kind = kinds[0].format
     if kind == "parquet":
@@ -217,8 +218,8 @@ def read_json_document(given: str) -> bytes:
     return text
 
 
-def _places(given: str) -> list[Place]:
-    places = [] if given == "-" else find([given], None)[0]
+def _places(given: str, unfinished: bool = False) -> list[Place]:
+    places = [] if given == "-" else find([given], None, unfinished=unfinished)[0]
     if given == "-" or any(place.tape is not None for place in places):
         raise InputError(f"{given} can be read only once, which is not enough here; name a file")
     return places

@@ -119,7 +119,7 @@ def _text_format(place: Place, head: bytes) -> Format:
         raise InputError(f"{place.shown} ends its lines with CR alone; convert it: tr '\\r' '\\n'")
     if re.match(rb"\s*\[\s*[{\]]", head):
         return "squad" if _has_paragraphs(head) else "json"
-    if any(isinstance(_json(line), (dict, list)) for line in whole_lines):
+    if any(isinstance(_json(line), (dict, list)) for line in whole_lines) or _is_lines_of_other_json(head):
         return "jsonl"
     if head.lstrip().startswith(b"{") and (why := _document(head)):
         raise JsonDocumentError(f"{place.shown} is {why}")
@@ -162,6 +162,18 @@ def _has_paragraphs(head: bytes) -> bool:
         if isinstance(item, dict) and "question" in item:
             return False
     return False
+
+
+def _is_lines_of_other_json(head: bytes) -> bool:
+    """Whether there is an object to a line that only Python takes for JSON.
+
+    With NaN, a number beyond float64 or half of a surrogate pair each row is at fault, and not the file.
+    """
+    first, _, _ = head.lstrip().partition(b"\n")
+    try:
+        return isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _document(head: bytes) -> str | None:

@@ -46,6 +46,11 @@ _LOCAL = pafs.LocalFileSystem()
 _MARKERS = ("_$folder$", ".batchqa", ".batchqa.json")
 """How the names of Hadoop's folders in an object store end, and of what jobs keep beside their outputs."""
 
+_JOB, _DONE = "_batchqa/job.json", "_SUCCESS"
+"""What a job keeps in the folder of its output from the beginning on, and what it writes there last."""
+
+_NOT_FINISHED = "is the output of a job that is not finished; the command that began it finishes it"
+
 _OF_WINDOWS = ("thumbs.db", "desktop.ini")
 """What its file manager leaves in folders, as that of macOS leaves .DS_Store."""
 
@@ -167,19 +172,20 @@ def translated(shown: str) -> Iterator[None]:
 
 
 def find(
-    inputs: Sequence[str], stdin: BinaryIO | None, *, keys: bool = False
+    inputs: Sequence[str], stdin: BinaryIO | None, *, keys: bool = False, unfinished: bool = False
 ) -> tuple[list[Place], tuple[str, ...]]:
     """The files that the arguments name, in order, and what is to be said about them.
 
     With `keys` they have those of their `key=value` folders. Raises InputError for an argument that names
-    nothing, SettingsError for a file that is named twice.
+    nothing, or the output of a job that is not finished unless `unfinished` allows it; SettingsError for a
+    file that is named twice.
     """
     places: list[Place] = []
     notes: list[str] = []
     missing: list[NoInputError] = []
     for argument in inputs:
         try:
-            found = [_standard_input(stdin)] if argument == "-" else _named_by(argument)
+            found = [_standard_input(stdin)] if argument == "-" else _named_by(argument, unfinished)
         except NoInputError as error:
             missing.append(error)
             continue
@@ -196,29 +202,37 @@ def find(
         raise InputError(str(missing[0])) if places else missing[0]
     if not places:
         raise InputError("no input was named")
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
     for place in places:
-        if place.uri in seen:
-            raise SettingsError(f"{place.shown} is named twice; name every input once")
-        seen.add(place.uri)
+        if (first := seen.get(place.uri)) is not None:
+            same = "" if first == place.shown else f" (it is the same file as {first})"
+            raise SettingsError(f"{place.shown} is named twice{same}; name every input once")
+        seen[place.uri] = place.shown
     return places, tuple(dict.fromkeys(notes))
 
 
-def _named_by(argument: str) -> list[Place]:
+def is_unfinished(folder: Path) -> bool:
+    """Whether a folder is the output of a job that has not been finished: rows may be missing there."""
+    return (folder / _JOB).is_file() and not (folder / _DONE).exists()
+
+
+def _named_by(argument: str, unfinished: bool) -> list[Place]:
     if is_uri(argument) and not argument.startswith("file://"):
-        return _remote(argument)
+        return _remote(argument, unfinished)
     local = argument.removeprefix("file://")
     with translated(argument):
         if _exists(local):
-            paths = _below(local) if Path(local).is_dir() else [local]
+            paths = _below(local, unfinished) if Path(local).is_dir() else [local]
             if not paths:
                 raise NoInputError(f"{argument} is a folder with no input file in it")
         elif glob.has_magic(local):
-            paths = _matching(local)
+            paths = _matching(local, unfinished)
             if not paths:
                 raise NoInputError(f"no file matches {argument}")
         elif Path(local).is_symlink():
             raise InputError(f"{argument} is a link to a file that does not exist")
+        elif Path(f"{local.rstrip('/')}.batchqa").is_dir():
+            raise InputError(f"{argument} {_NOT_FINISHED}")
         else:
             raise NoInputError(f"{argument} does not exist")
         return [_local_place(path) for path in paths]
@@ -241,7 +255,13 @@ def _local_place(path: str) -> Place:
         path.encode()
     except UnicodeEncodeError:
         raise InputError(f"{path!r}: the file's name is not UTF-8; rename it") from None
-    mode = Path(path).stat().st_mode
+    try:
+        mode = Path(path).stat().st_mode
+    except FileNotFoundError:  # found in a folder: this is no input that is not there
+        why = (
+            "is a link to a file that does not exist" if Path(path).is_symlink() else "has just been deleted"
+        )
+        raise InputError(f"{path} {why}; remove the link, or try again") from None
     if stat.S_ISREG(mode):
         real = os.path.realpath(path)
         return Place(path, Path(real).as_uri(), _LOCAL, real)
@@ -265,7 +285,7 @@ def _hidden(name: str) -> bool:
     return name.startswith(("_", ".")) or name.endswith(_MARKERS) or name.lower() in _OF_WINDOWS
 
 
-def _below(folder: str) -> list[str]:
+def _below(folder: str, unfinished: bool) -> list[str]:
     """The files anywhere below a folder, sorted bytewise by path; links to folders are followed once."""
     found: list[str] = []
     visited: set[str] = set()
@@ -274,6 +294,8 @@ def _below(folder: str) -> list[str]:
         raise error
 
     for here, folders, names in os.walk(folder, followlinks=True, onerror=fail):
+        if not unfinished and "_batchqa" in folders and is_unfinished(Path(here)):
+            raise InputError(f"{here} {_NOT_FINISHED}")
         folders[:] = [name for name in folders if not _hidden(name)]
         real = os.path.realpath(here)
         if real in visited:  # a link back up
@@ -284,13 +306,13 @@ def _below(folder: str) -> list[str]:
     return sorted(found, key=os.fsencode)
 
 
-def _matching(pattern: str) -> list[str]:
+def _matching(pattern: str, unfinished: bool) -> list[str]:
     paths: list[str] = []
     for path in glob.glob(pattern, recursive=True):  # noqa: PTH207 -- Path.glob takes no absolute pattern
         inner = PurePosixPath(path).parts[len(_literal_parts(pattern)) :]
         if any(_hidden(part) for part in inner):
             continue
-        paths += _below(path) if Path(path).is_dir() else [path]
+        paths += _below(path, unfinished) if Path(path).is_dir() else [path]
     # `**` names a folder and what is in it: once is enough
     return sorted(set(paths), key=os.fsencode)
 
@@ -306,15 +328,17 @@ def _has_key_folders(place: Place, argument: str) -> bool:
     return place.tape is None and any(re.fullmatch(r"[^=]+=[^=]*", part) for part in inside)
 
 
-def _remote(uri: str) -> list[Place]:
+def _remote(uri: str, unfinished: bool) -> list[Place]:
     """The objects that a URI of an object store names: one, or all below a prefix, or those of a glob."""
     start = locate(uri)
     with translated(start.uri):
-        found = [start.at(path) for path in _remote_paths(start.filesystem, start.path, start.uri)]
+        found = [
+            start.at(path) for path in _remote_paths(start.filesystem, start.path, start.uri, unfinished)
+        ]
     return [Place(place.uri, place.uri, place.filesystem, place.path) for place in found]
 
 
-def _remote_paths(filesystem: pafs.FileSystem, path: str, public: str) -> list[str]:
+def _remote_paths(filesystem: pafs.FileSystem, path: str, public: str, unfinished: bool) -> list[str]:
     info = filesystem.get_file_info(path)
     if info.type is pafs.FileType.File and info.size:
         return [path]
@@ -322,7 +346,12 @@ def _remote_paths(filesystem: pafs.FileSystem, path: str, public: str) -> list[s
     base = "/".join(parts) if glob.has_magic(path) else path.rstrip("/")
     selector = pafs.FileSelector(base, recursive=True, allow_not_found=True)
     names = [entry.path for entry in filesystem.get_file_info(selector) if entry.type is pafs.FileType.File]
+    there = set(names)
+    begun = [name.removesuffix(_JOB) for name in names if name.endswith(f"/{_JOB}")]
     names = [name for name in names if not any(_hidden(p) for p in name[len(base) :].split("/"))]
+    for folder in begun:
+        if not unfinished and folder + _DONE not in there and any(name.startswith(folder) for name in names):
+            raise InputError(f"{public}: {folder.rstrip('/')} {_NOT_FINISHED}")
     if glob.has_magic(path):
         matches = re.compile(_glob_expression(path))
         names = [name for name in names if matches.fullmatch(name)]

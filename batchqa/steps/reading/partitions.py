@@ -38,19 +38,22 @@ class Partitions:
 
     def __init__(self, places: Sequence[Place], settings: ReadingSettings) -> None:
         names = list(dict.fromkeys(name for place in places for name in place.keys))
-        kept = settings.keep
+        kept, asks = settings.keep, settings.template_columns
         self._where = next((place.shown for place in places if place.keys), "")
+        self._values = {name: _typed([place.keys.get(name) for place in places]) for name in names}
         self._columns = {
-            name: _typed([place.keys.get(name) for place in places])
-            for name in names
+            name: values
+            for name, values in self._values.items()
             if (name in kept if kept is not None else name not in settings.drop)
         }
+        self._asked = [name for name in asks or () if name in names]
         keep = None if kept is None else tuple(name for name in kept if name not in names)
         drop = tuple(name for name in settings.drop if name not in names)
-        self.settings_of_files = replace(settings, keep=keep, drop=drop) if names else settings
+        asks = None if asks is None else tuple(name for name in asks if name not in names)
+        self.settings_of_files = replace(settings, keep=keep, drop=drop, template_columns=asks)
 
     def __bool__(self) -> bool:
-        return bool(self._columns)
+        return bool(self._columns or self._asked)
 
     def added_to(self, schema: pa.Schema, names: Collection[str]) -> pa.Schema:
         """The schema with these columns behind. Raises InputError where files or run have one of them.
@@ -68,11 +71,18 @@ class Partitions:
         return schema
 
     def added_to_rows(self, rows: Iterator[Rows], file: int, schema: pa.Schema) -> Iterator[Rows]:
-        """The rows of a file with its values; `schema` is that of `added_to`."""
+        """The rows of a file with its values, also for questions that hold them.
+
+        `schema` is that of `added_to`.
+        """
         for piece in rows:
             values = [pa.repeat(values[file], len(piece)) for values in self._columns.values()]
             batch = pa.RecordBatch.from_arrays([*piece.columns.columns, *values], schema=schema)
-            yield replace(piece, columns=batch)
+            held = piece.values
+            for name in self._asked:
+                texts = pa.repeat(self._values[name][file].cast(pa.string()), len(piece))
+                held = pa.record_batch({name: texts}) if held is None else held.append_column(name, texts)
+            yield replace(piece, columns=batch, values=held)
 
 
 def _typed(values: Sequence[Any]) -> pa.Array:

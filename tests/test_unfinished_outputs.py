@@ -1,0 +1,99 @@
+"""Outputs that are not finished, or have no row: no reader takes them for what they are not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from batchqa import LimitError, evaluate, job
+from batchqa.cli.entry import main
+from batchqa.convert.converting import convert
+from batchqa.errors import InputError
+from batchqa.job import Summary
+from batchqa.review import open_output
+
+Run = Callable[..., Summary]
+OUTPUTS = ["out/", "out.parquet", "out.jsonl", "out.csv", "out.jsonl/"]
+
+
+@pytest.fixture
+def run(tiny_bundle: Path) -> Run:
+    return partial(job.run, model=tiny_bundle, device="cpu", threads=1, batch_tokens=512, in_process=True)
+
+
+def row(number: int) -> str:
+    text = f"It was built in {1800 + number}."
+    return json.dumps({"id": number, "context": text, "question": "When?", "answers": [str(1800 + number)]})
+
+
+@pytest.fixture
+def stopped(run: Run, tmp_path: Path) -> Callable[[str], str]:
+    """Makes an output of two parts whose third has a bad row."""
+
+    def make(name: str) -> str:
+        (tmp_path / "in.jsonl").write_text("\n".join([*map(row, range(5)), "{bad"]) + "\n")
+        with pytest.raises(LimitError):
+            run(tmp_path / "in.jsonl", f"{tmp_path}/{name}", part_rows=2)
+        return f"{tmp_path}/{name}"
+
+    return make
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_an_unfinished_output_is_no_input_of_another_job_and_no_figure_is_made_of_it(
+    stopped: Callable[[str], str], run: Run, tmp_path: Path, name: str
+) -> None:
+    output = stopped(name)
+    with pytest.raises(InputError, match="not finished"):
+        run(output, tmp_path / "second.parquet", output_prefix="b_", if_no_input="skip")
+    with pytest.raises(InputError, match="not finished"):
+        evaluate(output)
+    with pytest.raises(InputError, match="not finished"):
+        convert(output, tmp_path / "predictions.json", "squad")
+    assert not list(tmp_path.glob("second*"))
+    run(tmp_path / "in.jsonl", output, part_rows=2, max_errors=1)
+    run(output, tmp_path / "second.parquet", output_prefix="b_", max_errors=1)
+
+
+def test_an_unfinished_output_anywhere_below_an_input_folder_is_noticed(
+    stopped: Callable[[str], str], run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "days").mkdir()
+    stopped("days/monday/")
+    for inputs in (tmp_path / "days", f"{tmp_path}/d*", f"file://{tmp_path}/days"):
+        with pytest.raises(InputError, match="monday is the output of a job that is not finished"):
+            run(inputs, tmp_path / "second.parquet", output_prefix="b_")
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_show_says_that_an_output_is_not_finished(
+    stopped: Callable[[str], str], capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert main(["show", stopped(name)]) == 0
+    said = capsys.readouterr()
+    assert "is not finished: these are the rows so far" in said.err
+    assert "name it with --context" not in said.err
+    assert said.out.startswith("row 1")
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_an_output_without_a_row_is_one_that_a_run_wrote(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / "none.jsonl").write_text("")
+    output = f"{tmp_path}/{name}"
+    run(tmp_path / "none.jsonl", output)
+    assert main(["show", output]) == 0
+    said = capsys.readouterr()
+    assert ("0 rows" in said.out, said.err) == (True, "")
+    assert list(open_output(output).rows()) == []
+    assert "0 predictions" in convert(output, tmp_path / "predictions.json", "squad")
+    (tmp_path / "today.jsonl").write_text(row(1) + "\n")
+    reused = run(tmp_path / "today.jsonl", tmp_path / "today.parquet", reuse=[output])
+    assert (reused.rows, reused.reused_rows) == (1, 0)
+    with pytest.raises(InputError, match=r"has no rows|no gold answers"):
+        evaluate(output)
