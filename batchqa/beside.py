@@ -12,17 +12,27 @@ SUMMARY = b'{"rows"'
 """How the files begin that a page or a summary may replace, in small letters."""
 
 
-def check_beside(option: str, path: Path, taken: Iterable[str | Path], replaces: bytes | None = None) -> None:
+def check_beside(
+    option: str,
+    path: Path,
+    taken: Iterable[str | Path],
+    replaces: bytes | None = None,
+    *,
+    through: bool = False,
+) -> None:
     """Find out before the work that a file can be written, and costs none of those `taken` by the job.
 
     `taken` are inputs (files, folders, URIs) and outputs, whether they exist or not. A file that is there
     must be empty or begin as `replaces` says, where that is given: it is no earlier one of ours else, but
-    perhaps somebody's data. Raises SettingsError.
+    perhaps somebody's data. A device, pipe or link is written `through`, or refused: a file that takes its
+    place would be the end of /dev/null. Raises SettingsError.
     """
     if not path.parent.is_dir():
         raise SettingsError(f"{option} {path}: there is no folder {path.parent}; create it first")
     if path.is_dir():
         raise SettingsError(f"{option} {path} is a folder; name a file")
+    if not through and (path.is_symlink() or (path.exists() and not path.is_file())):
+        raise SettingsError(f"{option} {path} is a link, a device or a pipe; name a file")
     real = path.resolve()
     for other in taken:
         place = Path(str(other).removeprefix("file://"))

@@ -235,6 +235,8 @@ def test_each_option_has_the_variable_and_the_toml_key_of_its_flag(
         ("[run]\nkeep = true\n", 'keep must be a list of texts (["a", "b"]), not True'),
         ("[run]\nkeep = [['a']]\n", "keep must be a list of texts"),
         ("[run]\ninputs = 5\n", "inputs must be a list of texts"),
+        ("[run]\nsummary = true\n", "summary must be a text, not True"),
+        ("[run]\ncontext = ['a']\n", "context must be a text, not ['a']"),
     ],
 )
 def test_a_mistake_in_the_file_is_a_usage_error(

@@ -1,12 +1,14 @@
-"""Outputs that are not finished, or have no row: no reader takes them for what they are not."""
+"""Outputs that are not finished, have no row or not all columns, and what is written from outputs."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from batchqa import LimitError, evaluate, job
@@ -97,3 +99,35 @@ def test_an_output_without_a_row_is_one_that_a_run_wrote(
     assert (reused.rows, reused.reused_rows) == (1, 0)
     with pytest.raises(InputError, match=r"has no rows|no gold answers"):
         evaluate(output)
+
+
+@pytest.fixture
+def finished(run: Run, tmp_path: Path) -> str:
+    (tmp_path / "in.jsonl").write_text(row(1) + "\n")
+    run(tmp_path / "in.jsonl", tmp_path / "out.parquet")
+    return f"{tmp_path}/out.parquet"
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_is_no_regular_file_is_not_replaced(
+    finished: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    place = tmp_path / "place"
+    if kind == "link":
+        place.symlink_to(os.devnull)
+    else:
+        os.mkfifo(place)
+    for command in (
+        ["show", finished, "--html", str(place)],
+        ["evaluate", finished, "--report", str(place), "--resamples", "9"],
+        ["convert", finished, "--to", "squad", "-o", str(place), "--overwrite"],
+    ):
+        assert main(command) == 2, command
+        assert "is a link, a device or a pipe" in capsys.readouterr().err
+    assert place.is_symlink() if kind == "link" else place.is_fifo()
+
+
+def test_an_answer_s_column_that_was_left_out_is_named(finished: str) -> None:
+    pq.write_table(pq.read_table(finished).drop_columns(["qa_score"]), finished)
+    with pytest.raises(InputError, match=r"has no column 'qa_score'; it was left out"):
+        evaluate(finished)

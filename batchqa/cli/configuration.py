@@ -120,7 +120,10 @@ def _value(context: click.Context, path: Path, key: str, parameter: click.Parame
     if getattr(parameter, "is_flag", False) and not isinstance(value, bool | str):
         raise click.UsageError(f"{path}: {key} must be true or false, not {value!r}", context)
     if not (parameter.multiple or parameter.nargs == -1):
-        return value
+        is_text = isinstance(parameter.type, click.Path | click.types.StringParamType)
+        if is_text and isinstance(value, bool | list | dict):
+            raise click.UsageError(f"{path}: {key} must be a text, not {value!r}", context)
+        return str(value) if is_text else value
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list) or any(isinstance(each, bool | list | dict) for each in values):
         raise click.UsageError(f'{path}: {key} must be a list of texts (["a", "b"]), not {value!r}', context)

@@ -127,12 +127,14 @@ def read_predictions(source: Dataset, prefix: str) -> Predictions:
         raise InputError(f"{source.path} holds no rows")
     if lacking:
         found = [name.removesuffix("null_odds") for name in source.names if name.endswith("_null_odds")]
-        others = [other for other in found if other + "answer" in source.names]
+        others = [other for other in found if other != prefix and other + "answer" in source.names]
         why = (
             f"its columns have another prefix: name it with --output-prefix {others[0]}"
             if others
             else "each question has a column of its own; make rows of them with `batchqa convert --to long`"
-            if any(name.startswith(prefix) for name in source.names)
+            if prefix + "answer" in lacking and any(name.startswith(prefix) for name in source.names)
+            else "it was left out, and is needed here"
+            if prefix + "answer" not in lacking
             else "`batchqa run` did not write it: name a model with --model to annotate it first"
         )
         raise InputError(f"{source.path} has no column {', '.join(map(repr, lacking))}; {why}")

@@ -143,4 +143,4 @@ def check_summary(summary: str | Path | None, target: Target, inputs: Sequence[s
             return  # the job makes this folder
     elif isinstance(target, LocalTarget) and target.kind != "stdout":
         written = target.written()
-    check_beside("--summary", path, [*inputs, *written], SUMMARY)
+    check_beside("--summary", path, [*inputs, *written], SUMMARY, through=True)
