@@ -139,7 +139,9 @@ def test_a_stopped_job_that_would_replace_an_output_does_not_describe_it(
     bad.write_text('{"text": "a", "question": "b"}\nno json\n')
     with pytest.raises(batchqa.LimitError):
         batchqa.run(bad, with_own_names, model=tiny_bundle, context="text", overwrite=True, **RUN)
-    assert [row.context for row in open_output(str(with_own_names)).rows()] == CONTEXTS
+    shown = open_output(str(with_own_names))
+    assert [row.context for row in shown.rows()] == CONTEXTS
+    assert shown.maker is not None
     same = write(tmp_path / "same.parquet", context=CONTEXTS, question=QUESTIONS)
     again = batchqa.run(same, tmp_path / "re.parquet", model=tiny_bundle, reuse=[str(with_own_names)], **RUN)
     assert again.reused_rows == 3
