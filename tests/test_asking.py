@@ -506,7 +506,7 @@ def test_each_question_lists_as_many_answers_as_it_says(tmp_path: Path, tiny_bun
     source, file = tmp_path / "in.jsonl", tmp_path / "questions.csv"
     source.write_text("".join(json.dumps(row) + "\n" for row in DOCUMENTS))
     texts = {"usual": "Why?", "best": "Why?", "two": "Why?", "all": "Who repaired it?"}
-    options: dict[str, Any] = {"model": tiny_bundle, "device": "cpu", "no_answer": "off"}
+    options: dict[str, Any] = {"model": tiny_bundle, "device": "cpu", "no_answer": "off", "in_process": True}
 
     def answers(name: str, said: dict[str, str], **more: Any) -> dict[str, list[list[dict[str, Any]]]]:
         lines = [f"{name},{text},{said.get(name, '')}" for name, text in texts.items()]
@@ -544,7 +544,13 @@ def test_lists_of_other_lengths_are_another_job_and_are_not_reused(tmp_path: Pat
             '{"name": "b", "question": "Who?", "answers": 9}\n'
         )
         return batchqa.run(
-            source, tmp_path / output, model=tiny_bundle, device="cpu", questions=file, **options
+            source,
+            tmp_path / output,
+            model=tiny_bundle,
+            device="cpu",
+            in_process=True,
+            questions=file,
+            **options,
         )
 
     job("two.parquet", 2)
