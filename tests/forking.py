@@ -98,12 +98,20 @@ def _main() -> None:
         answer: Any = None
         if what == "fork":
             gate, opens = os.pipe()
+            is_ready, ready = os.pipe()
             answer = os.fork()
             if not answer:
-                for other in (opens, *gates.values()):  # a gate opens when nobody holds its other end
+                for other in (
+                    opens,
+                    is_ready,
+                    *gates.values(),
+                ):  # a gate opens when nobody holds its other end
                     os.close(other)
-                _be_the_fork(program, gate, *words)
+                _be_the_fork(program, gate, ready, *words)
             os.close(gate)
+            os.close(ready)
+            os.read(is_ready, 1)  # who traces it from now on sees the program's own calls alone
+            os.close(is_ready)
             gates[answer] = opens
         elif what == "begin":
             os.close(gates.pop(words[0]))
@@ -113,12 +121,15 @@ def _main() -> None:
         print(json.dumps(answer), flush=True)  # noqa: T201
 
 
-def _be_the_fork(program: Any, gate: int, said: str, storage: dict[str, str], *arguments: str) -> None:
+def _be_the_fork(
+    program: Any, gate: int, ready: int, said: str, storage: dict[str, str], *arguments: str
+) -> None:
     os.environ.update(storage)
     ctypes.CDLL(None).prctl(*_ANYONE_MAY_TRACE)
     os.dup2(os.open(said, os.O_WRONLY), 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.argv[1:] = arguments
+    os.close(ready)
     code = 1
     try:
         os.read(gate, 1)
