@@ -57,7 +57,7 @@ _asking_options = together(
     setting(
         "--questions",
         "File of questions to ask of every row: TOML, JSONL, CSV or Parquet with a name, a question and "
-        "optionally a no-answer threshold for each.",
+        "optionally a no-answer threshold and how many answers to list for each.",
         metavar="FILE",
     ),
     setting(
