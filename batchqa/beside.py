@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from batchqa.errors import SettingsError
+from batchqa.store.locations import local_path
 
 PAGE = b"<!doctype html"
 SUMMARY = b'{"rows"'
@@ -35,7 +36,7 @@ def check_beside(
         raise SettingsError(f"{option} {path} is a link, a device or a pipe; name a file")
     real = path.resolve()
     for other in taken:
-        place = Path(str(other).removeprefix("file://"))
+        place = Path(local_path(str(other)))
         if real == place.resolve() or (path.exists() and place.exists() and path.samefile(place)):
             raise SettingsError(f"{option} {path} is an input or output of this job, which it would replace")
         seen = not path.name.startswith(("_", "."))  # others are skipped in folders

@@ -73,7 +73,7 @@ def _from_dicts(rows: list[dict[str, Any]]) -> pa.Table:
     columns = {}
     for name in names:
         if not isinstance(name, str):
-            raise InputError(f"the name of a column must be a text, and {name!r} is none")
+            raise InputError(f"column names must be text, not {name!r}")
         try:
             columns[name] = pa.array([row.get(name) for row in rows])
         except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:

@@ -235,8 +235,8 @@ def test_each_option_has_the_variable_and_the_toml_key_of_its_flag(
         ("[run]\nkeep = true\n", 'keep must be a list of texts (["a", "b"]), not True'),
         ("[run]\nkeep = [['a']]\n", "keep must be a list of texts"),
         ("[run]\ninputs = 5\n", "inputs must be a list of texts"),
-        ("[run]\nsummary = true\n", "summary must be a text, not True"),
-        ("[run]\ncontext = ['a']\n", "context must be a text, not ['a']"),
+        ("[run]\nsummary = true\n", "summary must be text, not True"),
+        ("[run]\ncontext = ['a']\n", "context must be text, not ['a']"),
     ],
 )
 def test_a_mistake_in_the_file_is_a_usage_error(
@@ -424,10 +424,45 @@ def test_a_file_uri_is_a_local_path_for_every_command(
     assert json.loads(capsys.readouterr().out)["reused_rows"] == 2
     for command in ("info", "show", "finalize"):
         assert main([command, out]) == 0, command
-    assert main(["convert", out, "--to", "squad", "-o", str(tmp_path / "predictions.json")]) == 0
+    beside = {name: f"file://{tmp_path}/{name}" for name in ("predictions.json", "page.html", "summary.json")}
+    assert main(["convert", out, "--to", "squad", "-o", beside["predictions.json"]]) == 0
+    assert main(["show", out, "--html", beside["page.html"]]) == 0
+    third = f"{tmp_path}/third.parquet"
+    assert main([*run, "-o", third, "--summary", beside["summary.json"]]) == 0
+    assert all((tmp_path / name).is_file() for name in beside)
     gold = tmp_path / "gold.jsonl"
     gold.write_text("".join(json.dumps({"id": each, "answers": ["a"]}) + "\n" for each in "123"))
     assert main(["evaluate", out, "--gold", gold.as_uri(), "--resamples", "9"]) == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run {rows} -o {here}/second.jsonl --model {bundle} --device cpu --in-process --summary {there}",
+        "show {out} --html {there}",
+        "convert {out} --to squad -o {there}",
+        "evaluate {out} --report {there}",
+        "export {bundle} -o {there}",
+        "train {bundle} --data {rows} -o {there}",
+    ],
+)
+def test_what_only_a_local_path_can_be_is_no_folder_called_s3(
+    command: str,
+    rows_file: Path,
+    tiny_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s3:" / "bucket").mkdir(parents=True)  # or the parent's absence would be what is refused
+    run = ["run", str(rows_file), "--model", str(tiny_bundle), "--device", "cpu", "--in-process"]
+    assert main([*run, "-o", "out.jsonl"]) == 0
+    names = {"rows": rows_file, "out": "out.jsonl", "bundle": tiny_bundle, "here": tmp_path}
+    capsys.readouterr()
+    assert main([word.format(**names, there="s3://bucket/made.json") for word in command.split()]) == 2
+    assert "must be a local path, not s3://bucket/made.json" in capsys.readouterr().err
+    assert not [*(tmp_path / "s3:" / "bucket").iterdir()]
 
 
 def test_a_dry_run_says_what_to_expect_and_writes_nothing(

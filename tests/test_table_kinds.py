@@ -203,7 +203,7 @@ def test_names_of_a_data_frame_that_are_no_texts_stay_as_they_are(annotator: Ann
     ("given", "said"),
     [
         (pd.DataFrame({"context": ["c"], "question": ["q"], "n": [2**70]}), "too large"),
-        ([{"context": "c", "question": "q", 5: 1}], "name of a column must be a text, and 5 is none"),
+        ([{"context": "c", "question": "q", 5: 1}], "column names must be text, not 5"),
         (pl.Series("context", ["c"]), "cannot become an Arrow table"),
     ],
 )

@@ -122,7 +122,7 @@ def _value(context: click.Context, path: Path, key: str, parameter: click.Parame
     if not (parameter.multiple or parameter.nargs == -1):
         is_text = isinstance(parameter.type, click.Path | click.types.StringParamType)
         if is_text and isinstance(value, bool | list | dict):
-            raise click.UsageError(f"{path}: {key} must be a text, not {value!r}", context)
+            raise click.UsageError(f"{path}: {key} must be text, not {value!r}", context)
         return str(value) if is_text else value
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list) or any(isinstance(each, bool | list | dict) for each in values):

@@ -13,8 +13,8 @@ from pyarrow.fs import FileSelector, FileType, LocalFileSystem
 
 from batchqa.bundle import MANIFEST, open_model
 from batchqa.errors import InputError, first_line
-from batchqa.output import layout
-from batchqa.store.locations import Location, is_uri, locate, read_at, translated, trouble
+from batchqa.store import layout
+from batchqa.store.locations import Location, is_uri, local_path, locate, read_at, translated, trouble
 
 FOOTER_PREFIX = "batchqa."
 """Keys of a Parquet footer that `run` writes begin with this."""
@@ -26,7 +26,7 @@ def describe(path: str) -> dict[str, Any]:
     "default" is the bundle in the package; an output may be in an object store. Raises InputError where
     `path` is neither, ModelError where a bundle does not verify, and a store's errors.
     """
-    path = path.removeprefix("file://")
+    path = local_path(path)
     if path == "default" or (not is_uri(path) and (Path(path) / MANIFEST).is_file()):
         return _bundle(path)
     place = locate(path) if is_uri(path) else _local(path)

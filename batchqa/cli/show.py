@@ -6,13 +6,13 @@ import io
 import os
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 from rich.console import Console
 
 from batchqa.beside import PAGE, check_beside
 from batchqa.evaluation.comparing import Maker
 from batchqa.review import Choice, Output, choose, render_rows, write_page
+from batchqa.store.locations import local_output
 
 TERMINAL_ROWS = 20
 """Rows that a terminal shows, if --limit does not say."""
@@ -60,12 +60,13 @@ def show_as_page(
     output: Output,
     given: str,
     choice: Choice,
-    path: Path,
+    html: str,
     *,
     limit: int | None,
     on_note: Callable[[str], None],
 ) -> str:
     """Write the rows that are chosen as one HTML page; what was written is returned as a line."""
+    path = local_output("--html", html)
     check_beside("--html", path, [given], PAGE)
     limit = PAGE_ROWS if limit is None else limit
     numbers, total = choose(output, choice)

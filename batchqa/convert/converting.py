@@ -21,12 +21,13 @@ from batchqa.convert.writing import write_object, write_records, write_tables
 from batchqa.errors import InputError, PreconditionError
 from batchqa.html_pages import replacing, write_whole
 from batchqa.review import Output, Row, open_output
-from batchqa.steps.reading import open_dataset
+from batchqa.steps.reading import NOT_FINISHED, open_dataset
+from batchqa.store.locations import local_output
 
 
 def convert(
     given: str,
-    path: Path,
+    path: str | Path,
     form: str,
     *,
     overwrite: bool = False,
@@ -39,6 +40,7 @@ def convert(
     Raises PreconditionError where the file exists, InputError and SettingsError for what cannot be
     converted, StorageError.
     """
+    path = local_output("-o", path)
     beside = [path.with_name(f"{path.stem}.{ending}") for ending in _BESIDE.get(form, ())]
     for each in (path, *beside):
         check_beside("-o", each, [given])
@@ -49,7 +51,7 @@ def convert(
         return f"{path}: {count:,} rows with gold answers"
     output = open_output(given, prefix=prefix, context=context, question=question)
     if output.unfinished:
-        raise InputError(f"{output.source.path} is not finished; the command that began it finishes it")
+        raise InputError(f"{output.source.path} {NOT_FINISHED}")
     if form in ("wide", "long"):  # in the other layout the columns keep their types
         output = replace(output, source=open_dataset(output.source.given, repeated=()))
     return _WRITERS[form](output, path)

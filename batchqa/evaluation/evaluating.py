@@ -50,7 +50,7 @@ from batchqa.records import Int64
 from batchqa.settings import WindowSettings
 from batchqa.squad import RowScores, Rules, normalise
 from batchqa.steps.reading import Dataset, open_dataset
-from batchqa.store.locations import is_uri, public
+from batchqa.store.locations import local_output, public
 
 TEXTS = frozenset({"context", "question"})
 """Options that name the columns of the texts: groups and report need them as a run does."""
@@ -127,16 +127,18 @@ def evaluate(
     """
     texts = {name: run_options[name] for name in TEXTS if name in run_options}
     options = _Options(output_prefix, id, gold_column, texts)
-    _check(by, tune, report, model)
+    _check(by, tune, model)
+    tune = None if tune is None else local_output("-o, where --tune writes,", tune)
+    report = None if report is None else local_output("--report", report)
     aim = _aim(objective, target_precision, prior, tune)
     bundle = open_model(model) if model is not None else None
     if tune is not None and bundle is not None:
-        check_target(bundle, Path(tune))
+        check_target(bundle, tune)
     if report is not None:
         from batchqa.evaluation.report import check_report
 
         read = (predictions, gold, compare, null_odds, annotated)
-        check_report(Path(report), [str(file) for file in read if file is not None])
+        check_report(report, [str(file) for file in read if file is not None])
 
     opened = open_rows(str(predictions))
     references = opened.references if gold is None else open_rows(str(gold)).rows
@@ -184,7 +186,7 @@ def evaluate(
             scored.rows,
             scored.spans,
             bundle=bundle,
-            target=Path(tune),
+            target=tune,
             data=data,
             unit=units_of(examples, or_contexts=True),
             aim=aim,
@@ -219,20 +221,13 @@ def evaluate(
     if report is not None:
         from batchqa.evaluation.report import write_report
 
-        write_report(evaluation, Path(report), source)
+        write_report(evaluation, report, source)
     return evaluation
 
 
-def _check(
-    by: Sequence[str], tune: str | Path | None, report: str | Path | None, model: str | Path | None
-) -> None:
+def _check(by: Sequence[str], tune: str | Path | None, model: str | Path | None) -> None:
     if isinstance(by, str):
         raise TypeError("`by` is a list of names")
-    for option, given in (("-o, where --tune writes,", tune), ("--report", report)):
-        if given is not None and is_uri(str(given)):
-            raise SettingsError(
-                f"{option} must be a local path, not {public(str(given))}; copy it afterwards"
-            )
     if tune is not None and model is None:
         raise SettingsError("--tune needs the bundle that it copies: name it with --model")
 

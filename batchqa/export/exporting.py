@@ -31,6 +31,7 @@ from batchqa.errors import BatchqaError, ModelError, PreconditionError, Settings
 from batchqa.machine import cpu_flags
 from batchqa.steps.windowing import learn_layout
 from batchqa.store.files import sync_folder
+from batchqa.store.locations import local_output
 
 from . import graphs
 from .abstention import Abstains, Probed, decide, probe
@@ -110,7 +111,7 @@ def export(
     checkpoint that cannot be exported, or if every variant misses a limit (then nothing is left in `output`),
     TryAgainError without a network.
     """
-    target_path = Path(output)
+    target_path = local_output("-o", output)
     _check_options(precisions, target, languages)
     if target_path.exists() or target_path.is_symlink():
         raise PreconditionError(f"{target_path} exists already; remove it, or choose another -o")

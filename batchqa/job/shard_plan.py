@@ -19,9 +19,10 @@ import pyarrow as pa
 
 from batchqa import thrift
 from batchqa.errors import PreconditionError, SettingsError
-from batchqa.output import Commit, OutputTable, Target, canonical, differences, layout
+from batchqa.output import Commit, OutputTable, Target, canonical, differences
 from batchqa.records import Cursor
 from batchqa.settings import RunSettings, Shard
+from batchqa.store import layout
 
 FORMAT = 2
 

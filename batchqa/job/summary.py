@@ -14,6 +14,7 @@ from batchqa.errors import StorageError
 from batchqa.job.following import Clock
 from batchqa.output import LocalTarget, Target
 from batchqa.records import ROW_ERRORS
+from batchqa.store.locations import local_output
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,9 @@ def written(path: str | Path | None, summary: Summary) -> Summary:
     if path is None:
         return summary
     try:
-        Path(path).write_bytes(orjson.dumps(summary.to_dict(), option=orjson.OPT_APPEND_NEWLINE))
+        local_output("--summary", path).write_bytes(
+            orjson.dumps(summary.to_dict(), option=orjson.OPT_APPEND_NEWLINE)
+        )
     except OSError as error:
         raise StorageError(f"--summary {path}: {error.strerror}; the output itself is complete") from error
     return summary
@@ -136,7 +139,7 @@ def check_summary(summary: str | Path | None, target: Target, inputs: Sequence[s
     """Refuse a --summary that would replace an input or the output, or cannot be written."""
     if summary is None:
         return
-    path = Path(summary)
+    path = local_output("--summary", summary)
     written: Iterable[Path] = ()
     if isinstance(target, LocalTarget) and target.kind == "folder":
         if path.absolute().parent == target.path:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from batchqa.errors import PreconditionError, StorageError, TryAgainError
-from batchqa.output import layout
 from batchqa.output.finished import Found, check_companions, check_replaceable, find
 from batchqa.output.manifest import JobRecord, PartRecord, canonical, differences, fingerprint, summed
 from batchqa.output.merging import DamagedPartError, MissingPartError
@@ -20,7 +19,7 @@ from batchqa.output.staging import Staging, leftover, root_of
 from batchqa.output.table import OutputTable
 from batchqa.output.target import Target
 from batchqa.records import Cursor
-from batchqa.store import files
+from batchqa.store import files, layout
 
 _OPEN_TRIES = 50
 _OPEN_PAUSE_SECONDS = 0.1

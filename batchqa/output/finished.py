@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchqa.errors import PreconditionError
-from batchqa.output import layout
 from batchqa.output.manifest import RECORD_KEY, JobRecord, canonical
 from batchqa.output.target import Target
+from batchqa.store import layout
 from batchqa.store.locations import trouble
 from batchqa.store.store import Store
 

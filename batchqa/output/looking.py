@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from batchqa.errors import TryAgainError
-from batchqa.output import layout
 from batchqa.output.finished import Found, find
 from batchqa.output.manifest import JobRecord
 from batchqa.output.staging import check_not_late, leftover, read_job, root_of
 from batchqa.output.target import Target
-from batchqa.store import files
+from batchqa.store import files, layout
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,13 @@ from typing import Any, BinaryIO, Self
 
 import pyarrow as pa
 
-from batchqa.output.layout import part_name
 from batchqa.output.manifest import FINGERPRINT_KEY, RECORD_KEY, PartRecord
 from batchqa.output.staging import Staging, root_of
 from batchqa.output.table import OutputTable
 from batchqa.output.target import Target
 from batchqa.records import Cursor
 from batchqa.store import files
+from batchqa.store.layout import part_name
 
 ROW_GROUP_BYTES = 32 * 2**20
 """A row group is closed when its batches reach this size in memory: what writer and readers must hold.

@@ -21,12 +21,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchqa.errors import StorageError
-from batchqa.output import delimited, jsonlines, layout, merging
+from batchqa.output import delimited, jsonlines, merging
 from batchqa.output.finished import check_replaceable, find
 from batchqa.output.manifest import FINGERPRINT_KEY, RECORD_KEY, JobRecord, PartRecord, canonical
 from batchqa.output.staging import Staging
 from batchqa.output.table import OutputTable
 from batchqa.output.target import Target
+from batchqa.store import layout
 from batchqa.store.files import new_file
 from batchqa.store.locations import trouble
 

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 
 from batchqa.errors import BatchqaError, PreconditionError, TryAgainError
 from batchqa.footer import MAGIC
-from batchqa.output import layout
 from batchqa.output.finished import find, sha256
 from batchqa.output.manifest import FINGERPRINT_KEY, RECORD_KEY, JobRecord, PartRecord
 from batchqa.output.merging import MissingPartError
 from batchqa.output.target import Target
+from batchqa.store import layout
 from batchqa.store.locations import read_at, trouble
 from batchqa.store.store import Store
 

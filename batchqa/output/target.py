@@ -17,10 +17,19 @@ from typing import Literal
 import pyarrow.fs as pafs
 
 from batchqa.errors import SettingsError
-from batchqa.output.layout import LONGEST_SUFFIX, REJECTS_SUFFIX, SIDECAR_SUFFIX, STAGING_SUFFIX, part_name
 from batchqa.store.files import exists
+from batchqa.store.layout import LONGEST_SUFFIX, REJECTS_SUFFIX, SIDECAR_SUFFIX, STAGING_SUFFIX, part_name
 from batchqa.store.local import LocalStore
-from batchqa.store.locations import OBJECT_STORES, Location, is_uri, locate, public, translated, waiting_for
+from batchqa.store.locations import (
+    OBJECT_STORES,
+    Location,
+    is_uri,
+    local_path,
+    locate,
+    public,
+    translated,
+    waiting_for,
+)
 from batchqa.store.object_store import ObjectStore
 from batchqa.store.store import Store
 
@@ -51,7 +60,7 @@ class Target:
         """Read the text of `-o`."""
         if text == "-":
             return LocalTarget("stdout", "jsonl", LocalStore(Path()), "-", "standard output", Path("-"))
-        text = text.removeprefix("file://")
+        text = local_path(text)
         if not text or "\0" in text:
             raise SettingsError("-o needs the path of a file or folder")
         return _parse_uri(text) if is_uri(text) else _parse_path(text)
@@ -157,8 +166,8 @@ def check_target(target: LocalTarget | ObjectTarget, inputs: Sequence[str], over
     output = target.path.resolve()
     written = {path: path.resolve() for path in target.written()}
     for text in inputs:
-        if not is_uri(text) or text.startswith("file://"):
-            _check_input(target, text.removeprefix("file://"), output, written)
+        if not is_uri(text):
+            _check_input(target, local_path(text), output, written)
     # A finished output in a read-only folder is still "already done".
     if overwrite or not exists(target.path):
         _check_writable(target)

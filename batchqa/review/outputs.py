@@ -30,9 +30,9 @@ from batchqa.steps.reading import (
     question_values,
     root_of,
 )
-from batchqa.store.locations import is_uri
+from batchqa.store.layout import STAGING_SUFFIX
+from batchqa.store.locations import is_uri, local_path
 
-STAGING = ".batchqa"
 """What stands behind the name of a one-file output while it is not finished."""
 
 LISTS = ("candidates", "answers")
@@ -193,9 +193,11 @@ def open_output(
     `prefix`, `context` and `question` None: what the run was told, as its record says, else the columns.
     Raises InputError where the file has no answers.
     """
-    given = given.removeprefix("file://")
-    staged = not is_uri(given) and not Path(given).exists() and Path(given.rstrip("/") + STAGING).is_dir()
-    path = given.rstrip("/") + STAGING if staged else given
+    given = local_path(given)
+    staged = (
+        not is_uri(given) and not Path(given).exists() and Path(given.rstrip("/") + STAGING_SUFFIX).is_dir()
+    )
+    path = given.rstrip("/") + STAGING_SUFFIX if staged else given
     unfinished = staged or (not is_uri(given) and is_unfinished(Path(given)))
     source = open_dataset(path, unfinished=True)
     names = source.names

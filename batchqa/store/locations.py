@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -40,6 +41,7 @@ _THREAD = "batchqa-storage"
 _PAUSES = (0.2, 0.8, 3.2)
 """Seconds between the attempts of `again`."""
 
+_FILE = "file://"
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
 _QUERY = re.compile(r"[a-z_]+=[^?]*")
 _AWS = re.compile(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))? during (\w+) operation")
@@ -120,8 +122,20 @@ def has_empty_part(key: str) -> bool:
 
 
 def is_uri(text: str) -> bool:
-    """Whether this is a URI and no local path; `file://` is one too."""
-    return _URI.fullmatch(text) is not None
+    """Whether this is a URI of something that is not local: a local path may begin with `file://`."""
+    return _URI.fullmatch(text) is not None and not text.startswith(_FILE)
+
+
+def local_path(text: str) -> str:
+    """A local path without the `file://` that it may begin with."""
+    return text.removeprefix(_FILE)
+
+
+def local_output(option: str, given: str | Path) -> Path:
+    """The path of what only local file systems take. Raises SettingsError for a URI."""
+    if is_uri(str(given)):
+        raise SettingsError(f"{option} must be a local path, not {public(str(given))}; copy it afterwards")
+    return Path(local_path(str(given)))
 
 
 def public(uri: str) -> str:
@@ -129,7 +143,7 @@ def public(uri: str) -> str:
 
     A local path stays as it is.
     """
-    if not is_uri(uri) or uri.startswith("file://"):
+    if not is_uri(uri):
         return uri
     scheme, authority, key, _ = _split(uri)
     return f"{scheme}://{_public_authority(scheme, authority)}/{key}"

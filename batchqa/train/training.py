@@ -24,7 +24,8 @@ from batchqa.machine import cpu_model, cpu_quota, keep_large_allocations, memory
 from batchqa.settings import ReadingSettings, WindowSettings
 from batchqa.steps.reading import open_source
 from batchqa.steps.windowing import Windower, learn_layout
-from batchqa.store.locations import is_uri, public
+from batchqa.store.layout import STAGING_SUFFIX
+from batchqa.store.locations import local_output
 from batchqa.version import VERSION
 
 from .card import model_card
@@ -84,8 +85,8 @@ def train(
     """
     settings, note = settings or TrainSettings(), on_note or (lambda _: None)
     check_stop = check_stop or (lambda: None)
-    work = _work_folder(str(output))
-    output = Path(output)
+    output = local_output("-o", output)
+    work = _work_folder(output)
     torch = load("torch")
     load("accelerate")
     _check_device(settings)
@@ -143,13 +144,11 @@ def train(
     return Trained(str(output), trainer.done, trainer.seconds, final)
 
 
-def _work_folder(output: str) -> Path:
+def _work_folder(output: Path) -> Path:
     """Where a run is kept until it is done, beside `output`. Raises SettingsError where that cannot be."""
-    if is_uri(output):
-        raise SettingsError(f"-o must be a local path, not {public(output)}; copy the folder afterwards")
-    if not Path(output).name:
-        raise SettingsError(f"-o {output} is no name for a new folder; give one")
-    return Path(output).with_name(Path(output).name + ".batchqa")
+    if not output.name:
+        raise SettingsError(f"-o {output} does not name a new folder; give it a name")
+    return output.with_name(output.name + STAGING_SUFFIX)
 
 
 def _check_device(settings: TrainSettings) -> None:

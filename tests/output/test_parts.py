@@ -13,9 +13,9 @@ from batchqa.output import (
     Commit,
     part_writer,
 )
-from batchqa.output.layout import part_name
 from batchqa.records import Cursor
 from batchqa.store import files as commit_files
+from batchqa.store.layout import part_name
 from tests import commit_job
 from tests.commit_job import RECORDS, kept, rows_of, run
 from tests.output.looking import (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
 
@@ -21,7 +20,6 @@ FORMS = ("label-studio", "argilla", "spacy", "squad", "wide", "long", "gold")
     "--output-file",
     "path",
     required=True,
-    type=click.Path(path_type=Path),
     metavar="FILE",
     help="File to write; for spacy .spacy (DocBin) or .jsonl, for wide and long .parquet, .jsonl, .csv "
     "or .tsv.",
@@ -37,7 +35,7 @@ FORMS = ("label-studio", "argilla", "spacy", "squad", "wide", "long", "gold")
 @columns_option
 @common_options
 def convert_command(
-    output: str, path: Path, form: str, overwrite: bool, log_format: str, quiet: bool, **columns: str | None
+    output: str, path: str, form: str, overwrite: bool, log_format: str, quiet: bool, **columns: str | None
 ) -> None:
     """Write the answers of OUTPUT as Label Studio predictions, Argilla records, spaCy documents, SQuAD
     predictions ({id: text}, null odds beside them), or in the other layout (wide, long).

@@ -206,7 +206,6 @@ _shard_options = together(
 @click.option("--dry-run", is_flag=True, help="Read, count and estimate; write nothing.")
 @click.option(
     "--summary",
-    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
     metavar="FILE",
     help="Also write the summary to this file as JSON; -: to standard output, as JSON even on a terminal.",
 )
@@ -220,7 +219,7 @@ def run_command(
     on: str | None,
     processes: int | None,
     dry_run: bool,
-    summary: Path | None,
+    summary: str | None,
     log_format: str,
     quiet: bool,
     **options: Any,
@@ -241,7 +240,7 @@ def run_command(
             "on_note": reporter.note,
             "whole_process": True,
         }
-        as_json = summary is not None and str(summary) == "-"
+        as_json = summary == "-"
         result: job.Summary | job.Estimate
         share = share_of_job(shard, None if on else shards)
         if dry_run:

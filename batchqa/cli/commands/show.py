@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
 
@@ -31,7 +30,6 @@ from batchqa.domains import Count, Share
 @number("--page", Count, 1, "Page of N rows to show.", metavar="P")
 @click.option(
     "--html",
-    type=click.Path(path_type=Path),
     metavar="FILE",
     help="Write one self-contained HTML page to browse, search and sort.",
 )
@@ -45,7 +43,7 @@ def show_command(
     below: float,
     limit: int | None,
     page: int,
-    html: Path | None,
+    html: str | None,
     log_format: str,
     quiet: bool,
     **columns: str | None,

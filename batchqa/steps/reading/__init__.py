@@ -41,11 +41,12 @@ from .dataset import (
     root_of,
 )
 from .formats import JsonDocumentError
-from .input_files import InputFile, is_unfinished
+from .input_files import NOT_FINISHED, InputFile, is_unfinished
 from .source import STREAM, Source, open_source
 from .squad_files import parse_document
 
 __all__ = [
+    "NOT_FINISHED",
     "STREAM",
     "ColumnPlan",
     "Dataset",

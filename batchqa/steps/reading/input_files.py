@@ -29,7 +29,8 @@ from batchqa.errors import (
     SettingsError,
     StorageError,
 )
-from batchqa.store.locations import EMPTY_PART, has_empty_part, is_uri, locate, trouble
+from batchqa.store import layout
+from batchqa.store.locations import EMPTY_PART, has_empty_part, is_uri, local_path, locate, trouble
 
 from .partitions import with_keys
 from .table_formats import live
@@ -43,13 +44,10 @@ Compression = Literal["none", "gzip", "zstd"]
 MIB = 2**20
 _LOCAL = pafs.LocalFileSystem()
 
-_MARKERS = ("_$folder$", ".batchqa", ".batchqa.json")
+_MARKERS = ("_$folder$", layout.STAGING_SUFFIX, layout.SIDECAR_SUFFIX)
 """How the names of Hadoop's folders in an object store end, and of what jobs keep beside their outputs."""
 
-_JOB, _DONE = "_batchqa/job.json", "_SUCCESS"
-"""What a job keeps in the folder of its output from the beginning on, and what it writes there last."""
-
-_NOT_FINISHED = "is the output of a job that is not finished; the command that began it finishes it"
+NOT_FINISHED = "is the output of a job that is not finished; run its command again to finish it"
 
 _OF_WINDOWS = ("thumbs.db", "desktop.ini")
 """What its file manager leaves in folders, as that of macOS leaves .DS_Store."""
@@ -213,13 +211,13 @@ def find(
 
 def is_unfinished(folder: Path) -> bool:
     """Whether a folder is the output of a job that has not been finished: rows may be missing there."""
-    return (folder / _JOB).is_file() and not (folder / _DONE).exists()
+    return (folder / layout.JOB).is_file() and not (folder / layout.SUCCESS).exists()
 
 
 def _named_by(argument: str, unfinished: bool) -> list[Place]:
-    if is_uri(argument) and not argument.startswith("file://"):
+    if is_uri(argument):
         return _remote(argument, unfinished)
-    local = argument.removeprefix("file://")
+    local = local_path(argument)
     with translated(argument):
         if _exists(local):
             paths = _below(local, unfinished) if Path(local).is_dir() else [local]
@@ -231,8 +229,8 @@ def _named_by(argument: str, unfinished: bool) -> list[Place]:
                 raise NoInputError(f"no file matches {argument}")
         elif Path(local).is_symlink():
             raise InputError(f"{argument} is a link to a file that does not exist")
-        elif Path(f"{local.rstrip('/')}.batchqa").is_dir():
-            raise InputError(f"{argument} {_NOT_FINISHED}")
+        elif Path(local.rstrip("/") + layout.STAGING_SUFFIX).is_dir():
+            raise InputError(f"{argument} {NOT_FINISHED}")
         else:
             raise NoInputError(f"{argument} does not exist")
         return [_local_place(path) for path in paths]
@@ -258,10 +256,9 @@ def _local_place(path: str) -> Place:
     try:
         mode = Path(path).stat().st_mode
     except FileNotFoundError:  # found in a folder: this is no input that is not there
-        why = (
-            "is a link to a file that does not exist" if Path(path).is_symlink() else "has just been deleted"
-        )
-        raise InputError(f"{path} {why}; remove the link, or try again") from None
+        if Path(path).is_symlink():
+            raise InputError(f"{path} is a link to a file that does not exist; remove it") from None
+        raise InputError(f"{path} has just been deleted; try again") from None
     if stat.S_ISREG(mode):
         real = os.path.realpath(path)
         return Place(path, Path(real).as_uri(), _LOCAL, real)
@@ -294,8 +291,8 @@ def _below(folder: str, unfinished: bool) -> list[str]:
         raise error
 
     for here, folders, names in os.walk(folder, followlinks=True, onerror=fail):
-        if not unfinished and "_batchqa" in folders and is_unfinished(Path(here)):
-            raise InputError(f"{here} {_NOT_FINISHED}")
+        if not unfinished and layout.CONTROL in folders and is_unfinished(Path(here)):
+            raise InputError(f"{here} {NOT_FINISHED}")
         folders[:] = [name for name in folders if not _hidden(name)]
         real = os.path.realpath(here)
         if real in visited:  # a link back up
@@ -347,11 +344,15 @@ def _remote_paths(filesystem: pafs.FileSystem, path: str, public: str, unfinishe
     selector = pafs.FileSelector(base, recursive=True, allow_not_found=True)
     names = [entry.path for entry in filesystem.get_file_info(selector) if entry.type is pafs.FileType.File]
     there = set(names)
-    begun = [name.removesuffix(_JOB) for name in names if name.endswith(f"/{_JOB}")]
+    begun = [name.removesuffix(layout.JOB) for name in names if name.endswith(f"/{layout.JOB}")]
     names = [name for name in names if not any(_hidden(p) for p in name[len(base) :].split("/"))]
     for folder in begun:
-        if not unfinished and folder + _DONE not in there and any(name.startswith(folder) for name in names):
-            raise InputError(f"{public}: {folder.rstrip('/')} {_NOT_FINISHED}")
+        if (
+            not unfinished
+            and folder + layout.SUCCESS not in there
+            and any(name.startswith(folder) for name in names)
+        ):
+            raise InputError(f"{public}: {folder.rstrip('/')} {NOT_FINISHED}")
     if glob.has_magic(path):
         matches = re.compile(_glob_expression(path))
         names = [name for name in names if matches.fullmatch(name)]

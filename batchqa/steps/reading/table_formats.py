@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from batchqa.errors import InputError, first_line
-from batchqa.store.locations import is_uri, public
+from batchqa.store.locations import is_uri, local_path, public
 
 if TYPE_CHECKING:  # input_files calls this module
     from .input_files import Place
@@ -66,8 +66,7 @@ def live(argument: str, found: list[Place]) -> list[Place]:
 
 def _names(argument: str) -> tuple[str, ...]:
     """How a file is shown that this argument is the name of."""
-    remote = is_uri(argument) and not argument.startswith("file://")
-    return (public(argument),) if remote else (argument, argument.removeprefix("file://"))
+    return (public(argument),) if is_uri(argument) else (argument, local_path(argument))
 
 
 def _table_of(place: Place, kinds: dict[str, str | None]) -> tuple[str, str] | None:

@@ -1,6 +1,7 @@
 """Every name of an output on disk: what is beside it, and what is in the folder of its unfinished work.
 
-Names are relative to the store (`batchqa.store`) that holds the output, with slashes::
+Who writes outputs goes by them, and who reads inputs, so as not to take one for the other. Names are relative
+to the store that holds the output, with slashes::
 
     OUT.rejects.jsonl, OUT.batchqa.json        rejected lines; the record of a file of text
     ROOT/part-0000000.parquet                  a committed part; its footer is its commit record
