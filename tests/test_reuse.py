@@ -197,6 +197,21 @@ def test_several_outputs_and_one_that_was_made_by_reuse_are_reused(
     _assert_equal(out, full)
 
 
+@pytest.mark.parametrize("name", ["yesterday.parquet", "yesterday/", "yesterday.jsonl"])
+def test_the_link_to_the_latest_output_is_followed(
+    name: str, work: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    run = {"model": tiny_bundle, **OPTIONS}
+    batchqa.run(work / "old.parquet", f"{tmp_path}/{name}", **run)
+    (tmp_path / "latest").symlink_to(name)
+    done = batchqa.run(work / "today.parquet", tmp_path / "out.parquet", reuse=tmp_path / "latest", **run)
+    assert done.reused_rows == 39
+    with pytest.raises(SettingsError, match="is the output itself"):
+        batchqa.run(
+            work / "today.parquet", f"{tmp_path}/{name}", reuse=tmp_path / "latest", overwrite=True, **run
+        )
+
+
 def test_of_a_job_that_asks_its_own_questions_only_the_new_ones_are_scored(
     work: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:

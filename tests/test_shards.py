@@ -78,6 +78,10 @@ def as_squad(folder: Path) -> Path:
     return path
 
 
+def slurm(**values: str) -> dict[str, str]:
+    return {f"SLURM_ARRAY_TASK_{name}": value for name, value in values.items()}
+
+
 def finish(run: Run, source: Path, output: str, count: int, **options: Any) -> Summary:
     """All shards, the last first, and then finalize."""
     for index in reversed(range(count)):
@@ -216,6 +220,19 @@ def test_a_shard_that_does_not_fit_the_plan_is_refused_with_the_difference(
     assert snapshot(tmp_path / "out.parquet.batchqa") == before
 
 
+def test_a_shard_that_meets_another_job_says_what_can_be_done_in_its_place(run: Run, tmp_path: Path) -> None:
+    source = as_jsonl(tmp_path)
+    for output, staging in (("out.parquet", "out.parquet.batchqa"), ("folder/", "folder")):
+        run(source, f"{tmp_path}/{output}", shard="0/2")
+        for other in ({"top_k": 2, "shard": "1/2"}, {"shard": "0/3"}):
+            with pytest.raises(
+                PreconditionError, match=rf"remove {tmp_path}/{staging} when no shard runs there$"
+            ):
+                run(source, f"{tmp_path}/{output}", **other)
+        shutil.rmtree(tmp_path / staging)
+        assert run(source, f"{tmp_path}/{output}", shard="0/3").shard == "0/3"
+
+
 def test_finalize_names_the_shards_to_run_again_or_waits_for_them(run: Run, tmp_path: Path) -> None:
     source, output = as_parquet(tmp_path), tmp_path / "out.parquet"
     with pytest.raises(TryAgainError, match="no shard has begun here"):
@@ -346,10 +363,6 @@ def test_what_cannot_be_shared_out_is_refused(run: Run, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("out*"))
 
 
-def slurm(**values: str) -> dict[str, str]:
-    return {f"SLURM_ARRAY_TASK_{name}": value for name, value in values.items()}
-
-
 @pytest.mark.parametrize(
     ("variables", "count", "shard"),
     [
@@ -366,6 +379,15 @@ def slurm(**values: str) -> dict[str, str]:
             Shard(3, 4),
         ),
         ({"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "2"}, 8, Shard(5, 8)),
+        (slurm(ID="16", COUNT="16", MIN="1", MAX="16"), 16, Shard(15, 16)),  # the whole array, from 1
+        (
+            slurm(ID="3", COUNT="2", MIN="3", MAX="4"),
+            16,
+            Shard(3, 16),
+        ),  # two of it again, as finalize names them
+        (slurm(ID="3", COUNT="4", MIN="", MAX=""), None, Shard(3, 4)),
+        ({"JOB_COMPLETION_INDEX": "1", "SKYPILOT_NODE_RANK": ""}, 2, Shard(1, 2)),
+        ({"AWS_BATCH_JOB_ARRAY_INDEX": "1", "AWS_BATCH_JOB_ARRAY_SIZE": "2"}, 2, Shard(1, 2)),
     ],
 )
 def test_the_variables_of_a_scheduler_say_which_shard_this_is(
@@ -379,8 +401,17 @@ def test_the_variables_of_a_scheduler_say_which_shard_this_is(
     [
         ("auto", None, {}, "no scheduler's variable is set"),
         ("auto", None, {"JOB_COMPLETION_INDEX": "3"}, "give --shards N"),
-        ("auto", 2, {"JOB_COMPLETION_INDEX": "3"}, "3/2"),
-        ("auto", 2, {"JOB_COMPLETION_INDEX": "x"}, "not a whole number"),
+        ("auto", 2, {"JOB_COMPLETION_INDEX": "3"}, "JOB_COMPLETION_INDEX=3 is none of 2 tasks.* 0 to 1"),
+        ("auto", 2, {"JOB_COMPLETION_INDEX": "9" * 5000}, "no task number"),
+        (
+            "auto",
+            8,
+            {"CLOUD_RUN_TASK_INDEX": "1", "CLOUD_RUN_TASK_COUNT": "4"},
+            "different numbers of shards",
+        ),
+        ("auto", None, {"CLOUD_RUN_TASK_INDEX": "0", "CLOUD_RUN_TASK_COUNT": ""}, "give --shards N"),
+        ("auto", None, slurm(ID="0", COUNT="2", MIN="1", MAX="2"), "none of 2 tasks.* 1 to 2"),
+        ("auto", 2, {"JOB_COMPLETION_INDEX": "x"}, "no task number"),
         ("auto", 2, {"JOB_COMPLETION_INDEX": "0", "CLOUD_RUN_TASK_INDEX": "0"}, "both set"),
         (
             "auto",

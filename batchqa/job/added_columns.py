@@ -19,7 +19,7 @@ DEFAULT_PREFIX = "qa_"
 def record_of(given: str) -> JobRecord | None:
     """The record of the run that wrote an output; None where there is none."""
     try:
-        found = written_by(Target.parse(given))
+        found = written_by(Target.to_read(given))
     except SettingsError:  # a name that no output of a run has
         return None
     return found.record if found else None

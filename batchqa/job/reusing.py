@@ -36,7 +36,7 @@ def find_earlier(name: str, target: Target) -> EarlierOutput:
 
     Raises InputError where there is none, SettingsError where it would be replaced.
     """
-    place = Target.parse(name)
+    place = Target.to_read(name)
     if place == target:
         raise SettingsError(f"--reuse {name} is the output itself; write to another file or folder")
     there = written_by(place)

@@ -40,7 +40,7 @@ from batchqa.output import (
 )
 from batchqa.settings import RunSettings, Shard
 from batchqa.steps.asking import Questions
-from batchqa.steps.reading import STREAM, Source, open_source
+from batchqa.steps.reading import STREAM, Source, inline_schema, open_source
 from batchqa.steps.writing import output_schema
 from batchqa.version import VERSION
 
@@ -309,10 +309,14 @@ def _totals(annotator: Annotator, unlike: str) -> dict[str, Any]:
 
 
 def one_of(settings: RunSettings | None, options: dict[str, Any]) -> RunSettings:
-    """The settings, given whole or as options."""
+    """The settings, given whole or as options; what --schema names a file for is in them."""
     if settings is not None and options:
         raise TypeError(f"options are given twice, in settings and as {', '.join(sorted(options))}")
-    return settings or RunSettings.from_options(options)
+    settings = settings or RunSettings.from_options(options)
+    reading = settings.reading
+    if reading.schema is None:
+        return settings
+    return replace(settings, reading=replace(reading, schema=inline_schema(reading.schema)))
 
 
 def asking(settings: RunSettings) -> tuple[Questions | None, RunSettings]:

@@ -72,7 +72,7 @@ class Plan:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise PreconditionError(
                 f"{where}: this is not a plan of this version of batchqa; run all shards with one version, "
-                "or discard the job: run it once without --shard and with --restart"
+                f"or, if this job is not wanted, {_discarded(where)}"
             ) from error
 
     def check(self, fields: Mapping[str, Any], shard: Shard, where: str) -> None:
@@ -83,8 +83,8 @@ class Plan:
         if what:
             raise PreconditionError(
                 f"{where}: shard {shard} differs from the plan that the first shard made: "
-                f"{'; '.join(what)}; run it as that one was run, or discard the job: run it once without "
-                "--shard and with --restart"
+                f"{'; '.join(what)}; run it as that one was run, or, if that job is not wanted, "
+                f"{_discarded(where)}"
             )
 
     def parts_of(self, shard: Shard) -> range:
@@ -142,6 +142,11 @@ def join(commit: Commit, fields: Mapping[str, Any], shard: Shard, make: Callable
     plan.check(fields, shard, where)
     commit.share(plan.parts_of(shard), plan.ends)
     return plan
+
+
+def _discarded(where: str) -> str:
+    """How to be rid of a plan's job: shards have no --restart, as others may be at work beside them."""
+    return f"remove {where.removesuffix(f'/{layout.PLAN}')} when no shard runs there"
 
 
 def _table_to_json(table: OutputTable) -> dict[str, Any]:

@@ -122,7 +122,7 @@ class Commit:
         staging.check_strangers()
         if restart:
             staging.discard_job()
-        self._compare_jobs(staging)
+        self._compare_jobs(staging, shared)
         staging.remove_unfinished()
         if self.state == "resumed" and not shared:
             parts = staging.committed(self.fingerprint, self._part_rows, self.table.schema)
@@ -171,13 +171,13 @@ class Commit:
             f"{self.target}: another run keeps creating and removing its staging folder; try again later"
         )
 
-    def _compare_jobs(self, staging: Staging) -> None:
+    def _compare_jobs(self, staging: Staging, shared: bool) -> None:
         earlier = staging.job()
         if earlier is None:
             if staging.has_parts():
                 staging.check_not_late(layout.JOB)
                 raise PreconditionError(
-                    f"{staging.where}: there are parts here but no job.json; --restart discards them"
+                    f"{staging.where}: there are parts here but no job.json; {staging.way_out(shared)}"
                 )
             if not self._overwrite:
                 check_companions(self.target)
@@ -186,7 +186,7 @@ class Commit:
             what = "; ".join(differences(earlier.fields, self._job.fields))
             raise PreconditionError(
                 f"{staging.where}: there is an unfinished job here that differs from this one: {what};"
-                " resume that one with its own command, or discard it with --restart"
+                f" resume it with its own command; or, if it is not wanted, {staging.way_out(shared)}"
             )
         self.state = "resumed"
         self._job = earlier

@@ -46,6 +46,10 @@ class Staging:
     def _name(self, name: str) -> str:
         return f"{self.root}/{name}"
 
+    def way_out(self, shared: bool) -> str:
+        """What to do about work that is not wanted: a shard, beside which others may be, has no --restart."""
+        return f"remove {self.where} when no shard runs there" if shared else "--restart discards it"
+
     @property
     def where(self) -> str:
         """The folder, for messages."""

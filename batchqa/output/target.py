@@ -65,6 +65,14 @@ class Target:
             raise SettingsError("-o needs the path of a file or folder")
         return _parse_uri(text) if is_uri(text) else _parse_path(text)
 
+    @staticmethod
+    def to_read(text: str) -> LocalTarget | ObjectTarget:
+        """An output that is read, not written: a link is followed, such as that to the latest one."""
+        path = Path(local_path(text))
+        if not is_uri(text) and path.is_symlink() and path.exists():
+            text = str(path.resolve())
+        return Target.parse(text)
+
     def __str__(self) -> str:
         return self.shown
 

@@ -349,10 +349,9 @@ def _shards(count: int | None, room: int) -> list[Shard]:
 
 def _anywhere(work: ShardWork) -> ShardWork:
     """The same with absolute paths: workers have other working folders."""
-    reading, asking, output = work.settings.reading, work.settings.asking, work.settings.output
+    asking, output = work.settings.asking, work.settings.output
     settings = replace(
         work.settings,
-        reading=replace(reading, schema=reading.schema and _absolute(reading.schema)),
         asking=replace(asking, questions=asking.questions and _absolute(asking.questions)),
         output=replace(output, reuse=tuple(map(_absolute, output.reuse))),
     )

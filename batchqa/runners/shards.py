@@ -6,6 +6,7 @@ A new scheduler is one row of `SCHEDULERS`.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -70,23 +71,38 @@ def shard_of(text: str, count: int | None, environment: Mapping[str, str] = os.e
 
 def _of_scheduler(scheduler: Scheduler, given: int | None, environment: Mapping[str, str]) -> Shard:
     def number(name: str | None) -> int | None:
-        text = environment.get(name) if name else None
-        if text is not None and not (text.isascii() and text.isdecimal()):
-            raise SettingsError(f"--shard auto: {name}={text!r} is not a whole number; give --shard I/N")
+        text = (environment.get(name) if name else None) or None  # one that is set to nothing is not set
+        if text is not None and not re.fullmatch(r"[0-9]{1,18}", text):
+            raise SettingsError(f"--shard auto: {name}={text[:40]!r} is no task number; give --shard I/N")
         return None if text is None else int(text)
 
     index, count = number(scheduler.index) or 0, number(scheduler.count)
+    first, last = number(scheduler.first) or 0, number(scheduler.last)
     if given is not None:
+        if count not in (None, given) and scheduler.first is None:  # such a job always has all its tasks
+            raise SettingsError(
+                f"--shard auto: {scheduler.count}={count} and --shards {given} name different numbers of "
+                "shards, so that some would never be done; leave out --shards"
+            )
         # of an array that repeats some tasks only the numbers count, from 0
-        return Shard(index, given)
+        is_whole = count == given and last == first + count - 1
+        return _checked(scheduler, index, first if is_whole else 0, given)
     if count is None:
         raise SettingsError(
             f"--shard auto: {scheduler.name} does not say how many tasks there are; give --shards N"
         )
-    first, last = number(scheduler.first) or 0, number(scheduler.last)
     if last is not None and last - first + 1 != count:
         raise SettingsError(
             f"--shard auto: the tasks {first} to {last} of this {scheduler.name} are only {count}, so the "
             "number of shards is not known; give --shards N, with tasks counted from 0"
+        )
+    return _checked(scheduler, index, first, count)
+
+
+def _checked(scheduler: Scheduler, index: int, first: int, count: int) -> Shard:
+    if count and not first <= index < first + count:
+        raise SettingsError(
+            f"--shard auto: {scheduler.index}={index} is none of {count} tasks, which would be {first} to "
+            f"{first + count - 1}; number the tasks so, or give --shard I/N"
         )
     return Shard(index - first, count)

@@ -42,6 +42,7 @@ from .dataset import (
 )
 from .formats import JsonDocumentError
 from .input_files import NOT_FINISHED, InputFile, is_unfinished
+from .json_types import inline_schema
 from .source import STREAM, Source, open_source
 from .squad_files import parse_document
 
@@ -55,6 +56,7 @@ __all__ = [
     "Parts",
     "Source",
     "column_at",
+    "inline_schema",
     "is_unfinished",
     "open_dataset",
     "open_source",

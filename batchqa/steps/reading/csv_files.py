@@ -54,7 +54,7 @@ class CsvFile:
         size = 0
         with self._opened() as stream:
             stream.skip(byte)
-            for record in records(stream, header.delimiter, place.shown, longest, line, byte):
+            for record in records(stream, header.delimiter, place.in_rows, longest, line, byte):
                 waiting.append(record)
                 size += record.byte_after - (waiting[-2].byte_after if len(waiting) > 1 else begin.byte)
                 if len(waiting) == MAX_ROWS or size >= BATCH_BYTES:
@@ -90,7 +90,7 @@ class CsvFile:
 
     def locate(self, record: Record) -> str:
         """The place of a record for messages: file and line, from 1."""
-        return f"{self._place.shown}:{record.line + 1}"
+        return f"{self._place.in_rows}:{record.line + 1}"
 
     def _opened(self) -> TextStream:
         return TextStream(self._place, self._kind.compression, self._settings.max_zstd_window)

@@ -87,6 +87,14 @@ class Place:
     keys: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def in_rows(self) -> str:
+        """How rows name it: by its absolute path or URI, however it was named and from which folder.
+
+        So all processes of a job write the same, wherever they run.
+        """
+        return self.path if self.local else self.shown
+
+    @property
     def local(self) -> bool:
         """Whether it is a file of this machine, with an inode."""
         return self.tape is None and isinstance(self.filesystem, pafs.LocalFileSystem)

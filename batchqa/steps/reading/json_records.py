@@ -23,7 +23,7 @@ def read_records(
     """The blocks of one file that have records, from `start` on; at most MAX_ROWS lines each."""
     longest = settings.max_line_bytes
     array = kind.format == "json"
-    where = f"{place.shown}, record " if array else f"{place.shown}:"
+    where = f"{place.in_rows}, record " if array else f"{place.in_rows}:"
     with TextStream(place, kind.compression, settings.max_zstd_window) as text:
         stream = ArrayLines(text, place.shown) if array else text
         if start.byte:

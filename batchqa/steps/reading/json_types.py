@@ -186,6 +186,15 @@ def parse_schema(text: str) -> dict[str, JsonType]:
     time64[us], ...), `json` (any value, kept as JSON text) or `list<type>`; in a file also [type] for a list
     and {"name": type} for a struct.
     """
+    return {name: _given_type(kind, name) for name, kind in _given_schema(text).items()}
+
+
+def inline_schema(text: str) -> str:
+    """The same schema as JSON, without a file: it may change while a job runs, or not be where it runs."""
+    return orjson.dumps(_given_schema(text)).decode()
+
+
+def _given_schema(text: str) -> dict[str, Any]:
     if text.lstrip().startswith("{") or (":" not in text or Path(text).is_file()):
         given = _schema_file(text)
     else:
@@ -197,7 +206,7 @@ def parse_schema(text: str) -> dict[str, JsonType]:
             given[name] = kind.strip()
     if not given:
         raise SettingsError("--schema names no column")
-    return {name: _given_type(kind, name) for name, kind in given.items()}
+    return given
 
 
 def _schema_file(text: str) -> dict[str, Any]:

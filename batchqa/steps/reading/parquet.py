@@ -124,7 +124,7 @@ class ParquetReader:
 
     def _rows(self, batch: pa.RecordBatch, place: Place, begin: Cursor, first_record: int) -> Rows:
         def locate(row: int) -> str:
-            return f"{place.shown}, row {begin.row + row + 1}"
+            return f"{place.in_rows}, row {begin.row + row + 1}"
 
         wanted = self._of_batch(batch.schema)
         try:

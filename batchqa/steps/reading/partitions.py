@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -26,7 +26,9 @@ _KEYED = re.compile(r"([^=]+)=(.*)", re.DOTALL)
 
 def with_keys(place: Place) -> Place:
     """The place with the keys of its folders, unless they are known already."""
-    found = [match for part in PurePosixPath(place.shown).parent.parts if (match := _KEYED.fullmatch(part))]
+    # absolute: it must not matter where a job runs; not resolved: links have such names too
+    path = Path(place.shown).absolute() if place.local else PurePosixPath(place.shown)
+    found = [match for part in path.parent.parts if (match := _KEYED.fullmatch(part))]
     if place.tape is not None or place.keys or not found:
         return place
     values = {unquote(match[1]): None if match[2] == _NULL else unquote(match[2]) for match in found}

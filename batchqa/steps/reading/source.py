@@ -188,14 +188,19 @@ def _stamp(place: Place) -> dict[str, Any]:
 
 
 def _identity(place: Place, kind: Format, stamp: dict[str, Any]) -> dict[str, Any]:
-    """An ETag says it all; without it, part of the content is hashed.
+    """An ETag says it all; without it, part of the content is hashed. What folders say are values of rows.
 
     What comes through a pipe is not known before it is read, so no two streams are the same: an output or
     parts of an earlier one must not be taken for this one's.
     """
     if place.tape is not None:
         return {**stamp, STREAM: uuid.uuid4().hex}
-    return stamp if "etag" in stamp else stamp | place.digest(kind)
+    known = stamp if "etag" in stamp else stamp | place.digest(kind)
+    if not place.keys:
+        return known
+    return known | {
+        "keys": {key: value if value is None else str(value) for key, value in place.keys.items()}
+    }
 
 
 def known_formats(

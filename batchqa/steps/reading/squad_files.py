@@ -103,13 +103,13 @@ class SquadReader:
 
     def read(self, start: Cursor, first_record: int) -> Iterator[Rows]:
         """The rows of one document from `start` to its end."""
-        shown = self._places[start.file].shown
+        name = self._places[start.file].in_rows
         document = self._documents[start.file]
         begin = start.row
         for end in _cuts(document, begin):
             faults = {q: document.faults[q] for q in range(begin, end) if q in document.faults}
             yield self._rows(
-                document.batch(begin, end), faults, shown, Cursor(start.file, begin), first_record
+                document.batch(begin, end), faults, name, Cursor(start.file, begin), first_record
             )
             first_record += end - begin
             begin = end
@@ -118,12 +118,12 @@ class SquadReader:
         self,
         batch: pa.RecordBatch,
         faults: Mapping[int, tuple[str, str]],
-        shown: str,
+        name: str,
         begin: Cursor,
         first_record: int,
     ) -> Rows:
         def locate(row: int) -> str:
-            return f"{shown}, question {begin.row + row + 1}"
+            return f"{name}, question {begin.row + row + 1}"
 
         of_rows = {
             question - begin.row: RowFault(code, f"{locate(question - begin.row)}: {reason}")

@@ -47,7 +47,7 @@ class TextReader:
         place, kind = self._places[start.file], self._kinds[start.file]
         batch, fault = read_text(place, kind, self._settings)
         faults = {} if fault is None else {0: fault}
-        yield self._plan.rows(batch, lambda _: place.shown, first_record, start, faults=faults)
+        yield self._plan.rows(batch, lambda _: place.in_rows, first_record, start, faults=faults)
 
 
 def read_text(
@@ -58,12 +58,12 @@ def read_text(
     raw = read_whole(place, kind.compression, settings.max_zstd_window, 4 * longest)  # bytes of a character
     text, fault = None, None
     if raw is None:
-        detail = f"{place.shown}: the context is longer than {longest} characters (--max-context-chars)"
+        detail = f"{place.in_rows}: the context is longer than {longest} characters (--max-context-chars)"
         fault = RowFault("too_large", detail)
     else:
         try:
             text = raw.decode()
         except UnicodeDecodeError as error:
-            fault = RowFault("bad_utf8", f"{place.shown}, byte {error.start}: {NOT_UTF8}")
-    row = [pa.array([place.shown], pa.string()), pa.array([text], pa.large_string())]
+            fault = RowFault("bad_utf8", f"{place.in_rows}, byte {error.start}: {NOT_UTF8}")
+    row = [pa.array([place.in_rows], pa.string()), pa.array([text], pa.large_string())]
     return pa.RecordBatch.from_arrays(row, schema=SCHEMA), fault
