@@ -233,6 +233,12 @@ def test_a_shard_that_meets_another_job_says_what_can_be_done_in_its_place(run: 
         assert run(source, f"{tmp_path}/{output}", shard="0/3").shard == "0/3"
 
 
+@pytest.mark.parametrize("wait", [float("nan"), -1])
+def test_finalize_does_not_wait_for_a_time_that_is_none(tmp_path: Path, wait: float) -> None:
+    with pytest.raises(SettingsError, match="--wait must be a number of seconds from 0 on"):
+        job.finalize(tmp_path / "out.parquet", wait=wait)
+
+
 def test_finalize_names_the_shards_to_run_again_or_waits_for_them(run: Run, tmp_path: Path) -> None:
     source, output = as_parquet(tmp_path), tmp_path / "out.parquet"
     with pytest.raises(TryAgainError, match="no shard has begun here"):

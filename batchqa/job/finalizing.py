@@ -45,6 +45,8 @@ def finalize(
     clock = Clock(process_seconds() if whole_process else 0.0)
     note, status = on_note or (lambda _: None), on_status or (lambda _: None)
     target = Target.parse(str(output))
+    if not wait >= 0:  # NaN too, with which it would wait for ever
+        raise SettingsError(f"--wait must be a number of seconds from 0 on, not {wait}")
     if target.kind == "stdout":
         raise SettingsError("finalize needs the output that the shards were given, a file or folder, not -")
     plan = _awaited(target, wait, status)
