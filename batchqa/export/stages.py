@@ -47,9 +47,12 @@ class Stages:
     def fetch(self, what: str, of: Mapping[str, Any], target: Path) -> bool:
         """Copy a file that was kept to `target`; whether there was one."""
         kept = self._place(what, of)
-        if kept is None or not kept.is_file():
+        if kept is None:
             return False
-        shutil.copyfile(kept, target)
+        try:
+            shutil.copyfile(kept, target)
+        except FileNotFoundError:  # never kept, or removed by an export of other checkpoints meanwhile
+            return False
         return True
 
     def put(self, what: str, of: Mapping[str, Any], file: Path) -> None:

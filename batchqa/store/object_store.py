@@ -121,8 +121,7 @@ class ObjectWorkplace:
         )
         self.own = secrets.token_hex(4)
         _remove_left_folders()
-        self._folder = Path(tempfile.mkdtemp(prefix=_SCRATCH))
-        self._lock = Lock(self._folder / "lock", str(self._folder))
+        self._folder, self._lock = _new_folder()
 
     def tmp(self, name: str) -> Path:
         """A file of this run."""
@@ -132,6 +131,15 @@ class ObjectWorkplace:
         """Remove the local folder."""
         shutil.rmtree(self._folder, ignore_errors=True)
         self._lock.release()
+
+
+def _new_folder() -> tuple[Path, Lock]:
+    """A folder of this process's own, and the lock that says so."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_SCRATCH))
+        # Another run that clears up may take a folder for a killed run's until its lock is held.
+        with suppress(FileNotFoundError, TryAgainError):
+            return folder, Lock(folder / "lock", str(folder))
 
 
 def _remove_left_folders() -> None:

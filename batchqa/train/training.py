@@ -17,14 +17,19 @@ from typing import Any
 import numpy as np
 import orjson
 
-from batchqa.errors import DeviceError, InputError, PreconditionError, SettingsError, StoppedError
+from batchqa.errors import (
+    DeviceError,
+    InputError,
+    PreconditionError,
+    SettingsError,
+    StoppedError,
+)
 from batchqa.export.checkpoint import Checkpoint, open_checkpoint, sha256_of
 from batchqa.export.extras import load, quiet, versions
 from batchqa.machine import cpu_model, cpu_quota, keep_large_allocations, memory_limit
 from batchqa.settings import ReadingSettings, WindowSettings
 from batchqa.steps.reading import open_source
 from batchqa.steps.windowing import Windower, learn_layout
-from batchqa.store.layout import STAGING_SUFFIX
 from batchqa.store.locations import local_output
 from batchqa.version import VERSION
 
@@ -36,6 +41,7 @@ from .student import make_student
 from .teachers import Teacher, open_teachers
 from .train_settings import TrainSettings
 from .validation import Validation, validate
+from .working_folder import alone, begin, differences, working_folder
 
 RECORD = "training.json"
 ALGORITHM = 1
@@ -86,7 +92,7 @@ def train(
     settings, note = settings or TrainSettings(), on_note or (lambda _: None)
     check_stop = check_stop or (lambda: None)
     output = local_output("-o", output)
-    work = _work_folder(output)
+    work = working_folder(output)
     torch = load("torch")
     load("accelerate")
     _check_device(settings)
@@ -117,7 +123,8 @@ def train(
             )
         check_stop()
         _check_room(work, student, settings, features)
-        _begin(work, job, restart=restart)
+        stack.callback(alone(work, output, note).release)
+        begin(work, job, restart=restart)
         trainer = Trainer(student, masters, features, settings, work, layers)
         if resumed := trainer.resume():
             note(f"resuming after step {resumed:,} of {len(trainer.plan.steps):,}")
@@ -142,13 +149,6 @@ def train(
         }
         _publish(trainer, checkpoint, record, work, output)
     return Trained(str(output), trainer.done, trainer.seconds, final)
-
-
-def _work_folder(output: Path) -> Path:
-    """Where a run is kept until it is done, beside `output`. Raises SettingsError where that cannot be."""
-    if not output.name:
-        raise SettingsError(f"-o {output} does not name a new folder; give it a name")
-    return output.with_name(output.name + STAGING_SUFFIX)
 
 
 def _check_device(settings: TrainSettings) -> None:
@@ -299,7 +299,7 @@ def _finished(output: Path, job: dict[str, Any]) -> Trained | None:
         return None
     record = output / RECORD
     before = orjson.loads(record.read_bytes()) if record.is_file() else {}
-    if (different := _differences(job, before)) and before:
+    if (different := differences(job, before)) and before:
         raise PreconditionError(
             f"{output} exists already and was trained differently ({', '.join(different)}); choose another "
             "output, or remove it"
@@ -314,32 +314,6 @@ def _finished(output: Path, job: dict[str, Any]) -> Trained | None:
         Validation(**found) if found else None,
         already_done=True,
     )
-
-
-def _differences(job: dict[str, Any], before: dict[str, Any]) -> list[str]:
-    """Names of what differs, an option by its own name."""
-    different = [name for name in job if name != "options" and before.get(name) != job[name]]
-    options = before.get("options", {})
-    return different + [name for name, value in job["options"].items() if options.get(name) != value]
-
-
-def _begin(work: Path, job: dict[str, Any], *, restart: bool) -> None:
-    """Make the working folder, or resume in it. Raises PreconditionError if another run began there."""
-    if restart:
-        shutil.rmtree(work, ignore_errors=True)
-    file = work / "job.json"
-    if file.is_file():
-        if different := _differences(job, orjson.loads(file.read_bytes())):
-            raise PreconditionError(
-                f"{work} holds a run that was started with other options ({', '.join(different)}); give the "
-                f"same options to resume it, or --restart to start again"
-            )
-        return
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(orjson.dumps(job, option=orjson.OPT_INDENT_2))
-    except OSError as error:
-        raise InputError(f"{work} cannot be made: {error.strerror}; choose another output") from error
 
 
 def _check_room(work: Path, student: Any, settings: TrainSettings, features: Features) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from batchqa.errors import (
     PreconditionError,
     SettingsError,
     StoppedError,
+    TryAgainError,
 )
 from batchqa.train.train_settings import TrainSettings
 from tests.models import write_tiny_bundle
@@ -169,6 +171,25 @@ def test_a_run_that_began_otherwise_is_not_resumed(base: Path, data: Path, tmp_p
         train(str(base), tmp_path / "out", [data], settings=TrainSettings(**QUICK), gold_column="answers")
 
     assert train(str(base), tmp_path / "out", [data], settings=other, restart=True).steps == 44
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_of_two_runs_at_once_the_second_leaves_the_first_alone(
+    base: Path, data: Path, tmp_path: Path, *, restart: bool
+) -> None:
+    settings, calls, refused = TrainSettings(**QUICK), count(), []
+
+    def also_train() -> None:
+        if next(calls) == 20:
+            with pytest.raises(TryAgainError, match="another run is writing") as error:
+                train(str(base), tmp_path / "out", [data], settings=settings, restart=restart)
+            refused.append(error.value)
+
+    first = train(str(base), tmp_path / "out", [data], settings=settings, check_stop=also_train)
+
+    assert refused
+    assert first.steps == 44
+    assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
 def test_rows_without_gold_are_learned_from_a_teacher(
