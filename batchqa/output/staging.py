@@ -237,7 +237,10 @@ class Staging:
         clean = True
         if self._filled:
             # what says that the folder is being filled; the staging goes last, so that this is taken up again
-            clean = self._remove_control(self._filled, self.store.list(self._filled))
+            names = set(self.store.list(self._filled))
+            if self.store.stat(f"{self._filled}/{layout.JOB}") is not None:
+                names.add(layout.JOB)  # also where a listing is late: behind the staging nothing leads to it
+            clean = self._remove_control(self._filled, names)
         clean = self._remove(self.store.list(self.root)) and clean
         self.close()
         return clean

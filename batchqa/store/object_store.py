@@ -85,6 +85,8 @@ class ObjectStore:
         others = objects.below(root).keys() - set(names)
         if names and not others:
             objects.remove_below(root)
+            # by its name, too: a late listing removes nothing, and the last one is what leads to the rest
+            objects.remove(root.child(names[-1]))
         elif names:
             for name in names:
                 objects.remove(root.child(name))

@@ -156,6 +156,16 @@ def test_a_store_that_fails_or_is_late_during_a_shard_or_finalize_is_75_at_most(
     assert fail(bucket, output, step, expected(output), number, fault)
 
 
+def test_a_listing_that_is_late_while_finalize_clears_up_leaves_nothing_behind(
+    bucket: Bucket, expected: Callable[[str], dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    number = 17  # what is listed before it is in the sweep below
+    while fail(bucket, "out.jsonl/", "finalize", expected("out.jsonl/"), number, NOTHING_LISTED):
+        number += 1
+    assert number > 18
+
+
 @pytest.mark.faults
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("fault", DISTURBANCES)
