@@ -20,7 +20,7 @@ from batchqa.languages import profile_of
 from batchqa.one_question import as_asked, as_pairs
 from batchqa.pipeline import Road
 from batchqa.records import Cursor, Rows
-from batchqa.settings import DEFAULT_MAX_LENGTH, RunSettings
+from batchqa.settings import DEFAULT_MAX_LENGTH, AskingSettings, RunSettings
 from batchqa.steps.asking import Questions
 from batchqa.steps.chunking import chunks
 from batchqa.steps.decoding import DecodingRules
@@ -28,7 +28,7 @@ from batchqa.steps.reading import ColumnPlan, pieces
 from batchqa.steps.scoring import SpanScorer
 from batchqa.steps.windowing import Windower, open_tokenizer
 from batchqa.steps.writing import output_batches, output_schema
-from batchqa.table_kinds import annotated_as_given, check_batch, of_one_schema
+from batchqa.table_kinds import ROW, annotated_as_given, check_batch, of_one_schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,8 @@ class _Loaded:
 
 _LEFT: list[_Loaded] = []
 """What a fork inherited. Their threads are not in this process, and to destroy them could hang."""
+
+Layout = Literal["long", "wide"]
 
 STREAM_PART_ROWS = 100_000
 """Rows of a stream after which what was remembered of them is dropped: as many as a job's part has."""
@@ -176,7 +178,7 @@ class Annotator:
         self,
         batches: Iterable[pa.RecordBatch],
         questions: Mapping[str, Any] | None = None,
-        layout: Literal["long", "wide"] = "long",
+        layout: Layout | None = None,
     ) -> Iterator[pa.RecordBatch]:
         """Annotate record batches as they come, in order and in bounded memory.
 
@@ -204,7 +206,7 @@ class Annotator:
         self,
         table: Any,
         questions: Mapping[str, Any] | None = None,
-        layout: Literal["long", "wide"] = "long",
+        layout: Layout | None = None,
     ) -> Any:
         """The table with the answer columns added; a row that cannot be judged has its code in `qa_error`.
 
@@ -213,7 +215,8 @@ class Annotator:
 
         Every row is asked `questions` if they are given: {"brand": "What brand is it?"}, or in the place of
         a text {"question": text, "threshold": number}. `layout` "long" gives a row for each question, "wide"
-        a column.
+        a column; None as the annotator was made, or "long". The rows of data frames and lists come back as
+        they are, with their index, once for each question in the long layout.
         """
         return annotated_as_given(
             table,
@@ -225,7 +228,7 @@ class Annotator:
         self,
         input_schema: pa.Schema,
         questions: Mapping[str, Any] | None = None,
-        layout: Literal["long", "wide"] = "long",
+        layout: Layout | None = None,
     ) -> pa.Schema:
         """The schema of the output for tables of `input_schema`. Raises InputError where columns lack."""
         if not isinstance(input_schema, pa.Schema):
@@ -269,8 +272,18 @@ class Annotator:
         """The questions of the settings: the options `ask` and `questions`."""
         return Questions.of(self.settings.asking)
 
-    def _asks(self, questions: Mapping[str, Any] | None, layout: Literal["long", "wide"]) -> Questions | None:
-        asks = self._own_questions if questions is None else Questions.given(questions, layout)
+    def _asks(self, questions: Mapping[str, Any] | None, layout: Layout | None) -> Questions | None:
+        if questions is not None:
+            asks: Questions | None = Questions.given(questions, "long" if layout is None else layout)
+        elif layout is None:
+            asks = self._own_questions
+        else:
+            AskingSettings(layout=layout)
+            if layout == "wide" and self._own_questions is None:
+                raise SettingsError(
+                    "layout 'wide' makes a column for each question; give `questions`, or leave it out"
+                )
+            asks = self._own_questions and replace(self._own_questions, layout=layout)
         if asks is None:
             return None
         asks, decoding = asks.with_limits(self.settings.decoding)
@@ -283,6 +296,8 @@ class Annotator:
 
     def _plan(self, schema: pa.Schema, asks: Questions | None) -> ColumnPlan:
         reading = self.settings.reading
+        if reading.keep is not None and ROW in schema.names:
+            reading = replace(reading, keep=(*reading.keep, ROW))
         if asks is None:
             return ColumnPlan.of(schema, reading, "the table")
         with asks.explaining():
