@@ -90,11 +90,13 @@ class AskingSettings:
     """The questions that every row is asked, where the rows do not bring their own.
 
     `ask` has them as NAME=QUESTION, `questions` names a file of them; what they may be is in
-    docs/asking.md. `layout` is how the answers are written: a row for each question, or a column.
+    docs/asking.md. `layout` is how the answers are written: a row for each question, or a column. `given` is
+    no option: it is what a Python caller gives as `questions` in the place of a file.
     """
 
     ask: tuple[str, ...] = ()
     questions: str | None = None
+    given: Mapping[str, Any] | None = None
     layout: Literal["long", "wide"] = "long"
 
     def __post_init__(self) -> None:
@@ -268,8 +270,10 @@ def _asked_as(name: Any, question: Any) -> str:
     if not isinstance(question, str):
         raise SettingsError(
             f"ask[{name!r}] must be the question's text, not {shown(question)}; a threshold of its own is "
-            "given in a file (questions=)"
+            "given with questions="
         )
+    if "=" in str(name):
+        raise SettingsError(f"ask[{name!r}]: a question's name has letters, digits and _, and no =")
     return f"{name}={question}"
 
 
@@ -297,7 +301,8 @@ class RunSettings:
             left["max_errors"] = ErrorLimit.parse(str(limit))
         if isinstance(left.get("ask"), Mapping):
             left["ask"] = tuple(_asked_as(name, question) for name, question in left["ask"].items())
-
+        if isinstance(left.get("questions"), Mapping):
+            left["given"] = left.pop("questions")
         if isinstance(reuse := left.get("reuse", ()), (str, Path)):
             reuse = [reuse]
         left["reuse"] = tuple(map(str, reuse))

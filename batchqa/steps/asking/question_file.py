@@ -74,7 +74,14 @@ def _toml(name: str, text: str) -> Iterator[Entry]:
         found = _lines_like(lines, rf"\[?\s*[\"']?{re.escape(key)}[\"']?\s*[\]=]")
         place = f"{name}:{found[0]}" if found else name
         said = value if isinstance(value, dict) else {"question": value}
-        yield Entry({"name": key, **said}, place)
+        yield Entry(named(key, said, place), place)
+
+
+def named(name: Any, said: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """An entry that stands behind its name. Raises SettingsError where it says another one."""
+    if "name" in said:
+        raise SettingsError(f"{place}: this is the question's name already; leave out `name`")
+    return {"name": name, **said}
 
 
 def _lines_like(lines: list[str], pattern: str) -> list[int]:

@@ -17,7 +17,7 @@ from batchqa.domains import shown
 from batchqa.errors import InputError, SettingsError
 from batchqa.settings import AskingSettings, DecodingSettings, ReadingSettings, TemplateColumnError
 
-from .question_file import Entry, read_question_file
+from .question_file import Entry, named, read_question_file
 
 KEYS = ("name", "question", "threshold", "answers")
 """What an entry of a question file may say."""
@@ -60,6 +60,10 @@ class Question:
             )
         if not isinstance(text, str) or not text.strip():
             raise SettingsError(f"{place}: question {name!r} has no text; write it as `question`")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise SettingsError(f"{place}: question {name!r} cannot be written as UTF-8: {error}") from error
         parts = _parts(text, f"{place}: question {name!r}")
         return cls(name, text, parts, _threshold(threshold, place), _answers(answers, place), place)
 
@@ -85,6 +89,8 @@ class Questions:
     def of(cls, settings: AskingSettings) -> Questions | None:
         """Those of --questions, then those of --ask; None where there are none, and rows bring their own."""
         items = [] if settings.questions is None else _of_entries(read_question_file(settings.questions))
+        if settings.given is not None:
+            items += cls.given(settings.given, settings.layout).items
         for given in settings.ask:
             name, equals, text = given.partition("=")
             if not equals:
@@ -109,11 +115,10 @@ class Questions:
         AskingSettings(layout=layout)
         if not isinstance(questions, Mapping):
             raise TypeError(f"questions are a dict {{name: question}}, not {type(questions).__qualname__}")
-        entries = (
-            {"name": name, **(said if isinstance(said, Mapping) else {"question": said})}
-            for name, said in questions.items()
-        )
-        items = [Question.of(entry, f"questions[{entry['name']!r}]") for entry in entries]
+        items = []
+        for name, said in questions.items():
+            place, entry = f"questions[{name!r}]", said if isinstance(said, Mapping) else {"question": said}
+            items.append(Question.of(named(name, entry, place), place))
         if not items:
             raise SettingsError("there are no questions to ask; give at least one: {name: question}")
         return cls(_with_own_names(items), layout)

@@ -48,7 +48,9 @@ def has_a_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         return has_a_text(kind.value_type)
     tests = (pa.types.is_primitive, pa.types.is_decimal)
-    return any(test(kind) for test in tests) and not pa.types.is_duration(kind)
+    return any(test(kind) for test in tests) and not (
+        pa.types.is_duration(kind) or pa.types.is_interval(kind)
+    )
 
 
 def _storage(kind: pa.DataType) -> pa.DataType:
@@ -139,7 +141,7 @@ def at_path(column: pa.Array, path: Path) -> pa.Array:
     return pc.struct_field(column, list(path[1:])) if len(path) > 1 else column
 
 
-def question_lists(column: pa.Array) -> pa.Array:
+def question_lists(column: pa.Array, path: Path, locate: Locate, faults: dict[int, RowFault]) -> pa.Array:
     """Lists of questions, however they are given, as QUESTIONS_TYPE."""
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
     offsets = pa.array(np.concatenate(([0], np.cumsum(lengths))), pa.int32())
@@ -148,9 +150,17 @@ def question_lists(column: pa.Array) -> pa.Array:
     question = pc.struct_field(items, "question") if given else items
     name = pc.struct_field(items, "name") if "name" in given else pa.nulls(len(items))
     fields = [QUESTIONS_TYPE.value_type.field(at) for at in range(QUESTIONS_TYPE.value_type.num_fields)]
-    questions = pa.StructArray.from_arrays(
-        [name.cast(pa.string()), question.cast(pa.string())], fields=fields
-    )
+    row = np.repeat(np.arange(len(column)), lengths)
+
+    def locate_item(item: int) -> str:
+        return locate(int(row[item]))
+
+    of_items: dict[int, RowFault] = {}
+    whole = (".".join(path),)
+    texts = [texts_of(each, whole, locate_item, of_items).cast(pa.string()) for each in (name, question)]
+    for item, fault in of_items.items():
+        faults.setdefault(int(row[item]), fault)
+    questions = pa.StructArray.from_arrays(texts, fields=fields)
     return pa.ListArray.from_arrays(offsets, questions, QUESTIONS_TYPE, mask=column.is_null())
 
 
@@ -161,8 +171,14 @@ def as_texts(column: pa.Array, path: Path, locate: Locate, faults: dict[int, Row
         values = values.dictionary_decode()
     if pa.types.is_floating(values.type):
         values = pc.if_else(pc.is_nan(values), None, values)
-    plain = may_be_text(values.type)
-    texts = (texts_of(column, path, locate, faults) if plain else values).cast(pa.string())
+    if may_be_text(values.type):
+        values = texts_of(column, path, locate, faults)
+    elif pa.types.is_timestamp(values.type) and values.type.tz is not None:
+        try:
+            values = values.cast(pa.string())
+        except pa.ArrowInvalid:  # this machine does not know the zone: the same instant in UTC
+            values = values.cast(pa.timestamp(values.type.unit, "UTC"))
+    texts = values.cast(pa.string())
     return pc.if_else(pc.equal(pc.utf8_trim_whitespace(texts), ""), None, texts)
 
 

@@ -241,7 +241,8 @@ class ColumnPlan:
         context = texts_of(clean[self.context[0]], self.context, locate, faults)
         question = None
         if self.question is not None and self.lists:
-            question = question_lists(at_path(clean[self.question[0]], self.question))
+            lists = at_path(clean[self.question[0]], self.question)
+            question = question_lists(lists, self.question, locate, faults)
         elif self.question is not None:
             question = texts_of(clean[self.question[0]], self.question, locate, faults)
         values = pa.record_batch(

@@ -25,6 +25,7 @@ from batchqa.errors import InputError
 from batchqa.records import Cursor, Int64, RowFault
 from batchqa.settings import ReadingSettings
 from batchqa.store.locations import public
+from batchqa.taking import rows_of
 
 from .cells import as_texts, at_path, struct_fields
 from .columns import find_path, listed
@@ -112,7 +113,7 @@ class Dataset:
         for piece in self._rows():
             here = np.flatnonzero((rows >= first) & (rows < first + piece.count))
             if len(here):
-                pieces.append(piece.columns(names).take(pa.array(rows[here] - first)))
+                pieces.append(rows_of(piece.columns(names), pa.array(rows[here] - first)))
                 order.append(here)
             first += piece.count
             if first > last:
@@ -121,9 +122,8 @@ class Dataset:
             raise IndexError(f"{self.path} has {first} rows, and row {last} was asked for")
         if not pieces:
             return pa.table({name: pa.nulls(0) for name in names})
-        return pa.concat_tables(pieces, promote_options="permissive").take(
-            pa.array(np.argsort(np.concatenate(order), kind="stable"))
-        )
+        in_order = pa.array(np.argsort(np.concatenate(order), kind="stable"))
+        return rows_of(pa.concat_tables(pieces, promote_options="permissive"), in_order)
 
     def read(self, name: str) -> pa.ChunkedArray:
         """One column of all rows; a dotted path reaches into structs. Raises InputError if there is none."""

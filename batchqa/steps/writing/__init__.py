@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from batchqa.records import ASKED_FIELDS, AnsweredChunk, Asked, answer_schema
+from batchqa.taking import rows_of, taken
 
 from .metadata import updated
 
@@ -58,7 +59,7 @@ def output_batches(
         added = [_struct(answers, question, count) for question in range(count)]
     batch = pa.record_batch([*columns.columns, *added], schema=schema)
     kept = np.setdiff1d(np.arange(len(batch)), list(without))
-    yield batch if len(kept) == len(batch) else batch.take(pa.array(kept))
+    yield batch if len(kept) == len(batch) else rows_of(batch, pa.array(kept))
 
 
 def _struct(answers: pa.RecordBatch, question: int, count: int) -> pa.StructArray:
@@ -79,6 +80,7 @@ def _repeated(
     at_once = max(REPEATED_BYTES // max(columns.nbytes, 1), 1)
     for begin in range(0, len(kept), at_once):
         rows = pa.array(kept[begin : begin + at_once])
-        own = [column.take(pa.array(asked.record).take(rows)) for column in columns.columns]
+        records = pa.array(asked.record).take(rows)
+        own = [taken(column, records) for column in columns.columns]
         said = asked.columns.take(rows).columns
         yield pa.record_batch([*own, *said, *answers.take(rows).columns], schema=schema)
