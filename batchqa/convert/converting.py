@@ -102,9 +102,10 @@ def _spacy(output: Output, path: Path) -> str:
 def _squad(output: Output, path: Path) -> str:
     texts, odds = squad_predictions(output.rows())
     said = f"{path}: {write_object(path, texts):,} predictions"
-    if not odds:
-        return f"{said}; there are no null odds"
     beside = path.with_name(f"{path.stem}.null-odds.json")
+    if not odds:
+        beside.unlink(missing_ok=True)  # those of the predictions that were replaced
+        return f"{said}; there are no null odds"
     write_object(beside, odds)
     return f"{said}; {beside}: their null odds"
 

@@ -88,6 +88,7 @@ def write_docbin(rows: Iterable[Row], path: Path) -> int:
     blank = spacy.blank("xx")
     documents = DocBin(store_user_data=True)
     for context, spans in _by_context(rows):
+        blank.max_length = max(blank.max_length, len(context))  # a limit for parsers, and nothing is parsed
         document = blank.make_doc(context)
         document.spans["answers"] = [
             document.char_span(start, end, label=label, alignment_mode="expand")

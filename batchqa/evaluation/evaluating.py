@@ -307,6 +307,7 @@ def _examples(source: File, truth: File | None, null_odds: str | Path | None, op
 
 
 def _predictions(source: File, null_odds: str | Path | None) -> tuple[Predictions, pa.Array | None]:
+    source.check_rows()
     rows, ids = source.rows, source.ids()
     if source.prefix + "answer" not in rows.names and PREDICTION in rows.names:
         odds = None

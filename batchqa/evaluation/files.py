@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from batchqa.evaluation.predictions import PREDICTION
 from batchqa.gold import COLUMNS, Gold, decoded_json, gold_column, plain_array, read_gold
 from batchqa.job.added_columns import DEFAULT_PREFIX, Asked, asked_columns, may_be_asked, prefix_of, record_of
 from batchqa.output import JobRecord
-from batchqa.records import Bool, Float64
+from batchqa.records import ASKED_FIELDS, Bool, Float64
 from batchqa.steps.reading import Dataset
 
 
@@ -55,6 +56,9 @@ class Predictions:
         )
 
 
+_WIDE = "each question has a column of its own; make rows of them with `batchqa convert --to long`"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class File:
     """An opened file. `prefix` is that of its answers' columns, `id` the column of its ids, if given."""
@@ -75,6 +79,16 @@ class File:
         """Whether it has answers already: a run's, or those that another program gave."""
         return self.prefix + "answer" in self.rows.names or PREDICTION in self.rows.names
 
+    def check_rows(self) -> None:
+        """Raise InputError where its record says that it has a column for each question, not a row."""
+        record = self.record
+        if (
+            record
+            and prefix_of(record) == self.prefix
+            and record.fields.get("asked", {}).get("layout") == "wide"
+        ):
+            raise InputError(f"{self.rows.path}: {_WIDE}")
+
     def asked(self) -> Asked | None:
         """The columns that say what was asked, where a record has a row for each question."""
         return asked_columns(self.rows.names, self.prefix, self.record)
@@ -87,7 +101,7 @@ class File:
         """
         names, column, name = self.rows.names, self.id or "id", self.prefix + "name"
         if name in names and column in names and may_be_asked(self.prefix, self.record):
-            asked = pc.fill_null(plain_array(self.rows.read(name)).cast(pa.large_string()), "")
+            asked = pc.fill_null(self._ids(name), "")
             return pc.binary_join_element_wise(self._ids(column), asked, pa.scalar("/", pa.large_string()))
         if self.id is None and "id" not in names:
             return None
@@ -131,8 +145,8 @@ def read_predictions(source: Dataset, prefix: str) -> Predictions:
         why = (
             f"its columns have another prefix: name it with --output-prefix {others[0]}"
             if others
-            else "each question has a column of its own; make rows of them with `batchqa convert --to long`"
-            if prefix + "answer" in lacking and any(name.startswith(prefix) for name in source.names)
+            else _WIDE
+            if prefix + "answer" in lacking and _may_be_wide(source.names, prefix)
             else "it was left out, and is needed here"
             if prefix + "answer" not in lacking
             else "`batchqa run` did not write it: name a model with --model to annotate it first"
@@ -153,6 +167,12 @@ def read_predictions(source: Dataset, prefix: str) -> Predictions:
         silent=np.concatenate([piece.silent for piece in pieces]),
         fault=_joined([piece.fault for piece in pieces], pa.large_string()),
     )
+
+
+def _may_be_wide(names: Sequence[str], prefix: str) -> bool:
+    """Whether there are columns that may be questions, and not only what a gold file has of them."""
+    asked = {prefix + field.name for field in ASKED_FIELDS}
+    return any(name.startswith(prefix) and name not in asked for name in names)
 
 
 def read_texts(source: Dataset, null_odds: Float64 | None) -> Predictions:

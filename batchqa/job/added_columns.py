@@ -52,6 +52,10 @@ def asked_columns(names: Sequence[str], prefix: str, record: JobRecord | None) -
 def may_be_asked(prefix: str, record: JobRecord | None) -> bool:
     """Whether columns with the names of `Asked` may be a run's; not where its record says that it added none.
 
-    Of an output that is read under another prefix than its own, the record says nothing.
+    In the wide layout they are the answers to questions of these names. Of an output that is read under
+    another prefix than its own, the record says nothing.
     """
-    return record is None or prefix_of(record) != prefix or "asked" in record.fields
+    if record is None or prefix_of(record) != prefix:
+        return True
+    asked = record.fields.get("asked")
+    return asked is not None and asked["layout"] != "wide"
