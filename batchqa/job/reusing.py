@@ -84,11 +84,12 @@ def _deciding(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _add(answers: EarlierAnswers, output: EarlierOutput, names: Sequence[str]) -> None:
     """Remember the rows of an output: their texts, and the columns that answers have."""
-    earlier, reading = open_dataset(output.name), output.record.fields["options"]["reading"]
+    earlier, reading = open_dataset(output.name, of_a_run=True), output.record.fields["options"]["reading"]
     if not earlier.names:  # JSON lines without a row
         return
     prefix = reading["output_prefix"]
-    if prefix + "error" not in earlier.names:
+    asks = output.record.fields.get("asked", {})
+    if prefix + "error" not in earlier.names or asks.get("layout") == "wide":
         raise InputError(
             f"--reuse {output.name}: its answers are in a column for each question (--layout wide); name an "
             "output that has a row for each"
@@ -96,7 +97,7 @@ def _add(answers: EarlierAnswers, output: EarlierOutput, names: Sequence[str]) -
     asked = asked_columns(earlier.names, prefix, output.record)
     question = asked.question if asked and asked.question else reading["question"]
     texts = [_place(earlier, "context", reading["context"]), _place(earlier, "question", question)]
-    questions = output.record.fields.get("asked", {}).get("questions", ())
+    questions = asks.get("questions", ())
     thresholds = {each["name"]: each["threshold"] for each in questions if "threshold" in each}
     added = [*(prefix + name for name in names), *([asked.name] if asked else [])]
     roots = [root_of(dotted, earlier.names) or dotted for dotted in texts]

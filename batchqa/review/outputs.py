@@ -199,7 +199,7 @@ def open_output(
     )
     path = given.rstrip("/") + STAGING_SUFFIX if staged else given
     unfinished = staged or (not is_uri(given) and is_unfinished(Path(given)))
-    source = open_dataset(path, unfinished=True)
+    source = open_dataset(path, unfinished=True, of_a_run=True)
     names = source.names
     job = record_of(given)
     prefixes = [name.removesuffix("answer") for name in names if _is_prefix(name, names)]
@@ -216,6 +216,8 @@ def open_output(
     own = None if asked else asked_columns(names, prefix, job)
     columns |= {"name": own.name} if own else {}
     columns |= _texts(source, job, own.question if own else None, context, question)
+    if asked:  # what it asks is known, and a column of that name is the user's
+        columns.pop("question", None)
     return Output(source, prefix, columns, asked, unfinished, None if unfinished else made_by(job))
 
 

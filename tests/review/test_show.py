@@ -239,3 +239,24 @@ def test_columns_of_another_name_are_found_in_the_record_of_the_run(
     text = shown(capsys, output)
     assert "What is it made of?" in text
     assert "by Hale & Sons." in text
+
+
+@pytest.mark.parametrize("asked", [[], ["--ask", "a=When?"], ["--ask", "a=When?", "--layout", "wide"]])
+def test_rows_whose_texts_were_none_in_json_lines_are_shown_beside_the_others(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str], asked: list[str]
+) -> None:
+    texts: list[Any] = ["It was built in 1894.", 5, True, ["a"], {"b": 1}, None]
+    rows = [{"context": text, "question": question} for text in texts for question in ("Who?", ["Why?"])]
+    data, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = ["run", str(data), "-o", str(output), "--model", str(tiny_bundle), "--in-process", "--quiet"]
+    assert main([*run, "--max-errors", "99%", *asked]) == 0
+    capsys.readouterr()
+    text = shown(capsys, str(output))
+    assert f"{len(rows)} rows" in text
+    assert "type_context" in text
+    again = [*run[:3], str(tmp_path / "again.jsonl"), *run[4:], "--max-errors", "99%", *asked]
+    if "wide" not in asked:
+        assert main([*again, "--reuse", str(output)]) == 0
+        reused = json.loads(capsys.readouterr().out)["reused_rows"]
+        assert reused == (1 if not asked else 2)

@@ -34,6 +34,8 @@ from .formats import FileFormat, compression_of
 from .input_files import MIB, Format, Place, find
 from .json_records import read_records
 from .json_sample import SAMPLE_RECORDS
+from .json_types import MisfitError, json_text
+from .lines import kind_of
 from .parquet import opened_columns
 from .source import known_formats
 from .squad_files import Document, read_document
@@ -159,11 +161,14 @@ class Dataset:
                 ) from error
 
 
-def open_dataset(given: str, repeated: Sequence[str] = REPEATED, *, unfinished: bool = False) -> Dataset:
+def open_dataset(
+    given: str, repeated: Sequence[str] = REPEATED, *, unfinished: bool = False, of_a_run: bool = False
+) -> Dataset:
     """The rows of a file, folder or glob, here or in an object store, in any format that a run reads.
 
     Text columns of Parquet that are `repeated` come as dictionaries. With `unfinished` it may be the
-    output of a job that is not finished.
+    output of a job that is not finished. `of_a_run`: what was no text in a JSON lines input is there as the
+    error of its row, and comes as JSON text.
 
     Raises InputError where it is none, JsonDocumentError where it is one JSON value that holds no rows.
     """
@@ -179,7 +184,7 @@ def open_dataset(given: str, repeated: Sequence[str] = REPEATED, *, unfinished: 
     elif kind == "text":
         rows, names = _texts(files)
     else:
-        rows, names = _jsonl(files)
+        rows, names = _jsonl(files, of_a_run)
     return Dataset(given, public(given), kind, rows, names)
 
 
@@ -257,13 +262,13 @@ def _row_group(place: Place, file: pq.ParquetFile, group: int, names: Sequence[s
     return _selected(table, names, file.metadata.row_group(group).num_rows)
 
 
-def _jsonl(files: Sequence[tuple[Place, FileFormat]]) -> _Opened:
+def _jsonl(files: Sequence[tuple[Place, FileFormat]], of_a_run: bool) -> _Opened:
     def rows() -> Iterator[_Rows]:
         for place, kind in files:
             for parsed in read_records(place, kind, _SETTINGS):
                 _refuse(parsed.faults)
                 records = parsed.records
-                yield _Rows(len(records), partial(records_table, place.shown, records))
+                yield _Rows(len(records), partial(records_table, place.shown, records, any_type=of_a_run))
 
     def names() -> tuple[str, ...]:
         found: dict[str, None] = {}
@@ -337,22 +342,34 @@ def _selected(table: pa.Table, names: Sequence[str], count: int) -> pa.Table:
     return pa.table({name: table[name] if name in table.column_names else pa.nulls(count) for name in names})
 
 
+def _text_of(value: Any) -> str:
+    try:
+        return json_text(value) if isinstance(value, (bool, list, dict)) else str(value)
+    except MisfitError:  # nested beyond what can be written
+        return kind_of(value)
+
+
 def _refuse(faults: Mapping[int, RowFault]) -> None:
     if faults:
         raise InputError(faults[min(faults)].detail)
 
 
-def records_table(where: str, records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> pa.Table:
-    """Records as columns; numbers beside texts become texts, as ids of two makes are. Raises InputError."""
+def records_table(
+    where: str, records: Sequence[Mapping[str, Any]], names: Sequence[str], *, any_type: bool = False
+) -> pa.Table:
+    """Records as columns; numbers beside texts become texts, as ids of two makes are.
+
+    With `any_type` values of all types do where a column has several; else that raises InputError.
+    """
     arrays = []
     for name in names:
         values = [record.get(name) for record in records]
         try:
             arrays.append(pa.array(values))
         except (pa.ArrowException, OverflowError) as error:
-            if not all(value is None or type(value) in (int, float, str) for value in values):
+            if not any_type and not all(type(value) in (int, float, str, type(None)) for value in values):
                 raise InputError(
                     f"{where}: column {name!r} holds values of different types; convert it to one type"
                 ) from error
-            arrays.append(pa.array([None if value is None else str(value) for value in values]))
+            arrays.append(pa.array([None if value is None else _text_of(value) for value in values]))
     return pa.table(arrays, names=list(names))
