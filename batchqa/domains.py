@@ -12,7 +12,7 @@ import inspect
 import math
 import operator
 import os
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import cache, wraps
 from numbers import Real
@@ -26,6 +26,15 @@ T = TypeVar("T")
 
 _SHOWN = 40
 """Characters of a wrong value that a message repeats."""
+
+
+_WANTED: dict[Any, str] = {
+    bool: "true or false",
+    str: "text in UTF-8",
+    tuple: "a list of texts in UTF-8",
+    Mapping: "a dict",
+}
+"""What is wanted of a type without a range, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +92,7 @@ class Domain:
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         if not self.between:
-            return {bool: "true or false", str: "text in UTF-8", tuple: "a list of texts in UTF-8"}[self.kind]
+            return _WANTED[self.kind]
         number = "a whole number" if self.kind is int else "a number"
         least, most = self.between.least, self.between.most
         if math.isinf(most):

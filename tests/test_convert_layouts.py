@@ -132,3 +132,16 @@ def test_wide_columns_of_string_views_become_long(tmp_path: Path) -> None:
     pq.write_table(table.append_column("n", pa.array(["x", None], pa.string_view())), file)
     convert(str(file), tmp_path / "long.parquet", "long")
     assert pq.read_table(tmp_path / "long.parquet")["n"].to_pylist() == ["x", "x", None, None]
+
+
+@pytest.mark.parametrize("form", ["long", "wide"])
+def test_a_table_without_rows_has_its_header(tmp_path: Path, form: str) -> None:
+    if form == "wide":
+        file = write_rows(tmp_path / "in.parquet", [{"qa_name": "a", "said": said(CONTEXT, "steel")}])
+    else:
+        file = write_wide(tmp_path / "in.parquet", [{"a": said(CONTEXT, "steel")}], ["a"])
+    pq.write_table(pq.read_table(file).slice(0, 0), file)
+    convert(str(file), tmp_path / "out.csv", form)
+    if form == "long":
+        assert (tmp_path / "out.csv").read_text().startswith('"qa_name","qa_question","qa_answer"')
+        assert not list(open_output(str(tmp_path / "out.csv")).rows())

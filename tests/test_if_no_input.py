@@ -14,7 +14,8 @@ import pytest
 
 import batchqa
 from batchqa.cli.entry import main
-from batchqa.errors import InputError, NoInputError
+from batchqa.errors import InputError, NoInputError, SettingsError, TryAgainError
+from batchqa.job import finalize
 
 ROW = '{"context": "It was built in 1894.", "question": "When?"}\n'
 
@@ -97,3 +98,33 @@ def test_a_run_with_rows_is_the_same_job_whether_it_may_skip_or_not(
     first = batchqa.run(there, tmp_path / "out.parquet", if_no_input="skip", **options)
     assert (first.rows, first.skipped) == (1, False)
     assert batchqa.run(there, tmp_path / "out.parquet", **options).already_done
+
+
+def test_finalize_of_shards_that_all_had_no_input_may_be_skipped_too(
+    nothing: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = str(tmp_path / "out" / "answers.parquet")
+    for shard in ("0/2", "1/2"):
+        run = ["run", str(nothing / "*.csv"), "-o", output, "--shard", shard, "--if-no-input", "skip"]
+        assert main(run) == 99
+    capsys.readouterr()
+    assert main(["finalize", output]) == 75
+    assert "no shard has begun" in capsys.readouterr().err
+    assert main(["finalize", output, "--if-no-input", "skip"]) == 99
+    said = capsys.readouterr()
+    assert "batchqa: nothing to do: " in said.err
+    assert (json.loads(said.out)["rows"], json.loads(said.out)["skipped"]) == (0, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_finalize_skips_nothing_where_a_shard_has_begun(tiny_bundle: Path, tmp_path: Path) -> None:
+    there, output = tmp_path / "there.jsonl", tmp_path / "out.parquet"
+    there.write_text(ROW * 4)
+    options = {"model": tiny_bundle, "device": "cpu", "in_process": True, "threads": 1, "part_rows": 2}
+    batchqa.run(there, output, shard="0/2", **options)
+    with pytest.raises(TryAgainError, match="run these shards of 2 again: 1"):
+        finalize(output, if_no_input="skip")
+    batchqa.run(there, output, shard="1/2", **options)
+    assert finalize(output, if_no_input="skip").rows == 4
+    with pytest.raises(SettingsError, match="--if-no-input must be one of fail, skip"):
+        finalize(output, if_no_input="never")  # type: ignore[arg-type]

@@ -20,6 +20,9 @@ from batchqa.settings import RunSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+NOTHING_TO_DO = 99
+"""The exit code where there is no input; Airflow's BashOperator takes it for a skipped task."""
+
 EPILOG = (
     "Every option can also be given in the environment (--top-k of run is BATCHQA_RUN_TOP_K) and in a TOML "
     "file (--config job.toml, table [run], key top-k). The command line wins over the environment, the "

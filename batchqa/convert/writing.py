@@ -44,12 +44,13 @@ def write_tables(path: Path, tables: Callable[[], Iterator[pa.Table]]) -> int:
     delimiter = delimited.DELIMITERS.get(path.suffix.removeprefix("."))
     if path.suffix not in (".jsonl", ".parquet") and delimiter is None:
         raise SettingsError(f"-o {path}: a table is written as .parquet, .jsonl, .csv or .tsv")
-    count = 0
+    count, first = 0, True
     if path.suffix != ".parquet":
         with replacing(path) as tmp, tmp.open("wb") as file:
             for table in tables():
-                if delimiter and len(table) and not count:
+                if delimiter and first and table.schema.names:
                     file.write(delimited.header(table.schema.names, delimiter))
+                    first = False
                 for batch in table.to_batches():
                     file.writelines(
                         delimited.lines(batch, delimiter) if delimiter else jsonlines.lines(batch)

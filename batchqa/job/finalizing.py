@@ -8,11 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
+from batchqa.domains import checked
 from batchqa.errors import LimitError, PreconditionError, SettingsError, TryAgainError
 from batchqa.job.following import Clock
 from batchqa.job.shard_plan import Plan
-from batchqa.job.summary import Summary, summary_of
+from batchqa.job.summary import Summary, skipped, summary_of
 from batchqa.machine import process_seconds
 from batchqa.output import Commit, Target, Unfinished, open_output, tidied
 from batchqa.records import ROW_ERRORS
@@ -26,11 +28,17 @@ class PartsMissingError(TryAgainError):
     """Not all parts of the job are there."""
 
 
+class NoShardError(PartsMissingError):
+    """No shard has begun."""
+
+
+@checked
 def finalize(
     output: str | Path,
     *,
     wait: float = 0.0,
     max_errors: str | int | None = None,
+    if_no_input: Literal["fail", "skip"] = "fail",
     overwrite: bool = False,
     on_note: Callable[[str], None] | None = None,
     on_status: Callable[[str], None] | None = None,
@@ -39,8 +47,10 @@ def finalize(
     """Prove that all parts of a sharded job are there, and publish it; the same as `batchqa finalize`.
 
     Waits up to `wait` seconds for the shards. `max_errors` is that of the first shard, where it is not given.
-    An output that is published already stays untouched. Raises TryAgainError where parts are missing, with
-    the shards to run again, LimitError for too many row errors, PreconditionError where no shards were run.
+    An output that is published already stays untouched. Where no shard has begun, as on a day without input,
+    `if_no_input` "skip" gives the summary of a run that was skipped. Raises TryAgainError where parts are
+    missing, with the shards to run again, LimitError for too many row errors, PreconditionError where no
+    shards were run.
     """
     clock = Clock(process_seconds() if whole_process else 0.0)
     note, status = on_note or (lambda _: None), on_status or (lambda _: None)
@@ -49,7 +59,13 @@ def finalize(
         raise SettingsError(f"--wait must be a number of seconds from 0 on, not {wait}")
     if target.kind == "stdout":
         raise SettingsError("finalize needs the output that the shards were given, a file or folder, not -")
-    plan = _awaited(target, wait, status)
+    try:
+        plan = _awaited(target, wait, status)
+    except NoShardError as error:
+        if if_no_input == "fail":
+            raise
+        status(f"nothing to do: {error}")
+        return skipped(clock, "", target)
     if plan is None:
         status(f"already done: {target} stays as it is")
         record = tidied(target)
@@ -131,7 +147,7 @@ def _awaited(target: Target, wait: float, status: Callable[[str], None]) -> Plan
 
 def _not_yet(target: Target, plan: Plan | None, missing: Iterable[int]) -> TryAgainError:
     if plan is None:
-        return PartsMissingError(f"{target}: no shard has begun here; run the shards first, with --shard I/N")
+        return NoShardError(f"{target}: no shard has begun here; run the shards first, with --shard I/N")
     shards = _ranges(plan.shards_of(missing))
     return PartsMissingError(
         f"{target}: not all parts are there; run these shards of {plan.shards} again: {shards}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from batchqa.cli.options import command, common_options, number
+from batchqa.cli.options import NOTHING_TO_DO, command, common_options, number
 from batchqa.cli.speaking import is_terminal, reporting, say, say_json, stoppable
 from batchqa.domains import CountOrZero
 
@@ -20,6 +20,13 @@ from batchqa.domains import CountOrZero
     metavar="N|P%",
     help="Row errors to tolerate: a count or a percentage.",
     show_default="what the first shard was given",
+)
+@click.option(
+    "--if-no-input",
+    type=click.Choice(["fail", "skip"]),
+    default="fail",
+    show_default=True,
+    help="Where no shard has begun: fail (exit code 75), or skip: that is no error (exit code 99).",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 @common_options
@@ -43,3 +50,5 @@ def finalize_command(output: str, log_format: str, quiet: bool, **options: Any) 
                 say(render(result), sys.stdout, lost=lost)
             else:
                 say_json(result.to_dict(), sys.stdout, lost=lost)
+        if result.skipped:
+            raise click.exceptions.Exit(NOTHING_TO_DO)

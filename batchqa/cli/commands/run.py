@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from batchqa.cli.options import (
+    NOTHING_TO_DO,
     answer_options,
     command,
     common_options,
@@ -27,9 +28,6 @@ from batchqa.cli.progress import Reporter
 from batchqa.cli.speaking import is_terminal, progress_of, reporting, say, say_json, stoppable
 from batchqa.domains import Count
 from batchqa.settings import Cores, ReadingSettings, RunSettings
-
-NOTHING_TO_DO = 99
-"""The exit code of a run without input; Airflow's BashOperator takes it for a skipped task."""
 
 
 class _Name(click.types.StringParamType):
