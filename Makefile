@@ -39,7 +39,7 @@ check: $(DEVELOPER)  ## format, lint, types, import contracts, generated documen
 	$(BIN)/lint-imports
 	$(BIN)/python docs/make_cli.py --check
 
-format: $(DEVELOPER)  ## format the code and mend what ruff can mend
+format: $(DEVELOPER)  ## format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -55,7 +55,7 @@ test-slow: $(DEVELOPER)  ## parity, equality, memory, wheel: minutes; needs BATC
 test-faults: $(DEVELOPER)  ## kills, broken storage, damaged files
 	$(BIN)/python -m pytest -m faults --timeout 3600
 
-bench: $(DEVELOPER)  ## rows per second beside the peers, as ratios
+bench: $(DEVELOPER)  ## rows per second compared with other tools
 	$(BIN)/python benchmarks/compare.py
 
 bench-full: $(DEVELOPER)  ## the same with every contender and every mix of rows: hours
@@ -64,7 +64,7 @@ bench-full: $(DEVELOPER)  ## the same with every contender and every mix of rows
 bench-gpu: $(DEVELOPER)  ## the table on one CUDA device; needs a driver and the extra `cuda`
 	$(BIN)/python benchmarks/compare.py --lineup gpu
 
-bench-host: $(DEVELOPER)  ## what a row costs besides the model, step by step
+bench-host: $(DEVELOPER)  ## the cost of a row apart from the model, step by step
 	$(BIN)/python benchmarks/host.py
 
 bench-endurance: $(DEVELOPER)  ## does a run of a million rows slow down or grow
@@ -76,16 +76,16 @@ bench-processes: $(DEVELOPER)  ## rows per second of --processes 1 and 2 with a 
 bench-scaling: $(DEVELOPER)  ## how cost grows, up to a million rows, and what --dry-run says of it
 	$(BIN)/python benchmarks/scaling.py
 
-bench-scoring: $(DEVELOPER)  ## a million predictions scored, beside the official algorithm in plain Python
+bench-scoring: $(DEVELOPER)  ## a million predictions scored, and by the official algorithm in plain Python
 	$(BIN)/python benchmarks/scoring.py
 
-docs: $(DEVELOPER)  ## write docs/cli.md anew from the commands' --help
+docs: $(DEVELOPER)  ## regenerate docs/cli.md from the commands' --help
 	$(BIN)/python docs/make_cli.py
 
-bundled-model: $(DEVELOPER)  ## train, export and tune the model in the package anew: hours, resumable
+bundled-model: $(DEVELOPER)  ## train, export and tune the package's model: hours, resumable
 	$(BIN)/python scripts/make_bundled_model.py $(BATCHQA_MODELS)/minilm-l6-squad2
 
-clean:  ## remove the environment and all that was made
+clean:  ## remove the environment and all generated files
 	rm -rf .venv .bench .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	rm -rf build dist demo.out.parquet demo.out.parquet.batchqa demo.documents.parquet
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

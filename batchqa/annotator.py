@@ -1,4 +1,4 @@
-"""Annotator: a loaded bundle and the road, for Python users and for map functions."""
+"""Annotator: a loaded bundle and the pipeline, for Python users and for map functions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from batchqa.engines import Engine, Resolved, before_any_row, select
 from batchqa.errors import ModelError, SettingsError
 from batchqa.languages import profile_of
 from batchqa.one_question import as_asked, as_pairs
-from batchqa.pipeline import Road
+from batchqa.pipeline import Pipeline
 from batchqa.records import Cursor, Rows
 from batchqa.settings import DEFAULT_MAX_LENGTH, AskingSettings, RunSettings
 from batchqa.steps.asking import Questions
@@ -37,7 +37,7 @@ class _Loaded:
 
     process: int
     engine: Engine
-    road: Road
+    pipeline: Pipeline
 
 
 _LEFT: list[_Loaded] = []
@@ -120,8 +120,8 @@ class Annotator:
         engine = select(self.bundle, machine)
         with before_any_row(engine.scorer.device):
             _check_vocabulary(windower.encoder.highest_id, engine.scorer, self.bundle)
-        road = Road(windower, engine.scorer, _rules(self.bundle, self.settings, windower.max_length))
-        self._loaded = _Loaded(os.getpid(), engine, road)
+        pipeline = Pipeline(windower, engine.scorer, _rules(self.bundle, self.settings, windower.max_length))
+        self._loaded = _Loaded(os.getpid(), engine, pipeline)
         return self._loaded
 
     @property
@@ -135,9 +135,9 @@ class Annotator:
         return self.engine.resolved
 
     @property
-    def road(self) -> Road:
-        """The road with this model."""
-        return self._here().road
+    def pipeline(self) -> Pipeline:
+        """The pipeline with this model."""
+        return self._here().pipeline
 
     def close(self) -> None:
         """End this process's workers, if there are any; what is asked afterwards starts others."""
@@ -153,7 +153,7 @@ class Annotator:
 
     def decides_by(self) -> dict[str, Any]:
         """The model and what its decisions depend on, for the output's record."""
-        rules = self.road.rules
+        rules = self.pipeline.rules
         return {
             "model": self.bundle.manifest.name,
             "abstains": rules.abstains,
@@ -162,7 +162,7 @@ class Annotator:
 
     def unlike_verified(self, texts: Iterable[str]) -> str:
         """A note where texts do not look like those that the bundle was verified on, else ""."""
-        manifest, encoder = self.bundle.manifest, self.road.windower.encoder
+        manifest, encoder = self.bundle.manifest, self.pipeline.windower.encoder
         if manifest.texts is None:
             return ""
         found = profile_of(texts, encoder.tokenizer, encoder.unknown).differs_from(manifest.texts)
@@ -199,7 +199,7 @@ class Annotator:
         each = len(asks) if asks else 1
         alike = of_one_schema(chain([first], stream))
         rows = chunks(_rows(plan, alike), STREAM_PART_ROWS, questions=each)
-        for answered in self.road.answer(rows, questions=asks):
+        for answered in self.pipeline.answer(rows, questions=asks):
             yield from output_batches(answered, schema, wide=asks is not None and asks.wide)
 
     def annotate(
@@ -232,7 +232,7 @@ class Annotator:
     ) -> pa.Schema:
         """The schema of the output for tables of `input_schema`. Raises InputError where columns lack."""
         if not isinstance(input_schema, pa.Schema):
-            raise TypeError(f"a pyarrow.Schema is wanted, not {type(input_schema).__qualname__}")
+            raise TypeError(f"expected a pyarrow.Schema, not {type(input_schema).__qualname__}")
         asks = self._asks(questions, layout)
         return self._output_schema(self._plan(input_schema, asks), asks)
 
@@ -260,8 +260,8 @@ class Annotator:
         pairs = as_pairs(question, context)
         plan = ColumnPlan.of(pairs.schema, settings.reading, "ask")
         schema = output_schema(plan.schema, settings.reading.output_prefix, decoding.top_k)
-        road = replace(self.road, rules=rules)
-        answered = road.answer(chunks(_rows(plan, pairs.to_batches()), STREAM_PART_ROWS))
+        pipeline = replace(self.pipeline, rules=rules)
+        answered = pipeline.answer(chunks(_rows(plan, pairs.to_batches()), STREAM_PART_ROWS))
         rows = [
             row for each in answered for batch in output_batches(each, schema) for row in batch.to_pylist()
         ]

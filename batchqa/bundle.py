@@ -196,12 +196,12 @@ def open_model(model: str | Path) -> Bundle:
     """Open "default" or a bundle's folder. Raises ModelError, saying what to do, where there is none."""
     if str(model) == "default":
         if not BUNDLED.is_dir():
-            raise ModelError("this installation has no model in the package; name one with --model BUNDLE")
+            raise ModelError("this installation comes without a model; give one with --model BUNDLE")
         return open_bundle(BUNDLED)
     path = Path(model)
     if not path.exists():
         raise ModelError(
-            f"there is no model at {path}; name a bundle's folder, or make one with `batchqa export`"
+            f"there is no model at {path}; give a bundle's folder, or make one with `batchqa export`"
         )
     return open_bundle(path)
 
@@ -299,7 +299,7 @@ def _verify(path: Path, manifest: Manifest) -> None:
     for file in sorted(path.iterdir()):
         if file.name not in named or file.suffix not in ALLOWED_SUFFIXES or not file.is_file():
             raise ModelError(
-                f"{file} does not belong to the bundle: {MANIFEST} does not name it; "
+                f"{file} does not belong to the bundle: {MANIFEST} does not list it; "
                 "remove it or export again"
             )
     for needed in (TOKENIZER, *(variant.file for variant in manifest.variants)):
@@ -312,7 +312,9 @@ def _verify(path: Path, manifest: Manifest) -> None:
         if not file.is_file():
             raise ModelError(f"{file} is missing from the bundle; export the bundle again")
         if not _inside(file, root):
-            raise ModelError(f"{file} is a link that leaves the bundle; copy the file itself into it")
+            raise ModelError(
+                f"{file} is a link to a file outside the bundle; copy the file itself into the bundle"
+            )
         actual = _sha256(file)
         if actual != expected:
             with file.open("rb") as stream:

@@ -50,7 +50,7 @@ class LimitError(BatchqaError):
 
 
 class PreconditionError(BatchqaError):
-    """The output exists already, or the input or the options changed since the job began."""
+    """The output already exists, or the input or the options changed since the job began."""
 
     exit_code = 4
 

@@ -76,7 +76,7 @@ def read_gold(column: pa.Array | pa.ChunkedArray, where: str) -> Gold:
             return _gold(_counts(array), values, None)
     raise InputError(
         f"{where} is of type {kind}, not gold answers: it must be SQuAD's `answers` struct, a list of texts, "
-        "or a text; leave the column out, or name another one with --gold-column, where the command has it"
+        "or a text; leave the column out, or name another one with --gold-column"
     )
 
 
@@ -134,7 +134,7 @@ def _decoded(texts: pa.Array, where: str) -> pa.Array | None:
             ) from None
         return None
     except (pa.ArrowException, OverflowError) as error:
-        raise InputError(f"{where} holds answers of different shapes; use one") from error
+        raise InputError(f"{where} has answers in several forms; use one form for all rows") from error
 
 
 def are_answers(value: Any) -> bool:

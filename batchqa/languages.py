@@ -78,16 +78,18 @@ class TextProfile:
             known = verified.scripts.get(name)
             named = "Chinese" if name == "CJK" else name.title()
             if known is None or (known.share < PROMINENT and known.share * verified.words < LEAST_WORDS):
-                return f"{script.share:.0%} of the words are in {named} script, which those hardly contain"
+                return (
+                    f"{script.share:.0%} of the words are in {named} script, which those texts hardly contain"
+                )
             if script.pieces_per_word > MORE_PIECES * known.pieces_per_word:
                 return (
                     f"a word in {named} script is {script.pieces_per_word:.1f} pieces of the vocabulary on "
-                    f"average, {known.pieces_per_word:.1f} in those"
+                    f"average, {known.pieces_per_word:.1f} in those texts"
                 )
             if script.unknown > known.unknown + MORE_UNKNOWN:
                 return (
                     f"{script.unknown:.0%} of the pieces in {named} script are not in the vocabulary, "
-                    f"{known.unknown:.0%} in those"
+                    f"{known.unknown:.0%} in those texts"
                 )
         return ""
 

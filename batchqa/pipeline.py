@@ -42,7 +42,7 @@ STOP_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Road:
+class Pipeline:
     """A model and everything that decides about a row."""
 
     windower: Windower

@@ -25,7 +25,7 @@ EDGE = 1e-4
 class Decided:
     """What is known of decisions when they get their probability: float64, (rows,).
 
-    raw: the soft-max probability of the decision, null included for a model that was trained to abstain.
+    raw: the softmax probability of the decision, null included for a model that was trained to abstain.
     null_odds: NaN for a model that was not.
     """
 
@@ -90,7 +90,7 @@ class Estimator:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Maps the raw soft-max score to the probability of being right.
+    """Maps the raw softmax score to the probability of being right.
 
     `raw` and `probability` are the knots, both ascending within [0, 1], for rows that were answered;
     `raw_no_answer` and `probability_no_answer` for rows that were not. The weights are those of `Estimator`.

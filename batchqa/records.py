@@ -1,4 +1,4 @@
-"""What flows between the steps of the road: rows, chunks, windows, batches, logits, answers.
+"""What flows between the steps of the pipeline: rows, chunks, windows, batches, logits, answers.
 
 Everything is held as columns (Arrow arrays for text, numpy arrays for numbers), because a Python object
 per row or per token would cost more than the tokenizer. One record holds all the columns that belong

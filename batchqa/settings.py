@@ -67,7 +67,7 @@ class ReadingSettings:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.keep is not None and self.drop:
-            raise SettingsError("--keep and --drop exclude each other: name the columns in one of them")
+            raise SettingsError("--keep and --drop cannot be combined; give one of them")
 
     @property
     def text_columns(self) -> tuple[tuple[str, str], ...]:

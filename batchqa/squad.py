@@ -1,4 +1,4 @@
-"""The field's own rules: answer normalisation, exact match, F1 and best thresholds. Pure: no files, no model.
+"""The field's own rules: answer normalization, exact match, F1 and best thresholds. Pure: no files, no model.
 
 Sources of the rules, all restated here:
 
@@ -7,7 +7,7 @@ Sources of the rules, all restated here:
 - MLQA: Lewis et al. 2020, the official script `mlqa_evaluation_v1.py` (articles and segmentation by language)
 
 `exact` and `f1` judge one pair of texts; `score_rows` judges columns of them, with the same result to the
-last bit. It is fast because it works on distinct values only: distinct texts are normalised once, distinct
+last bit. It is fast because it works on distinct values only: distinct texts are normalized once, distinct
 (prediction, gold) pairs are compared once, and the comparison is a search in sorted integers.
 """
 
@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 from batchqa.records import Bool, Float64, Int64
 
 Rules = Literal["squad1", "squad2"]
-"""Which script's rules: they differ where normalisation leaves nothing of a text (see `score_rows`)."""
+"""Which script's rules: they differ where normalization leaves nothing of a text (see `score_rows`)."""
 
 MLQA_LANGUAGES = ("ar", "de", "en", "es", "hi", "vi", "zh")
 """The languages that MLQA's script knows; others get its general rule (no articles, spaces part words)."""
@@ -46,33 +46,33 @@ _ARTICLES = {
 _HAN = re.compile("([\u4e00-\u9fa5])")
 
 _SEPARATOR = "\0"
-"""Between texts that are normalised together: no letter, no mark, no space, no punctuation; rare in text."""
+"""Between texts that are normalized together: no letter, no mark, no space, no punctuation; rare in text."""
 
 _TEXTS_AT_ONCE = 100_000
 _PAIRS_AT_ONCE = 1_000_000
 
 
-def normalise(text: str, language: str | None = None) -> str:
+def normalize(text: str, language: str | None = None) -> str:
     """A text as the official scripts compare it: lower case, no punctuation, no articles, single spaces.
 
     `language` None is SQuAD's rule (ASCII punctuation, English articles). A language code is MLQA's rule
     (all Unicode punctuation, that language's articles, Chinese split into characters).
     """
-    return " ".join(_normaliser(language)(text).split())
+    return " ".join(_normalizer(language)(text).split())
 
 
-def normalise_all(texts: Sequence[str], language: str | None = None) -> list[str]:
-    """`normalise` for many texts: joined into one, so that Python's loop runs over the result only."""
-    normalised: list[str] = []
+def normalize_all(texts: Sequence[str], language: str | None = None) -> list[str]:
+    """`normalize` for many texts: joined into one, so that Python's loop runs over the result only."""
+    normalized: list[str] = []
     for first in range(0, len(texts), _TEXTS_AT_ONCE):
         block = texts[first : first + _TEXTS_AT_ONCE]
         joined = _SEPARATOR.join(block)
         if joined.count(_SEPARATOR) == len(block) - 1:
-            parts = _normaliser(language)(joined).split(_SEPARATOR)
-            normalised += [" ".join(part.split()) for part in parts]
+            parts = _normalizer(language)(joined).split(_SEPARATOR)
+            normalized += [" ".join(part.split()) for part in parts]
         else:  # a text with a NUL character
-            normalised += [normalise(text, language) for text in block]
-    return normalised
+            normalized += [normalize(text, language) for text in block]
+    return normalized
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,8 +158,8 @@ def _punctuation() -> re.Pattern[str]:
 
 
 @cache
-def _normaliser(language: str | None) -> Callable[[str], str]:
-    """All of a language's normalisation but the white space."""
+def _normalizer(language: str | None) -> Callable[[str], str]:
+    """All of a language's normalization but the white space."""
     ascii_punctuation = re.compile("[" + re.escape(string.punctuation) + "]+")
     punctuation = ascii_punctuation if language is None else _punctuation()
     pattern = _ARTICLES.get("en" if language is None else language)
@@ -180,7 +180,7 @@ def _normal_forms(columns: list[pa.Array], language: str | None) -> tuple[list[s
     texts = pa.chunked_array([column.cast(pa.large_string()) for column in columns])
     encoded = texts.combine_chunks().dictionary_encode()
     places = {"": 0}
-    normal = normalise_all(encoded.dictionary.to_pylist(), language)
+    normal = normalize_all(encoded.dictionary.to_pylist(), language)
     place = np.array([places.setdefault(form, len(places)) for form in normal], dtype=np.int64)
     codes = encoded.indices.to_numpy(zero_copy_only=False)
     return list(places), place[codes] if len(place) else np.zeros(len(codes), dtype=np.int64)

@@ -73,7 +73,7 @@ def _as_arrow(table: Any) -> tuple[pa.Table, Callable[[pa.Table], Any], bool]:
     elif isinstance(table, (tuple, Iterator)):
         hint = "; make a list of it first"
     raise TypeError(
-        "a pyarrow, polars or pandas table, a list of dicts, or an object with __arrow_c_stream__ is wanted, "
+        "expected a pyarrow, polars or pandas table, a list of dicts, or an object with __arrow_c_stream__, "
         f"not {what}{hint}"
     )
 

@@ -2,7 +2,7 @@
 
 The same documents and questions three ways: crossed by hand (a file with a row for each document and
 question, document by document), and asked by the job, in the long and in the wide layout. Beside them the
-documents with a single question each: what a question costs where nothing is shared. The whole road of a job
+documents with a single question each: what a question costs where nothing is shared. A job's whole pipeline
 runs over the file, as in `host.py`. With `--model` a real engine answers the first documents, and works off
 the same windows as ready batches: what share of a question's time is its. CPU time is what is compared, so
 other work on the machine matters little.
@@ -32,7 +32,7 @@ from batchqa.steps.chunking import chunks
 from batchqa.steps.pairing import AnswerCache, pairs_of
 from batchqa.steps.reading import open_source
 from batchqa.steps.scoring import score_batch
-from benchmarks.host import PART_ROWS, STEPS, road
+from benchmarks.host import PART_ROWS, STEPS, pipeline
 from benchmarks.measuring import HERE, WORK, keep, spread
 
 WORDS = 800
@@ -62,7 +62,7 @@ def main() -> int:
         for way in WAYS:
             asks = Questions.given(questions, way) if way in ("long", "wide") else None
             count = options.documents * (1 if way == WAYS[-1] else options.questions)
-            seconds = road(_file("documents" if asks else way), asks)
+            seconds = pipeline(_file("documents" if asks else way), asks)
             runs[way].append({step: 1e6 * seconds[step] / count for step in STEPS})
     table = _table(runs, options.documents, options.questions)
     figures = {"documents": options.documents, "questions": options.questions, "microseconds": runs}
@@ -121,7 +121,9 @@ def _table(runs: Mapping[str, list[dict[str, float]]], documents: int, questions
         for step in STEPS
     ]
     totals = {way: [sum(each.values()) for each in rounds] for way, rounds in runs.items()}
-    lines.append("| **whole road** | " + " | ".join(spread(values, 0) for values in totals.values()) + " |")
+    lines.append(
+        "| **whole pipeline** | " + " | ".join(spread(values, 0) for values in totals.values()) + " |"
+    )
     for other in ("crossed", WAYS[-1]):
         ratios = [
             spread([own / its for own, its in zip(totals[way], totals[other], strict=True)], 2)
@@ -141,7 +143,7 @@ def _with_engine(
 ) -> list[tuple[float, float]]:
     """CPU seconds a question of the engine on ready batches, and of a job with it, in turn."""
     annotator = Annotator(model, device="cpu", in_process=True, threads=1)
-    asks, own = Questions.given(questions, "long"), annotator.road
+    asks, own = Questions.given(questions, "long"), annotator.pipeline
     source = open_source([str(_file("documents"))], asks.reading(ReadingSettings()))
     first = next(iter(source.read())).slice(0, documents)
     windower, cache = own.windower.fresh(), AnswerCache()

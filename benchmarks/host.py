@@ -1,6 +1,6 @@
 """`make bench-host`: what a row costs besides the model, in CPU microseconds, step by step.
 
-The road runs as in a job, over a file, with a scorer that returns ready logits, so that nothing waits for an
+It runs as in a job, over a file, with a scorer that returns ready logits, so that nothing waits for an
 engine. Two mixes of SQuAD 2.0 dev: as it is, some ten questions to a context; and one question to a context.
 The tokenizer's part of windowing is measured where it stands: the time within its library's calls, of the
 tokenizer as it is and of its form for plain texts. What the whole tokenizer would take for all of them stands
@@ -136,7 +136,7 @@ def main() -> int:
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in mixes}
     for number in range(options.rounds):
         for name, file in mixes.items():
-            seconds = road(file)
+            seconds = pipeline(file)
             runs[name].append({step: 1e6 * seconds[step] / ROWS for step in STEPS} | {ALONE: _alone(file)})
             total = sum(runs[name][-1][step] for step in STEPS)
             print(f"round {number + 1}: {name}: {total:.0f} microseconds a row", flush=True)
@@ -158,8 +158,8 @@ def _mix(squad: Path, questions: int) -> Path:
     return file
 
 
-def road(file: Path, questions: Questions | None = None) -> dict[str, float]:
-    """The road over a file of one part, step by step; CPU seconds. `questions` are asked of each row."""
+def pipeline(file: Path, questions: Questions | None = None) -> dict[str, float]:
+    """The pipeline over a file of one part, step by step; CPU seconds. `questions` are asked of each row."""
     bundle, clock = open_bundle(BUNDLED), Clock()
     tokenizer = open_tokenizer(bundle.tokenizer)
     windower = Windower(tokenizer, bundle.manifest.layout, WindowSettings(), 384)
@@ -243,7 +243,9 @@ def _table(runs: dict[str, list[dict[str, float]]]) -> str:
         cells = [spread([run[step] for run in rounds], 1) for rounds in runs.values()]
         lines.append(f"| {step} | " + " | ".join(cells) + " |")
     totals = {name: [sum(run[step] for step in STEPS) for run in rounds] for name, rounds in runs.items()}
-    lines.append("| **whole road** | " + " | ".join(spread(values, 1) for values in totals.values()) + " |")
+    lines.append(
+        "| **whole pipeline** | " + " | ".join(spread(values, 1) for values in totals.values()) + " |"
+    )
     rest = {
         name: [total - run["tokenizer"] for total, run in zip(totals[name], rounds, strict=True)]
         for name, rounds in runs.items()

@@ -3,7 +3,7 @@
     python benchmarks/variants.py [--rows N] [--rounds N] [--speed-rows N] [--threads N] [--only NAME,...]
 
 Makes the variants of `minilm-l6-squad` (BATCHQA_MODELS), answers SQuAD 2.0 dev (BATCHQA_DATA) with each of
-them on batchqa's own road, and writes a table and the raw figures to `benchmarks/results/`. Models and
+them in batchqa's own pipeline, and writes a table and the raw figures to `benchmarks/results/`. Models and
 answers are kept in `.bench/variants/`, so that a run that was stopped goes on with the next variant; they are
 made anew when the code that makes them changes. All rows take about half an hour on two cores.
 """

@@ -78,7 +78,7 @@ highest `qa_score`, "no answer" included:""",
         _curve(dev.coverage.answers, dev.coverage.decisions),
         *_scores(dev),
         """
-XQuAD (CC BY-SA 4.0; every question has an answer), with MLQA's normalisation per language. The model knows
+XQuAD (CC BY-SA 4.0; every question has an answer), with MLQA's normalization per language. The model knows
 English only; the figures show that it is not for the other languages.""",
         _by_language(languages),
     ]

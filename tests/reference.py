@@ -3,7 +3,7 @@
 `reference_answers`: transformers' fast tokenizer makes the windows (`truncation="only_second"`, stride,
 overflow), PyTorch scores them in float32. Needs torch and transformers.
 `plain_answers`: the tokenizers library makes the windows, onnxruntime scores a bundle's model window by
-window. Needs nothing but what a run needs, and isolates the road from the export.
+window. Needs nothing but what a run needs, and isolates the pipeline from the export.
 Both decode with `decode_reference`: loops in plain Python, by the rules of "run: decoding" in the design.
 """
 

@@ -22,8 +22,8 @@ import pytest
 import batchqa.runners
 from batchqa import errors
 from batchqa.cli.configuration import options_of
+from batchqa.cli.console import stoppable
 from batchqa.cli.entry import commands, main
-from batchqa.cli.speaking import stoppable
 from batchqa.errors import BatchqaError, StoppedError
 from batchqa.settings import ErrorLimit, RunSettings
 from batchqa.version import VERSION

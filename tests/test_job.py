@@ -323,7 +323,7 @@ def test_a_summary_replaces_an_earlier_one_and_nothing_else(run: Run, tmp_path: 
 
 def test_a_summary_never_becomes_input_and_may_stand_in_the_output_s_folder(run: Run, tmp_path: Path) -> None:
     source = _jsonl(tmp_path / "in" / "in.jsonl", ROWS[0])
-    with pytest.raises(SettingsError, match="would become input"):
+    with pytest.raises(SettingsError, match="would become an input"):
         run(source.parent, tmp_path / "out.parquet", summary=source.parent / "summary.json")
     run(source.parent, f"{tmp_path}/out/", summary=tmp_path / "out" / "_summary.json")
     assert json.loads((tmp_path / "out" / "_summary.json").read_bytes())["rows"] == 1

@@ -60,7 +60,7 @@ def with_own_names(tmp_path: Path, tiny_bundle: Path) -> Path:
     return out
 
 
-def test_reuse_recognises_rows_by_what_was_asked_and_not_by_a_column_of_that_name(
+def test_reuse_recognizes_rows_by_what_was_asked_and_not_by_a_column_of_that_name(
     with_own_names: Path, tmp_path: Path, tiny_bundle: Path
 ) -> None:
     other = write(tmp_path / "others.parquet", context=CONTEXTS, question=OTHERS)
@@ -152,7 +152,7 @@ def test_an_output_that_was_edited_is_not_reused(tmp_path: Path, tiny_bundle: Pa
     out = tmp_path / "out.jsonl"
     batchqa.run(data, out, model=tiny_bundle, **RUN)
     out.write_text(out.read_text().replace(QUESTIONS[0], OTHERS[0]))
-    with pytest.raises(InputError, match="it is not as its run left it"):
+    with pytest.raises(InputError, match="it was changed after its run"):
         batchqa.run(data, tmp_path / "re.parquet", model=tiny_bundle, reuse=[str(out)], **RUN)
 
 

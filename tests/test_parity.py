@@ -1,4 +1,4 @@
-"""The road's answers are those of an independent reference: transformers' tokenizer, PyTorch, plain loops.
+"""Answers are those of an independent reference: transformers' tokenizer, PyTorch, plain loops.
 
 Slow: the reference scores every window in PyTorch. The fast half, without PyTorch, is in test_properties.
 """
@@ -27,7 +27,7 @@ LEAST_EQUAL = 0.998
 Rows = Sequence[tuple[str, str]]
 
 
-def road(bundle: Path, rows: Rows, **options: Any) -> list[dict[str, Any]]:
+def pipeline(bundle: Path, rows: Rows, **options: Any) -> list[dict[str, Any]]:
     table = pa.table({"context": [context for context, _ in rows], "question": [q for _, q in rows]})
     answered: list[dict[str, Any]] = Annotator(bundle, device="cpu", **options).annotate(table).to_pylist()
     return answered
@@ -64,7 +64,7 @@ def test_a_thousand_squad_questions_are_answered_as_the_reference_answers_them(
     rows = pairs(squad_dev[::11])
     assert len(rows) >= 1000
 
-    differing = assert_parity(rows, road(fp32_bundle, rows), reference_answers(minilm, rows))
+    differing = assert_parity(rows, pipeline(fp32_bundle, rows), reference_answers(minilm, rows))
 
     record_testsuite_property("parity_squad_rows_that_differ", f"{differing} of {len(rows)}")
 
@@ -80,7 +80,7 @@ def test_questions_in_other_scripts_are_answered_as_the_reference_answers_them(
     rows = pairs(xquad(language)[::5])
     assert len(rows) >= 200
 
-    differing = assert_parity(rows, road(fp32_bundle, rows), reference_answers(minilm, rows))
+    differing = assert_parity(rows, pipeline(fp32_bundle, rows), reference_answers(minilm, rows))
 
     record_testsuite_property(f"parity_{language}_rows_that_differ", f"{differing} of {len(rows)}")
 
@@ -97,7 +97,7 @@ def test_small_windows_cut_questions_and_candidates_are_those_of_the_reference(
         "top_k": 4,
     }
 
-    given = road(fp32_bundle, rows, **sizes)
+    given = pipeline(fp32_bundle, rows, **sizes)
     expected = reference_answers(minilm, rows, **sizes)
 
     assert_parity(rows, given, expected)
@@ -117,6 +117,6 @@ def test_a_checkpoint_of_each_family_is_answered_as_the_reference_answers_it(
     rows = [(context, question) for context in contexts for question in SENTENCES[1::3]]
     sizes: dict[str, Any] = {"max_length": 80, "stride": 20, "max_question_length": 16}
 
-    given = road(fp32_bundles(checkpoint), rows, **sizes)
+    given = pipeline(fp32_bundles(checkpoint), rows, **sizes)
 
     assert_parity(rows, given, reference_answers(checkpoint, rows, **sizes))

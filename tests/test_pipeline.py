@@ -95,7 +95,7 @@ def test_an_error_while_reading_reaches_the_caller_after_the_rows_before_it(anno
         yield Chunk(rows_of(PAIRS), 0, last_of_part=True)
         raise StorageError("in.parquet, row group 1: damaged")
 
-    answered = annotator.road.answer(failing())
+    answered = annotator.pipeline.answer(failing())
     assert len(next(answered).answers) == 50
     with pytest.raises(StorageError, match="row group 1"):
         next(answered)
@@ -109,7 +109,7 @@ def test_an_error_of_the_model_reaches_the_caller(
 
     monkeypatch.setattr(annotator.engine.scorer, "score", fail)
     with pytest.raises(ModelError, match="failed on cpu"):
-        list(annotator.road.answer(_endless()))
+        list(annotator.pipeline.answer(_endless()))
 
 
 def test_the_next_chunk_and_no_more_is_windowed_while_the_model_works_on_this_one(
@@ -135,13 +135,13 @@ def test_the_next_chunk_and_no_more_is_windowed_while_the_model_works_on_this_on
     at_first_batch: list[int] = []
     many = [(f"The bridge number {i} is old.", "What is old?") for i in range(3000)]
     parts = (Chunk(rows_of(many, first_record=3000 * i), i, last_of_part=True) for i in range(4))
-    assert [answered.chunk.part for answered in annotator.road.answer(parts)] == windowed == [0, 1, 2, 3]
+    assert [answered.chunk.part for answered in annotator.pipeline.answer(parts)] == windowed == [0, 1, 2, 3]
     assert at_first_batch == [0, 1]
 
 
 def test_a_caller_that_leaves_stops_the_threads(annotator: Annotator) -> None:
     before = _names()
-    answered = annotator.road.answer(_endless())
+    answered = annotator.pipeline.answer(_endless())
     next(answered)
     assert _names() > before
     answered.close()  # type: ignore[attr-defined]
@@ -157,14 +157,16 @@ def test_a_row_that_vanished_is_a_bug_and_not_a_shorter_file(
 
     monkeypatch.setattr(pipeline, "answered_rows", short)
     with pytest.raises(RuntimeError, match="50 rows were read but 49 were answered"):
-        list(annotator.road.answer(chunks([rows_of(PAIRS)], 100)))
+        list(annotator.pipeline.answer(chunks([rows_of(PAIRS)], 100)))
 
 
 def test_progress_is_told_after_each_batch_of_a_chunk(tiny_bundle: Path) -> None:
     told: list[tuple[int, float]] = []
     rows = chunks([rows_of(PAIRS * 10)], 1000)
     with Annotator(tiny_bundle, batch_tokens=64, threads=1, in_process=True) as annotator:
-        answered = list(annotator.road.answer(rows, lambda chunk, share: told.append((chunk.part, share))))
+        answered = list(
+            annotator.pipeline.answer(rows, lambda chunk, share: told.append((chunk.part, share)))
+        )
     assert len(answered) == 1
     shares = [share for _, share in told]
     assert shares == sorted(shares)

@@ -276,7 +276,7 @@ def _assert_same_list(given: list[dict[str, Any]], expected: Sequence[ReferenceC
     assert [c["score"] for c in given] == pytest.approx([c.score for c in expected], abs=1e-6)
 
 
-# --- the whole road --------------------------------------------------------------------------------------
+# --- the whole pipeline ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

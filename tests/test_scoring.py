@@ -65,7 +65,7 @@ def score(
     ],
 )
 def test_squad_takes_out_case_ascii_punctuation_articles_and_spaces(text: str, normal: str) -> None:
-    assert squad.normalise(text) == normal
+    assert squad.normalize(text) == normal
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_squad_takes_out_case_ascii_punctuation_articles_and_spaces(text: str, n
     ],
 )
 def test_mlqa_has_its_own_rule_for_each_language(language: str, text: str, normal: str) -> None:
-    assert squad.normalise(text, language) == normal
+    assert squad.normalize(text, language) == normal
 
 
 @pytest.mark.parametrize(
@@ -142,22 +142,22 @@ def test_no_rows_give_no_scores() -> None:
 
 
 @given(st.lists(texts, max_size=8), languages)
-def test_many_texts_are_normalised_as_each_of_them(many: list[str], language: str | None) -> None:
-    assert squad.normalise_all(many, language) == [squad.normalise(text, language) for text in many]
+def test_many_texts_are_normalized_as_each_of_them(many: list[str], language: str | None) -> None:
+    assert squad.normalize_all(many, language) == [squad.normalize(text, language) for text in many]
 
 
 @given(texts, languages)
-def test_normalising_leaves_no_outer_or_double_spaces_and_no_ascii_punctuation(
+def test_normalizing_leaves_no_outer_or_double_spaces_and_no_ascii_punctuation(
     text: str, language: str | None
 ) -> None:
-    normal = squad.normalise(text, language)
+    normal = squad.normalize(text, language)
     assert normal == " ".join(normal.split())
     assert not set(normal) & set("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
 
 
 @given(st.sampled_from(PIECES), texts, st.sampled_from(squad.MLQA_LANGUAGES))
 def test_unicode_punctuation_does_not_matter_to_mlqa(piece: str, text: str, language: str) -> None:
-    assert squad.normalise(f"»{text}…", language) == squad.normalise(text, language)
+    assert squad.normalize(f"»{text}…", language) == squad.normalize(text, language)
 
 
 @given(texts, texts, languages)
@@ -172,7 +172,7 @@ def test_f1_and_exact_are_symmetric_and_bounded(one: str, other: str, language: 
 
 def exact_and_f1(gold: str, predicted: str, language: str | None) -> tuple[int, float]:
     """Two texts by SQuAD 2.0's definition: words count as often as they occur."""
-    ours, theirs = (squad.normalise(text, language).split() for text in (gold, predicted))
+    ours, theirs = (squad.normalize(text, language).split() for text in (gold, predicted))
     if not ours or not theirs:
         return int(ours == theirs), float(ours == theirs)
     same = (Counter(ours) & Counter(theirs)).total()
@@ -186,7 +186,7 @@ def test_columns_score_as_pairs_do_to_the_last_bit(
 ) -> None:
     exact, f1 = score([p for p, _ in rows], [g for _, g in rows], language=language)
     for at, (predicted, golds) in enumerate(rows):
-        kept = [gold for gold in golds if squad.normalise(gold, language)] or [""]
+        kept = [gold for gold in golds if squad.normalize(gold, language)] or [""]
         if predicted is None:
             assert (exact[at], f1[at]) == (0.0, 0.0)
         else:
@@ -201,7 +201,7 @@ def test_squad1_is_the_best_of_all_gold_answers(rows: list[tuple[str, list[str]]
         pairs = [exact_and_f1(gold, predicted, None) for gold in golds]
         assert exact[at] == max(one for one, _ in pairs)
         each = zip(golds, pairs, strict=True)
-        assert f1[at] == max(one if squad.normalise(gold) else 0.0 for gold, (_, one) in each)
+        assert f1[at] == max(one if squad.normalize(gold) else 0.0 for gold, (_, one) in each)
 
 
 @given(st.lists(st.tuples(texts, st.lists(texts, max_size=2)), min_size=1, max_size=5), st.integers(2, 4))
@@ -296,7 +296,7 @@ def test_the_peers_predictions_give_the_official_figures(peer: tuple[list[str], 
 def test_every_row_of_the_peer_scores_as_a_plain_loop_says(peer: tuple[list[str], list[list[str]]]) -> None:
     exact, f1 = score(*peer)
     for at, (predicted, golds) in enumerate(zip(*peer, strict=True)):
-        kept = [normal for gold in golds if (normal := squad.normalise(gold))] or [""]
-        said = squad.normalise(predicted)
+        kept = [normal for gold in golds if (normal := squad.normalize(gold))] or [""]
+        said = squad.normalize(predicted)
         assert exact[at] == float(said in kept)
         assert math.isclose(f1[at], max(plain_f1(gold, said) for gold in kept), abs_tol=0.0)

@@ -241,10 +241,10 @@ def test_finalize_does_not_wait_for_a_time_that_is_none(tmp_path: Path, wait: fl
 
 def test_finalize_names_the_shards_to_run_again_or_waits_for_them(run: Run, tmp_path: Path) -> None:
     source, output = as_parquet(tmp_path), tmp_path / "out.parquet"
-    with pytest.raises(TryAgainError, match="no shard has begun here"):
+    with pytest.raises(TryAgainError, match="no shard has started"):
         job.finalize(output)
     run(source, output, shard="2/8")
-    with pytest.raises(TryAgainError, match="run these shards of 8 again: 0-1,3-7") as missing:
+    with pytest.raises(TryAgainError, match="run these of the 8 shards again: 0-1,3-7") as missing:
         job.finalize(output)
     assert missing.value.exit_code == 75
     for index in (0, 1, 3, 4, 5, 6):
@@ -253,7 +253,7 @@ def test_finalize_names_the_shards_to_run_again_or_waits_for_them(run: Run, tmp_
     part.write_bytes(part.read_bytes()[:-60])  # it is there by its name only
     last = threading.Timer(1, lambda: run(source, output, shard="7/8"))
     last.start()
-    with pytest.raises(TryAgainError, match=r"run these shards of 8 again: 3$"):
+    with pytest.raises(TryAgainError, match=r"run these of the 8 shards again: 3$"):
         job.finalize(output, wait=60)
     last.join()
     run(source, output, shard="3/8")
@@ -301,7 +301,7 @@ def test_a_run_without_shards_finishes_their_job_and_finalize_does_not_take_its_
     assert job.finalize(output).already_done
     with pytest.raises(StoppedEarlyError):
         run(source, tmp_path / "alone.parquet", progress=stop_after(12))
-    with pytest.raises(PreconditionError, match="was not begun with --shard"):
+    with pytest.raises(PreconditionError, match="was started without --shard"):
         job.finalize(tmp_path / "alone.parquet")
 
 
@@ -407,8 +407,13 @@ def test_the_variables_of_a_scheduler_say_which_shard_this_is(
     [
         ("auto", None, {}, "no scheduler's variable is set"),
         ("auto", None, {"JOB_COMPLETION_INDEX": "3"}, "give --shards N"),
-        ("auto", 2, {"JOB_COMPLETION_INDEX": "3"}, "JOB_COMPLETION_INDEX=3 is none of 2 tasks.* 0 to 1"),
-        ("auto", 2, {"JOB_COMPLETION_INDEX": "9" * 5000}, "no task number"),
+        (
+            "auto",
+            2,
+            {"JOB_COMPLETION_INDEX": "3"},
+            "JOB_COMPLETION_INDEX=3 is out of range: 2 tasks are numbered 0 to 1",
+        ),
+        ("auto", 2, {"JOB_COMPLETION_INDEX": "9" * 5000}, "is not a task number"),
         (
             "auto",
             8,
@@ -417,7 +422,7 @@ def test_the_variables_of_a_scheduler_say_which_shard_this_is(
         ),
         ("auto", None, {"CLOUD_RUN_TASK_INDEX": "0", "CLOUD_RUN_TASK_COUNT": ""}, "give --shards N"),
         ("auto", None, slurm(ID="0", COUNT="2", MIN="1", MAX="2"), "none of 2 tasks.* 1 to 2"),
-        ("auto", 2, {"JOB_COMPLETION_INDEX": "x"}, "no task number"),
+        ("auto", 2, {"JOB_COMPLETION_INDEX": "x"}, "is not a task number"),
         ("auto", 2, {"JOB_COMPLETION_INDEX": "0", "CLOUD_RUN_TASK_INDEX": "0"}, "both set"),
         (
             "auto",

@@ -94,7 +94,7 @@ def test_two_million_rows_take_no_more_memory_at_their_end(
     ]
     with Annotator(tiny_bundle, device="cpu", threads=1, batch_tokens=1024) as loaded:
         here = loaded._here()
-        loaded._loaded = replace(here, road=replace(here.road, scorer=Instant()))
+        loaded._loaded = replace(here, pipeline=replace(here.pipeline, scorer=Instant()))
         seconds, memory, done, began = [], [], 0, time.process_time()
         for answered in loaded.stream(_repeated(batches, total // size)):
             done += len(answered)

@@ -193,4 +193,4 @@ import onnxruntime, batchqa
 from batchqa.cli import doctor
 print(doctor._telemetry())
 """
-    assert "onnxruntime may call home" in in_a_program(code, tmp_path)
+    assert "onnxruntime may send telemetry" in in_a_program(code, tmp_path)

@@ -78,7 +78,7 @@ def test_show_says_that_an_output_is_not_finished(
     assert main(["show", stopped(name)]) == 0
     said = capsys.readouterr()
     assert "is not finished: these are the rows so far" in said.err
-    assert "name it with --context" not in said.err
+    assert "answers are shown alone" not in said.err
     assert said.out.startswith("row 1")
 
 
@@ -97,7 +97,7 @@ def test_an_output_without_a_row_is_one_that_a_run_wrote(
     (tmp_path / "today.jsonl").write_text(row(1) + "\n")
     reused = run(tmp_path / "today.jsonl", tmp_path / "today.parquet", reuse=[output])
     assert (reused.rows, reused.reused_rows) == (1, 0)
-    with pytest.raises(InputError, match=r"holds no rows|no gold answers"):
+    with pytest.raises(InputError, match=r"has no rows|no gold answers"):
         evaluate(output)
 
 

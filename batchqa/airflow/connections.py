@@ -80,7 +80,7 @@ def _azure(connection: Connection) -> dict[str, str]:
     tenant = extra.get("tenant_id") or extra.get("extra__wasb__tenant_id")
     if connection.password and not tenant:
         raise ValueError(
-            f"the connection {connection.conn_id} has an account key, which cannot be handed on; use an "
+            f"the connection {connection.conn_id} has an account key, which cannot be passed on; use an "
             "application (client id as login, secret as password, tenant_id), or a managed identity"
         )
     if not tenant:

@@ -75,7 +75,7 @@ class _CommandOperator(BaseOperator):
     def on_kill(self) -> None:
         """End the command within seconds; a retry resumes from what it has committed."""
         if self._command is not None:
-            self.log.info("ending the command")
+            self.log.info("stopping the command")
             self._command.stop()
 
     def _run(self, arguments: list[str]) -> dict[str, Any]:

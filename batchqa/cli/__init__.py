@@ -6,7 +6,7 @@
     commands/         a file for each command: its options, the call of one public function
     options.py        what an option is; options of several commands
     configuration.py  options given in the environment and in a file
-    speaking.py       results and errors written, signals heard
+    console.py        results and errors written, signals handled
     progress.py       the bar, its lines, its JSON
     rendering.py      what a person reads where a program reads JSON
     doctor.py         what this machine can run

@@ -38,7 +38,7 @@ def describe(path: str) -> dict[str, Any]:
             return _file(place)
         if _type(staging := place.beside(layout.STAGING_SUFFIX)) is FileType.Directory:
             return _folder(staging)
-    raise InputError(f"{place} does not exist; name a bundle's folder or an output of `batchqa run`")
+    raise InputError(f"{place} does not exist; give a bundle's folder or an output of `batchqa run`")
 
 
 def _bundle(path: str) -> dict[str, Any]:

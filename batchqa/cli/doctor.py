@@ -104,9 +104,10 @@ def _telemetry() -> Finding:
     facts = {name: os.environ.get(name) for name in SWITCHES}
     late = loaded_before()
     if late or facts != SWITCHES:
-        found = f"{', '.join(late) or 'a library'} may call home: loaded or allowed to by this program"
-        return Finding("telemetry", "warn", found, "import batchqa before any engine", facts)
-    found = "off: onnxruntime, OpenVINO and the Hugging Face libraries do not call home"
+        who = ", ".join(late) or "a library"
+        found = f"{who} may send telemetry: loaded before batchqa, or allowed by this program"
+        return Finding("telemetry", "warn", found, "import batchqa before these libraries", facts)
+    found = "off in onnxruntime, OpenVINO and the Hugging Face libraries"
     return Finding("telemetry", "ok", found, facts=facts)
 
 

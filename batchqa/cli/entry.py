@@ -21,8 +21,8 @@ from batchqa.cli.commands.run import run_command
 from batchqa.cli.commands.show import show_command
 from batchqa.cli.commands.train import train_command
 from batchqa.cli.configuration import Commands, where_given
+from batchqa.cli.console import say
 from batchqa.cli.progress import one_line
-from batchqa.cli.speaking import say
 from batchqa.errors import StorageError
 from batchqa.version import VERSION
 

@@ -227,7 +227,7 @@ answer_options = together(
     setting("--overlapping-candidates", "Let candidates overlap: simply the N best spans."),
     setting(
         "--raw-score",
-        "Write the soft-max score even if the bundle is calibrated.",
+        "Write the softmax score even if the bundle is calibrated.",
     ),
 )
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from batchqa.beside import PAGE, check_beside
 from batchqa.evaluation.comparing import Maker
 from batchqa.review import Choice, Output, choose, render_rows, write_page
+from batchqa.side_files import PAGE, check_side_file
 from batchqa.store.locations import local_output
 
 TERMINAL_ROWS = 20
@@ -49,7 +49,7 @@ def show_in_terminal(
         console.print(block, soft_wrap=not in_colour)
     chosen = f"{_rows(len(numbers))} of {total:,}" if len(numbers) < total else _rows(total)
     if not rows:
-        past = f": there is no page {page} of {limit}" if len(numbers) else ""
+        past = f": there is no page {page} with {limit} rows a page" if len(numbers) else ""
         return f"{output.source.path}: {chosen}{past}"
     more = f"; more with --page {page + 1}" if first + limit < len(numbers) else ""
     places = f"{first + 1:,} to {first + len(rows):,} of " if len(rows) < len(numbers) else ""
@@ -67,7 +67,7 @@ def show_as_page(
 ) -> str:
     """Write the rows that are chosen as one HTML page; what was written is returned as a line."""
     path = local_output("--html", html)
-    check_beside("--html", path, [given], PAGE)
+    check_side_file("--html", path, [given], PAGE)
     limit = PAGE_ROWS if limit is None else limit
     numbers, total = choose(output, choice)
     _notes(output, on_note)
@@ -82,9 +82,11 @@ def _notes(output: Output, on_note: Callable[[str], None]) -> None:
     if output.unfinished:
         on_note(f"{output.source.path} is not finished: these are the rows so far")
     if output.unfinished and "_record" in output.source.names:
-        on_note("their contexts are in lines of JSON until the job is finished: answers are shown alone")
+        on_note("its contexts are JSON text until the job is finished, so answers are shown without them")
     elif "context" not in output.columns and output.source.names:
-        on_note("the output has no column of contexts, so answers are shown alone; name it with --context")
+        on_note(
+            "the output has no context column, so answers are shown alone; --context names another column"
+        )
 
 
 def _maker(maker: Maker | None) -> dict[str, str]:

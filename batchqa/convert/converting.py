@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from batchqa.beside import check_beside
 from batchqa.convert.labels import gold_rows
 from batchqa.convert.layouts import to_long, to_wide
 from batchqa.convert.tools import (
@@ -21,6 +20,7 @@ from batchqa.convert.writing import write_object, write_records, write_tables
 from batchqa.errors import InputError, PreconditionError
 from batchqa.html_pages import replacing, write_whole
 from batchqa.review import Output, Row, open_output
+from batchqa.side_files import check_side_file
 from batchqa.steps.reading import NOT_FINISHED, open_dataset
 from batchqa.store.locations import local_output
 
@@ -43,9 +43,9 @@ def convert(
     path = local_output("-o", path)
     beside = [path.with_name(f"{path.stem}.{ending}") for ending in _BESIDE.get(form, ())]
     for each in (path, *beside):
-        check_beside("-o", each, [given])
+        check_side_file("-o", each, [given])
         if each.exists() and not overwrite:
-            raise PreconditionError(f"{each} exists already; --overwrite replaces it")
+            raise PreconditionError(f"{each} already exists; give --overwrite to replace it")
     if form == "gold":
         count = write_records(path, gold_rows(given), lines=path.suffix == ".jsonl")
         return f"{path}: {count:,} rows with gold answers"
@@ -80,7 +80,7 @@ def _label_studio(output: Output, path: Path) -> str:
     count = write_records(path, label_studio_tasks(rows, _model(output)), lines=False)
     config = path.with_name(f"{path.stem}.config.xml")
     write_whole(config, LABEL_STUDIO_CONFIG)
-    return f"{path}: {count:,} tasks{rows.without(count)}; {config}: the labelling interface they are for"
+    return f"{path}: {count:,} tasks{rows.without(count)}; their labelling interface: {config}"
 
 
 def _argilla(output: Output, path: Path) -> str:
@@ -105,9 +105,9 @@ def _squad(output: Output, path: Path) -> str:
     beside = path.with_name(f"{path.stem}.null-odds.json")
     if not odds:
         beside.unlink(missing_ok=True)  # those of the predictions that were replaced
-        return f"{said}; there are no null odds"
+        return f"{said}, without null odds"
     write_object(beside, odds)
-    return f"{said}; {beside}: their null odds"
+    return f"{said}; their null odds: {beside}"
 
 
 def _wide(output: Output, path: Path) -> str:

@@ -32,7 +32,7 @@ def gold_rows(given: str) -> Iterator[dict[str, Any]]:
         ) from error
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise InputError(
-            f"{where} is not an export of Label Studio (JSON or JSON-MIN): an array of tasks is wanted"
+            f"{where} is not an export of Label Studio (JSON or JSON-MIN): expected an array of tasks"
         )
     for number, task in enumerate(tasks, 1):
         at = f"{where}, task {number}"
@@ -88,5 +88,5 @@ def _place(context: str, span: dict[str, Any], at: str) -> tuple[int, int]:
             end = start + len(text)
     start, end = trim(context, start, min(end, len(context)))
     if start >= end:
-        raise InputError(f"{at}: a label is outside of the text, or blank")
+        raise InputError(f"{at}: a label lies outside its text, or is blank")
     return start, end

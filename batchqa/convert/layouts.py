@@ -143,8 +143,8 @@ def _check(listed: list[str], names: list[str], done: int, output: Output) -> No
     for at, name in enumerate(listed):
         if name != names[at % len(names)]:
             raise InputError(
-                f"{output.source.path}, row {done + at + 1}: the question {name!r} is not the next one; "
-                f"wide needs {', '.join(names)} for each record, in this order"
+                f"{output.source.path}, row {done + at + 1}: question {name!r} is out of order; "
+                f"the wide layout needs {', '.join(names)} for each record, in this order"
             )
 
 

@@ -1,4 +1,4 @@
-"""What runs a model, on which device, in which processes. What the road needs of it is steps/scoring.
+"""What runs a model, on which device, in which processes. What the pipeline needs of it is steps/scoring.
 
 ::
 

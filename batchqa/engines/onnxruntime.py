@@ -147,7 +147,7 @@ def _check_signature(session: Any, model: Path, inputs: Sequence[str], outputs: 
 
 
 def _translated(error: Exception, device: str) -> Exception:
-    """The error that the road acts upon, for one of onnxruntime's."""
+    """The error that the pipeline acts upon, for one of onnxruntime's."""
     text = str(error)
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text):
         return OutOfMemoryError(text)

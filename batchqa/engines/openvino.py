@@ -5,7 +5,7 @@ neighbours (measured with OpenVINO 2026.4 on AVX-512; `docs/decisions/0002-openv
 
 - A window is padded to the next multiple of LENGTH_BUCKET tokens, and only windows for which that is the
   same go together. So what a window's logits are computed from is decided by its own length: the last bits
-  of a soft-max depend on how many tokens it goes over, and in bfloat16 such a bit grows to 0.1 in a logit.
+  of a softmax depend on how many tokens it goes over, and in bfloat16 such a bit grows to 0.1 in a logit.
 - What the model computes in (`compute_dtype`) is asked for by name, and checked.
 
 A model is tried out when it is loaded: one whose logits depend on the batch all the same is not used.
@@ -75,8 +75,8 @@ class OpenVinoScorer(MicroBatchScorer):
         worst = self._dependence()
         if worst > TOLERANCE:
             raise ModelError(
-                f"{model} in {compute_dtype} on openvino gives logits that differ by {worst:.2g} with the "
-                "batch that a row is in; use --engine onnxruntime"
+                f"{model} in {compute_dtype} on openvino gives logits that change by up to {worst:.2g} with "
+                "the other rows of a batch; use --engine onnxruntime"
             )
 
     def _run(self, input_ids: Int64, attention_mask: Int64, token_type_ids: Int64) -> tuple[Float32, Float32]:
@@ -235,7 +235,7 @@ def _vocabulary(graph: Any) -> int | None:
 
 
 def _translated(error: Exception) -> Exception:
-    """The error that the road acts upon, for one of OpenVINO's."""
+    """The error that the pipeline acts upon, for one of OpenVINO's."""
     text = str(error)
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text):
         return OutOfMemoryError(text)

@@ -6,7 +6,7 @@
 - `calibration`, `fitting`: scores as probabilities, the best threshold; `tuning`: the bundle that has both
 - `selective`: how right the surest decisions are
 - `comparing`: two sets of predictions for the same rows; `tables`: figures for people
-- `report`: one HTML page; `result`: the typed result; `evaluating`: the road that joins them
+- `report`: one HTML page; `result`: the typed result; `evaluating`: what joins them
 """
 
 from batchqa.evaluation.evaluating import evaluate

@@ -59,10 +59,10 @@ class AnswerLists:
 
 
 def score_lists(
-    gold: Sequence[Sequence[str]], answers: Sequence[Sequence[Scored]], normalise: Callable[[str], str]
+    gold: Sequence[Sequence[str]], answers: Sequence[Sequence[Scored]], normalize: Callable[[str], str]
 ) -> AnswerLists:
     """Figures of rows, each with its gold answers (all right; none: not answerable) and answers."""
-    exact, partial = _multi_span(gold, [[text for text, _ in row] for row in answers], normalise)
+    exact, partial = _multi_span(gold, [[text for text, _ in row] for row in answers], normalize)
     precision, recall = _curve(gold, answers)
     reached = np.flatnonzero(recall >= 0.8)
     return AnswerLists(
@@ -74,13 +74,13 @@ def score_lists(
 
 
 def _multi_span(
-    gold: Iterable[Sequence[str]], answers: Iterable[Sequence[str]], normalise: Callable[[str], str]
+    gold: Iterable[Sequence[str]], answers: Iterable[Sequence[str]], normalize: Callable[[str], str]
 ) -> tuple[Rates, Rates]:
     """Micro-averages over all rows; one without gold answers counts as one, right if nothing is answered."""
     wanted = given = 0
     same = pieces_right = pieces_found = 0.0
     for of_gold, of_row in zip(gold, answers, strict=True):
-        golds, texts = ({normalise(text) for text in row} - {""} for row in (of_gold, of_row))
+        golds, texts = ({normalize(text) for text in row} - {""} for row in (of_gold, of_row))
         wanted += max(len(golds), 1)
         given += max(len(texts), 1)
         if not golds or not texts:

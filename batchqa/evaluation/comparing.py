@@ -1,4 +1,4 @@
-"""`--compare`: two sets of predictions for the same rows, as they were decided and at equal footing.
+"""`--compare`: two sets of predictions for the same rows, as they were decided and on equal footing.
 
 A model whose threshold suits the rows seems better than a better model whose threshold does not. So both are
 also compared at the threshold that is best for each on these rows: optimistic, but for both in the same way.

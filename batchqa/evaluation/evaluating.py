@@ -1,4 +1,4 @@
-"""`evaluate`: the road from two files to figures, read top to bottom."""
+"""`evaluate`: from two files to figures, read top to bottom."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from batchqa.gold import gold_column
 from batchqa.job import Progress, run
 from batchqa.records import Int64
 from batchqa.settings import WindowSettings
-from batchqa.squad import RowScores, Rules, normalise
+from batchqa.squad import RowScores, Rules, normalize
 from batchqa.steps.reading import Dataset, open_dataset
 from batchqa.store.locations import local_output, public
 
@@ -113,7 +113,7 @@ def evaluate(
         `tune` and `by="windows"` need. Of `run_options`, `context` and `question` are used without a model
         too: they name the columns of the texts for groups and report.
     by: columns to group by, or `context_length`, `windows`, `question_word`.
-    language: a column that names each row's language, or one language for all: MLQA's normalisation.
+    language: a column that names each row's language, or one language for all: MLQA's normalization.
     rules: "auto" takes SQuAD 1.1's where every question has an answer, else SQuAD 2.0's.
     compare: other predictions for the same questions.
     tune: a folder to be made: a copy of the bundle with the threshold that is best for `objective` and with
@@ -229,7 +229,7 @@ def _check(by: Sequence[str], tune: str | Path | None, model: str | Path | None)
     if isinstance(by, str):
         raise TypeError("`by` is a list of names")
     if tune is not None and model is None:
-        raise SettingsError("--tune needs the bundle that it copies: name it with --model")
+        raise SettingsError("--tune makes a copy of a bundle: give that bundle with --model")
 
 
 def _look_at_gold(source: File, truth: File | None, options: _Options) -> None:
@@ -248,7 +248,7 @@ def _aim(objective: Objective, precision: float | None, prior: float | None, tun
             "give --tune -o NEW_BUNDLE too"
         )
     if precision is not None and objective != "f1":
-        raise SettingsError("--target-precision and --objective exclude each other")
+        raise SettingsError("--target-precision and --objective cannot be combined; give one of them")
     return Aim(objective, precision, prior)
 
 
@@ -274,7 +274,7 @@ def _annotated(
         source = options.file(open_dataset(output))
     elif unused := run_options.keys() - TEXTS - {f.name for f in fields(WindowSettings)}:
         raise SettingsError(
-            f"{source.rows.path} holds answers already, so it is not annotated: leave out "
+            f"{source.rows.path} already has answers, so it is not annotated again: leave out "
             f"{', '.join(sorted(unused))}"
         )
     sizes = {v.precision: bundle.size(v) / 1e6 for v in reversed(bundle.manifest.variants)}
@@ -289,18 +289,18 @@ def _examples(source: File, truth: File | None, null_odds: str | Path | None, op
     if truth is None:
         rows = source.rows
         if gold_column(rows.names, options.gold_column) is None and PREDICTION in rows.names:
-            raise SettingsError(f"{rows.path} holds predictions only: name the gold answers with --gold")
+            raise SettingsError(f"{rows.path} has predictions only: give the gold answers with --gold")
         examples = same_rows(rows, answers_column(rows, options.gold_column), ids, predictions)
     else:
         rows = truth.rows
         if truth.holds_predictions and gold_column(rows.names, options.gold_column) is None:
             raise InputError(
-                f"{rows.path} holds predictions, not gold answers: give a SQuAD file, Parquet or JSONL"
+                f"{rows.path} has predictions, not gold answers: give a SQuAD file, Parquet or JSONL"
             )
         column = answers_column(rows, options.gold_column)
         examples = join(rows, column, truth.ids(), source.rows, ids, predictions)
     if not len(examples):
-        raise InputError(f"{examples.gold.path} holds no questions")
+        raise InputError(f"{examples.gold.path} has no questions")
     asked = source.asked()
     own = {"question": asked.question} if asked and asked.question else {}
     return replace(examples, texts={**own, **options.texts})
@@ -315,7 +315,7 @@ def _predictions(source: File, null_odds: str | Path | None) -> tuple[Prediction
             odds = null_odds_of(rows, ids, *read_numbers(str(null_odds)), public(str(null_odds)))
         return read_texts(rows, odds), ids
     if null_odds is not None:
-        raise SettingsError(f"{rows.path} has its null odds in a column: leave out --null-odds")
+        raise SettingsError(f"{rows.path} has null odds in a column of its own: leave out --null-odds")
     return read_predictions(rows, source.prefix), ids
 
 
@@ -368,7 +368,7 @@ def _compare(
 def _answer_lists(examples: Examples, prefix: str) -> AnswerLists | None:
     """The figures of all answers, where the predictions have them."""
     given = examples.answer_lists(prefix)
-    return None if given is None else score_lists(examples.answers.to_pylist(), given, normalise)
+    return None if given is None else score_lists(examples.answers.to_pylist(), given, normalize)
 
 
 def _missing(examples: Examples, scores: RowScores) -> Missing:

@@ -24,7 +24,7 @@ class Predictions:
 
     text: the answer as decided, "" for "no answer", null where the row has no prediction.
     span: the best span even where the decision is "no answer"; null where it is not known.
-    span_score: the span's raw probability (soft-max), float64, NaN where it is not known.
+    span_score: the span's raw probability (softmax), float64, NaN where it is not known.
     score, null_odds: float64, NaN where there is none. silent: the decision is "no answer".
     fault: the code of `qa_error`, or null.
     """
@@ -122,8 +122,8 @@ def answers_column(source: Dataset, column: str | None) -> str:
     name = gold_column(source.names, column)
     if name is None:
         raise InputError(
-            f"{source.path} holds no gold answers: it has no column {' or '.join(map(repr, COLUMNS))} "
-            f"(it has: {', '.join(source.names)}); name the column with --gold-column, or a file with --gold"
+            f"{source.path} has no gold answers: there is no column {' or '.join(map(repr, COLUMNS))} "
+            f"(it has: {', '.join(source.names)}); name the column with --gold-column, or give --gold FILE"
         )
     return name
 
@@ -138,18 +138,18 @@ def read_predictions(source: Dataset, prefix: str) -> Predictions:
     needed = [prefix + name for name in ("answer", "score", "no_answer", "null_odds", "error")]
     lacking = [name for name in needed if name not in source.names]
     if not source.names:
-        raise InputError(f"{source.path} holds no rows")
+        raise InputError(f"{source.path} has no rows")
     if lacking:
         found = [name.removesuffix("null_odds") for name in source.names if name.endswith("_null_odds")]
         others = [other for other in found if other != prefix and other + "answer" in source.names]
         why = (
-            f"its columns have another prefix: name it with --output-prefix {others[0]}"
+            f"its columns have another prefix: give --output-prefix {others[0]}"
             if others
             else _WIDE
             if prefix + "answer" in lacking and _may_be_wide(source.names, prefix)
-            else "it was left out, and is needed here"
+            else "the run left it out, and evaluate needs it"
             if prefix + "answer" not in lacking
-            else "`batchqa run` did not write it: name a model with --model to annotate it first"
+            else "`batchqa run` did not write it: give a model with --model to annotate it first"
         )
         raise InputError(f"{source.path} has no column {', '.join(map(repr, lacking))}; {why}")
     candidates = prefix + "candidates"

@@ -136,7 +136,7 @@ def _lengths(contexts: pa.ChunkedArray) -> Int64:
 def _window_counts(examples: Examples, bundle: Bundle | None, settings: WindowSettings) -> Int64:
     """How many windows the model read for each row; 0 for a row that could not be judged."""
     if bundle is None:
-        raise SettingsError("--by windows needs the model whose tokenizer made them: name it with --model")
+        raise SettingsError("--by windows needs the tokenizer of the model: give --model")
     manifest = bundle.manifest
     length = settings.max_length or min(DEFAULT_MAX_LENGTH, manifest.max_length)
     tokenizer = open_tokenizer(bundle.tokenizer)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from batchqa.beside import PAGE, check_beside
 from batchqa.errors import SettingsError
 from batchqa.evaluation.comparing import made_by
 from batchqa.evaluation.files import File
@@ -20,6 +19,7 @@ from batchqa.evaluation.shown_rows import shown_rows
 from batchqa.evaluation.tables import comparison_rows
 from batchqa.evaluation.tuning import tuned_rows
 from batchqa.html_pages import style, write_whole
+from batchqa.side_files import PAGE, check_side_file
 from batchqa.version import VERSION
 
 NULL_ODDS = (
@@ -39,7 +39,7 @@ def check_report(path: Path, taken: Iterable[str | Path]) -> None:
     lacking = [name for name in _NEEDED if find_spec(name) is None]
     if lacking:
         raise SettingsError(f"--report needs {' and '.join(lacking)}: pip install 'batchqa[report]'")
-    check_beside("--report", path, taken, PAGE)
+    check_side_file("--report", path, taken, PAGE)
 
 
 def write_report(evaluation: Evaluation, path: Path, predictions: File) -> None:

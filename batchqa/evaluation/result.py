@@ -144,7 +144,7 @@ class Evaluation:
         boot = self.intervals.bootstrap
         lines = [
             f"{self.predictions}: rules of {RULE_NAMES[self.rules]}"
-            + (f", language {self.language} (MLQA's normalisation)" if self.language else ""),
+            + (f", language {self.language} (MLQA's normalization)" if self.language else ""),
             f"intervals: {100 * boot.confidence:g} %, bootstrap over {boot.units:,} {boot.unit}s, "
             f"{boot.resamples:,} times, seed {boot.seed}" + self._small_groups(),
         ]

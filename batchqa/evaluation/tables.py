@@ -93,11 +93,11 @@ def _pair(subset: Subset | None) -> list[str]:
 
 
 def comparison_table(comparison: Comparison, figures: Figures) -> str:
-    """Both sides of a comparison, as decided and at equal footing."""
+    """Both sides of a comparison, as decided and on equal footing."""
     rows = comparison_rows(comparison, figures)
     table = markdown(["", "these", comparison.name, "difference", "interval"], rows)
     footing = (
-        "At equal footing: each side at the threshold with its best F1 on these rows, so that a threshold is "
+        "On equal footing: each side at the threshold with its best F1 on these rows, so that a threshold is "
         "not taken for a model.\n\n"
         if comparison.equal_footing
         else ""
@@ -109,7 +109,7 @@ def comparison_table(comparison: Comparison, figures: Figures) -> str:
 
 
 def comparison_rows(comparison: Comparison, figures: Figures) -> list[list[str]]:
-    """Models, thresholds and figures of both sides, as decided and at equal footing, as cells of a table."""
+    """Models, thresholds and figures of both sides, as decided and on equal footing, as cells of a table."""
     here, there = comparison.made_by
     rows = [
         ["model", _maker(here), _maker(there), "", ""],

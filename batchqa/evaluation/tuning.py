@@ -163,9 +163,9 @@ def tune_bundle(
 def check_target(bundle: Bundle, target: Path) -> None:
     """Refuse to write over anything: called before the work begins as well. Raises PreconditionError."""
     if target.resolve() == bundle.path.resolve() or target.resolve().is_relative_to(bundle.path.resolve()):
-        raise PreconditionError(f"--output {target} is the bundle that is tuned; name a new folder")
+        raise PreconditionError(f"--output {target} is the bundle that is tuned; choose a new folder")
     if target.exists():
-        raise PreconditionError(f"{target} exists already; name a new folder for the tuned bundle")
+        raise PreconditionError(f"{target} already exists; choose a new folder for the tuned bundle")
     if not target.parent.is_dir():
         raise PreconditionError(f"{target.parent} is not a folder; make it first")
 
@@ -178,7 +178,7 @@ def _evidence(examples: Examples, spans: RowScores, judged: Bool, unit: Int64 | 
             '--tune needs the best span of every row, also where the decision is "no answer": '
             "annotate with --top-k 1, or let evaluate annotate (--model)"
         )
-    # span and null share the soft-max's denominator, so their ratio is exp(null odds); a span whose
+    # span and null share the softmax's denominator, so their ratio is exp(null odds); a span whose
     # probability is no longer a number above 0 in float32 leaves all of it to null
     with np.errstate(over="ignore", invalid="ignore"):
         null = np.where(span > 1e-35, np.minimum(span * np.exp(odds), 1.0), 1.0)

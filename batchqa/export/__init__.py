@@ -9,13 +9,13 @@
     weights.py             its weights, converted and named as the model wants them
     architectures.py       which architectures can be exported
     reference.py           the original as transformers runs it
-    parity.py              batchqa's answers with the plain graph beside the original's
+    parity.py              batchqa's answers with the plain graph, compared with the original's
     abstention.py          whether a model was trained to say "no answer"
     threshold.py           the no-answer threshold, fitted on labelled rows
     builtin_passages.py    the package's own texts: plainly answerable and plainly unanswerable pairs
     bundle_languages.py    the languages of a bundle, and the texts that it was verified on
     variants.py            a variant per precision: made, compared, judged
-    verify.py              a variant's answers beside the original's
+    verify.py              a variant's answers, compared with the original's
     limits.py              when a variant is good enough
     stages.py              finished work, kept for the next export
     graphs.py              checkpoint -> ONNX graph; fused attention; float16

@@ -1,4 +1,4 @@
-"""Fused attention -> the products and the soft-max that OpenVINO (2026.4) goes through fastest.
+"""Fused attention -> the products and the softmax that OpenVINO (2026.4) goes through fastest.
 
 It makes one pass of them, and for windows of any length that pass is a tenth faster with (windows * heads,
 tokens, depth) than with four axes; and its own attention turns the keys around first, which this does not.
@@ -18,11 +18,11 @@ SHAPE_OPSET = 15
 """The version of ONNX that has Shape with a start and an end."""
 
 HIDDEN = -10_000.0
-"""Added to the scores of padding: its share of a soft-max is then exactly zero."""
+"""Added to the scores of padding: its share of a softmax is then exactly zero."""
 
 
 class AttentionWriter:
-    """Writes each MultiHeadAttention of a graph as products and soft-max; the mask is made once for all."""
+    """Writes each MultiHeadAttention of a graph as products and softmax; the mask is made once for all."""
 
     def __init__(self, graph: Editor) -> None:
         self._graph = graph

@@ -76,7 +76,7 @@ def _variant(variant: Variant) -> str:
     figures = variant.verification
     arithmetic = f" in {figures['arithmetic']}" if "arithmetic" in figures else ""
     verified = (
-        f"Verified beside the original in PyTorch, on {figures['rows']} rows of {figures['verified_on']}, "
+        f"Compared with the original in PyTorch, on {figures['rows']} rows of {figures['verified_on']}, "
         f"with {figures['verified_with']}{arithmetic}:"
     )
     lines = [

@@ -55,7 +55,7 @@ def ensure_cached(
         if not target.is_dir():
             if cache is None and (note := cache_note()):
                 on_progress(note)
-            on_progress(f"{model} is exported to {target}, once")
+            on_progress(f"exporting {model} to {target}; this is done once")
             export(repository, target, revision=commit, on_progress=on_progress)
     finally:
         lock.release()

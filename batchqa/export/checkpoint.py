@@ -117,7 +117,7 @@ class Checkpoint:
             shown = ", ".join(sorted(missing)[:3])
             raise ModelError(
                 f"{self.name} has no trained question-answering head: weights are missing for "
-                f"{shown}; name a checkpoint that was fine-tuned for extractive question answering"
+                f"{shown}; give a checkpoint that was fine-tuned for extractive question answering"
             )
         return model.eval()
 
@@ -184,7 +184,7 @@ def open_checkpoint(
             commit, folder = fetch(repository, revision or pinned or None, allow_pickle=allow_pickle)
             model = repository
         else:
-            raise ModelError(f"there is no checkpoint at {model}; name a folder, or a hub id as org/name")
+            raise ModelError(f"there is no checkpoint at {model}; give a folder, or a hub id as org/name")
         files = sorted(
             {file.name for file in folder.iterdir()} | set(files_of_hub(model, commit) if commit else ())
         )
@@ -297,7 +297,7 @@ def _tokenizer(folder: Path, name: str, work: Path) -> tuple[Tokenizer, dict[str
         if file.suffix in (".json", ".txt", ".model") and file.is_file():
             with file.open("rb") as stream:
                 if hint := disguise(stream.read(512)):
-                    raise ModelError(f"{file} is not the file that it should be{hint}")
+                    raise ModelError(f"{file} has the wrong content{hint}")
     options = {"local_files_only": True, "trust_remote_code": False}
     try:
         with quiet():

@@ -94,7 +94,7 @@ def export(
     """Export MODEL (a folder or a hub id) into folder `output`, with a variant per precision.
 
     First batchqa's answers with the float32 graph are compared with those of transformers (`parity.py`). Then
-    each variant is verified on the file `verify_on` (default: the built-in passages) beside the original, and
+    each variant is compared with the original on `verify_on` (default: the built-in passages), and
     kept if it keeps the limits (`limits.py`: `max_f1_drop` decides on rows of one's own with gold answers,
     `min_agreement` elsewhere and where it is given); int8 is calibrated on `calibrate_on` (default: the
     built-in passages). The threshold is `threshold`, or the best for F1 on the labelled file
@@ -114,7 +114,7 @@ def export(
     target_path = local_output("-o", output)
     _check_options(precisions, target, languages)
     if target_path.exists() or target_path.is_symlink():
-        raise PreconditionError(f"{target_path} exists already; remove it, or choose another -o")
+        raise PreconditionError(f"{target_path} already exists; remove it, or choose another -o")
     rows = all_rows() if verify_on is None else read_examples(verify_on)
     calibration = all_rows() if calibrate_on is None else read_examples(calibrate_on, CALIBRATION_ROWS)
     labelled = None if fit_threshold_on is None else read_labelled(fit_threshold_on)
@@ -273,14 +273,14 @@ def _with_variants(manifest: Manifest, made: Sequence[Made]) -> Manifest:
 
 def _check_options(precisions: Sequence[str], target: Target, languages: Sequence[str]) -> None:
     if not precisions:
-        raise SettingsError(f"--precision names none of {', '.join(PRECISIONS)}")
+        raise SettingsError(f"--precision is empty; give one or more of {', '.join(PRECISIONS)}")
     for precision in precisions:
         if precision.startswith("int8") and "cuda" in precision:
             raise SettingsError(f"{NO_INT8_ON_CUDA}; use --precision fp16 for CUDA")
         if precision not in PRECISIONS:
-            raise SettingsError(f"--precision {precision!r} is none of {', '.join(PRECISIONS)}")
+            raise SettingsError(f"--precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
     if target not in get_args(Target):
-        raise SettingsError(f"--target {target!r} is none of {', '.join(get_args(Target))}")
+        raise SettingsError(f"--target must be one of {', '.join(get_args(Target))}, not {target!r}")
     for language in languages:
         if not LANGUAGE.fullmatch(language):
             raise SettingsError(f"--language {language!r} is not a language's code, such as en or pt-br")

@@ -45,7 +45,7 @@ def fetch(repository: str, revision: str | None, *, allow_pickle: bool = False) 
         at = f" --revision {revision}" if revision else ""
         raise TryAgainError(
             f"{repository} is not in the hub's cache and the hub cannot be reached ({type(error).__name__}); "
-            f"run the same command with a network, or copy the model's folder here and run "
+            f"run the same command with network access, or copy the model's folder here and run "
             f"`batchqa export FOLDER`{at}"
         ) from error
     if not re.fullmatch(r"[0-9a-f]{40}", folder.name):

@@ -67,7 +67,7 @@ def _write_attention(
 ) -> None:
     """Append attention, with its bias added to query and value in one pass with the products' scales.
 
-    Key's bias adds the same number to all scores of a query, which soft-max does not see.
+    Key's bias adds the same number to all scores of a query, which softmax does not see.
     """
     out = node.output[0]
     bias = values[out].bias if out in values else ""

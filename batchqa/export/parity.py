@@ -1,4 +1,4 @@
-"""Does `batchqa run` give this model's answers? Its float32 graph there, beside transformers.
+"""Does `batchqa run` give this model's answers? Its float32 graph there, compared with transformers.
 
 Windows, token types, their order and the graph are compared with what transformers makes of the same rows,
 long ones among them, at the length of a run's windows and at the model's longest. If the original were run by

@@ -138,7 +138,7 @@ def _renamed(node: Any, inputs: Sequence[str], output: str) -> Any:
 def _at_once(graph: Editor, node: Any, output: str) -> list[Any]:
     """A MultiHeadAttention without its mask, as ONNX's Attention; its bias is added before.
 
-    Key's bias adds the same number to all scores of a query, which soft-max does not see.
+    Key's bias adds the same number to all scores of a query, which softmax does not see.
     """
     helper = load("onnx").helper
     query, key, value, bias = node.input[:4]

@@ -40,7 +40,7 @@ def weights_only(model: Any, observed: Mapping[str, Observed]) -> Any:
     """A copy of `model` that stores its matrices and embedding tables as int8 and computes in float32.
 
     The matrices are rebuilt by Cast and Mul, which onnxruntime folds when it loads the model (it would not
-    fold DequantizeLinear) and OpenVINO recognises as compressed weights.
+    fold DequantizeLinear) and OpenVINO recognizes as compressed weights.
     """
     graph = Editor(model)
     codes = WeightCodes(graph, observed, smoothing={}, largest=LARGEST_CODE)

@@ -1,4 +1,4 @@
-"""Each variant, run as `batchqa run` does, beside the original as transformers runs it.
+"""Each variant, run as `batchqa run` does, compared with the original in transformers.
 
 The original is `reference.py`'s. `parity.py` has compared the plain float32 graph with it before any variant
 is made: there every difference is a fault of the pipeline or of the export, and none is rounding's.
@@ -24,7 +24,7 @@ from batchqa.engines.openvino import best_compute_dtype
 from batchqa.errors import DeviceError, InputError
 from batchqa.gold import gold_column, plain_array, read_gold
 from batchqa.machine import cpu_quota
-from batchqa.pipeline import Road
+from batchqa.pipeline import Pipeline
 from batchqa.records import Cursor, Float32, Int64
 from batchqa.settings import DEFAULT_MAX_LENGTH, DecodingSettings, ReadingSettings, WindowSettings
 from batchqa.squad import RowScores, score_rows
@@ -123,7 +123,7 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class VariantComparison:
-    """A variant beside the original. `figures` go into bundle.json; `measured` is judged."""
+    """A variant compared with the original. `figures` go into bundle.json; `measured` is judged."""
 
     precision: str
     measured: MeasuredAgreement
@@ -136,7 +136,7 @@ class VariantComparison:
 
     @property
     def changed(self) -> int:
-        """Rows whose answer depends on the rows beside it, floats within the tolerance aside."""
+        """Rows whose answer depends on the other rows of its batch, floats within the tolerance aside."""
         return int(self.figures["answers_changed_by_batching"])
 
     def record(self) -> dict[str, Any]:
@@ -229,14 +229,14 @@ def answer(
     longest = min(max_length, manifest.max_length)
     windower = Windower(open_tokenizer(bundle.tokenizer), manifest.layout, WindowSettings(), longest)
     timed = _Timed(scorer, budget)
-    road = Road(windower, timed, rules)
+    pipeline = Pipeline(windower, timed, rules)
     plan = ColumnPlan.of(table.schema, ReadingSettings(keep=()), "the table")
     first, rows = 0, []
     for batch in table.to_batches():
         for piece in pieces(batch):
             rows.append(plan.rows(piece, str, first, Cursor(row=first)))
             first += len(piece)
-    batches = [answered.answers for answered in road.answer(chunks(rows, part_rows=2**62))]
+    batches = [answered.answers for answered in pipeline.answer(chunks(rows, part_rows=2**62))]
     return Answers(pa.Table.from_batches(batches), timed.windows, timed.seconds)
 
 
@@ -258,7 +258,7 @@ def onnx_scorer(bundle: Bundle, precision: str, threads: int | None = None) -> S
 def compare(
     bundle: Bundle, precision: str, verification: Verification, logit_difference: float
 ) -> VariantComparison:
-    """Run one variant on the verification's rows and set its answers beside the original's."""
+    """Run one variant on the verification's rows and compare its answers with the original's."""
     threads = cpu_quota()
     scorers = [onnx_scorer(bundle, precision, count) for count in (threads, max(1, threads - 1))]
     return _compared(bundle, scorers, precision, verification, logit_difference)
@@ -283,7 +283,7 @@ def _compared(
     verification: Verification,
     logit_difference: float | None,
 ) -> VariantComparison:
-    """The first scorer's answers beside the original's; the second's, batched otherwise, beside these."""
+    """The first scorer's answers compared with the original's; the second's, batched otherwise, with them."""
     scorer, other = scorers
     table, original = verification.rows, verification.original
     here = answer(bundle, scorer, table)

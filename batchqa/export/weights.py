@@ -29,9 +29,9 @@ _OTHERS = {
     "*.ckpt*": "a TensorFlow or Lightning checkpoint; save its model with transformers' save_pretrained",
     "*.msgpack": "Flax weights; load it with from_pretrained(..., from_flax=True), then save_pretrained",
     "saved_model.pb": "a TensorFlow SavedModel; save the model with transformers' save_pretrained",
-    "*.onnx": "an ONNX file; name the checkpoint that it was made from",
-    "*.gguf": "a GGUF file; name the checkpoint that it was made from",
-    "*.ot": "weights for Rust; name the checkpoint that they were made from",
+    "*.onnx": "an ONNX file; give the checkpoint that it was made from",
+    "*.gguf": "a GGUF file; give the checkpoint that it was made from",
+    "*.ot": "weights for Rust; give the checkpoint that they were made from",
     "*.pt": "a PyTorch file in a format of its own; save its model with transformers' save_pretrained",
     "*.pth": "a PyTorch file in a format of its own; save its model with transformers' save_pretrained",
 }
@@ -55,7 +55,7 @@ def check_what_it_is(folder: Path, files: Sequence[str]) -> None:
     """Raise ModelError for a folder that is something else than a checkpoint; `files` are all that it has."""
     if MANIFEST in files:
         raise ModelError(
-            f"{folder} is a bundle already: run it with --model, or name the checkpoint behind it"
+            f"{folder} is already a bundle: use it with --model, or give the checkpoint that it was made from"
         )
     if ADAPTER in files and not {WEIGHTS, SHARDS, PICKLE, PICKLE_SHARDS} & set(files):
         base = _base_of_adapter(folder)
@@ -117,7 +117,7 @@ def _pickles(folder: Path) -> list[Path]:
             raise ModelError(f"{folder} lacks {name}, a part of its weights; fetch the model again")
         with file.open("rb") as stream:
             if hint := disguise(stream.read(512)):
-                raise ModelError(f"{file} is not the file that it should be{hint}")
+                raise ModelError(f"{file} has the wrong content{hint}")
     return [folder / name for name in names]
 
 
@@ -197,7 +197,7 @@ def _check_head(
         text = f"{name} is not a question-answering model: config.json says {', '.join(map(str, said))}"
         if not has_head:
             raise ModelError(
-                f"{text}; name a checkpoint that was fine-tuned for extractive question answering"
+                f"{text}; give a checkpoint that was fine-tuned for extractive question answering"
             )
         if not allow_unnamed_head:
             raise ModelError(

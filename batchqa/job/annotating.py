@@ -76,7 +76,7 @@ class Job:
     def annotate(self, missing: Iterable[PartRange]) -> None:
         """Do these parts. Raises LimitError after the part that has one error too many."""
         self.follower.tell(part=0)
-        answered = self.annotator.road.answer(
+        answered = self.annotator.pipeline.answer(
             self._chunks(missing), self.follower.scored, self._earlier, self.questions
         )
         with closing(answered):  # type: ignore[type-var]
@@ -224,7 +224,7 @@ class Job:
         named = "; ".join(self.named) or "they were found by an earlier run"
         more = f"; and {errors - len(self.named)} more" if errors > len(self.named) > 0 else ""
         raise LimitError(
-            f"{errors} of {rows} rows are errors, --max-errors allows {limit}: {named}{more}. Finished "
+            f"{errors} of {rows} rows are errors, but --max-errors allows {limit}: {named}{more}. Finished "
             f"parts are kept: the same command with a higher limit resumes the job"
         )
 

@@ -24,7 +24,7 @@ NAMED_ROWS = 5
 
 @dataclass
 class _Part:
-    """What the road would hold of a part: distinct contexts and pairs, by hash, and bytes to be written."""
+    """What a part would take in memory: distinct contexts and pairs, by hash, and bytes to be written."""
 
     number: int = -1
     contexts: set[int] = field(default_factory=set)
@@ -37,7 +37,7 @@ class _Part:
 class Counted:
     """What is known of every row without a tokenizer.
 
-    `rows` are those of the road, one for each question that the `records` are asked.
+    `rows` are those of the pipeline, one for each question that the `records` are asked.
     Distinct contexts and pairs are distinct within their part, as for the windower. `lengths`: of the
     distinct pairs, how many have a context of 2 ** (place / BINS_PER_DOUBLING) bytes.
     """

@@ -53,7 +53,7 @@ def dry_run(
         for text in annotator.engine.notes:
             note(text)
         fields = fields_of(source, annotator.bundle.digest, annotator.resolved, settings, questions)
-        answers = earlier_answers(reusable, fields, annotator.road.rules, note)
+        answers = earlier_answers(reusable, fields, annotator.pipeline.rules, note)
         startup = clock.seconds() - annotator.engine.measuring_seconds  # the run will not measure again
         each = len(questions) if questions else 1
         cut = chunks(rows, settings.output.part_rows, questions=each)

@@ -98,7 +98,7 @@ def estimate(
         counted.add(chunk)
         slices.add(chunk.rows)
     sample = _annotate(annotator, slices.rows())
-    windows, tokens = _windows_and_tokens(annotator.road.windower, sample, counted)
+    windows, tokens = _windows_and_tokens(annotator.pipeline.windower, sample, counted)
     host = reading + _host_time(sample, counted, windows)
     model = tokens / _tokens_per_second(annotator, sample.batches) if tokens else 0.0
     seconds = _together(annotator.resolved.device, host, model, counted.chunks)
@@ -119,7 +119,7 @@ def estimate(
         model_seconds=round(model, 3),
         seconds=round(startup_seconds + seconds, 3),
         rows_per_second=round(counted.records / seconds, 1) if seconds else 0.0,
-        memory_bytes=peak_memory() + _remembered_bytes(sample, counted, annotator.road.rules),
+        memory_bytes=peak_memory() + _remembered_bytes(sample, counted, annotator.pipeline.rules),
         model=annotator.bundle.manifest.name,
         variant=resolved.variant,
         engine=resolved.engine,
@@ -204,19 +204,19 @@ class _Sample:
 
 
 def _annotate(annotator: Annotator, slices: Sequence[Rows]) -> _Sample:
-    """Take the sample along the road, with ready logits in the model's place."""
-    sample, road, rng = _Sample(), annotator.road, np.random.default_rng(0)
+    """Take the sample through the pipeline, with ready logits in the model's place."""
+    sample, pipeline, rng = _Sample(), annotator.pipeline, np.random.default_rng(0)
     windower, decoder, cache = (
-        road.windower.fresh(),
-        Decoder(road.rules),
-        AnswerCache(road.rules.top_k, road.rules.most_answers),
+        pipeline.windower.fresh(),
+        Decoder(pipeline.rules),
+        AnswerCache(pipeline.rules.top_k, pipeline.rules.most_answers),
     )
     for chunk in chunks(slices, part_rows=max(sum(map(len, slices)), 1)):
         sample.counted.add(chunk)
         began = _now()
         windows = windower.windows(pairs_of(chunk, cache))
         tokenized = _now()
-        batches = list(padded_batches(windows, road.scorer.budget, road.scorer.length_bucket))
+        batches = list(padded_batches(windows, pipeline.scorer.budget, pipeline.scorer.length_bucket))
         for batch in batches:
             start, end = rng.standard_normal((2, *batch.input_ids.shape), dtype=np.float32)
             answers = decoder.add(BatchLogits(batch, start, end, {}))
@@ -228,7 +228,7 @@ def _annotate(annotator: Annotator, slices: Sequence[Rows]) -> _Sample:
         sample.tokenizing_contexts += tokenized - began - again
         sample.tokenizing_the_rest += again
         sample.batching_and_decoding += decoded - tokenized
-        _count_tokens(sample, windows, batches, road.scorer.budget)
+        _count_tokens(sample, windows, batches, pipeline.scorer.budget)
     return sample
 
 

@@ -67,7 +67,7 @@ def finalize(
         status(f"nothing to do: {error}")
         return skipped(clock, "", target)
     if plan is None:
-        status(f"already done: {target} stays as it is")
+        status(f"already done: {target} was published before and is unchanged")
         record = tidied(target)
         return summary_of(
             record.outcome,
@@ -128,8 +128,8 @@ def _awaited(target: Target, wait: float, status: Callable[[str], None]) -> Plan
             return None
         elif unfinished.fingerprint is not None:
             raise PreconditionError(
-                f"{unfinished.where}: the unfinished job here was not begun with --shard; the command that "
-                "began it finishes it"
+                f"{unfinished.where}: the unfinished job here was started without --shard; run the command "
+                "that started it again to finish it"
             )
         elif found is not None:
             raise PreconditionError(f"{target} exists and is not an output of batchqa; choose another output")
@@ -147,10 +147,10 @@ def _awaited(target: Target, wait: float, status: Callable[[str], None]) -> Plan
 
 def _not_yet(target: Target, plan: Plan | None, missing: Iterable[int]) -> TryAgainError:
     if plan is None:
-        return NoShardError(f"{target}: no shard has begun here; run the shards first, with --shard I/N")
+        return NoShardError(f"{target}: no shard has started; run the shards first, with --shard I/N")
     shards = _ranges(plan.shards_of(missing))
     return PartsMissingError(
-        f"{target}: not all parts are there; run these shards of {plan.shards} again: {shards}"
+        f"{target}: parts are missing; run these of the {plan.shards} shards again: {shards}"
     )
 
 
@@ -182,6 +182,6 @@ def _check_errors(commit: Commit, plan: Plan, text: str) -> None:
     errors = sum(n for code, n in done["errors"].items() if strict or code in ROW_ERRORS)
     if limit.exceeded(errors, done["records_in"]):
         raise LimitError(
-            f"{errors} of {done['records_in']} rows are errors, --max-errors allows {limit}. What is done is "
-            "kept: finalize with a higher limit publishes it"
+            f"{errors} of {done['records_in']} rows are errors, but --max-errors allows {limit}. Finished "
+            "parts are kept: finalize with a higher --max-errors publishes them"
         )

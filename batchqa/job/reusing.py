@@ -43,9 +43,13 @@ def find_earlier(name: str, target: Target) -> EarlierOutput:
     record = there.record if there else None
     if record is None or not record.outcome:
         what = "no output" if record is None else "no finished output"
-        raise InputError(f"--reuse {name}: there is {what} of `batchqa run`; name one")
+        raise InputError(
+            f"--reuse {name}: there is {what} of `batchqa run` there; give the path of a finished one"
+        )
     if there is not None and there.trouble:
-        raise InputError(f"--reuse {name}: it is not as its run left it ({there.trouble}); name another")
+        raise InputError(
+            f"--reuse {name}: it was changed after its run ({there.trouble}); give another output"
+        )
     return EarlierOutput(name, record)
 
 
@@ -91,7 +95,7 @@ def _add(answers: EarlierAnswers, output: EarlierOutput, names: Sequence[str]) -
     asks = output.record.fields.get("asked", {})
     if prefix + "error" not in earlier.names or asks.get("layout") == "wide":
         raise InputError(
-            f"--reuse {output.name}: its answers are in a column for each question (--layout wide); name an "
+            f"--reuse {output.name}: its answers are in a column for each question (--layout wide); give an "
             "output that has a row for each"
         )
     asked = asked_columns(earlier.names, prefix, output.record)

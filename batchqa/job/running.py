@@ -142,7 +142,7 @@ def run(
 
             def work() -> Job:
                 loaded, is_shard = model_of_job.loaded(), shard is not None
-                answers = earlier_answers(reusable, fields, loaded.road.rules, note, status)
+                answers = earlier_answers(reusable, fields, loaded.pipeline.rules, note, status)
                 job = Job(
                     source, loaded, settings, questions, commit, schema, follower, note, answers, is_shard
                 )
@@ -151,7 +151,7 @@ def run(
                 elif isinstance(commit, Commit) and source.replayable:
                     share(job, names, str(output))
                 else:
-                    note("standard input and output are for one process: the job is not shared out")
+                    note("standard input and output work with one process only; --processes has no effect")
                     job.annotate(commit.todo())
                 job.say_what_is_unlike(at_the_end=True)
                 source.check_unchanged()

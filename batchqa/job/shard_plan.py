@@ -172,9 +172,7 @@ def check_shard(shard: Shard | None, target: Target, names: Sequence[str], setti
     if shard is None:
         return
     if target.kind == "stdout" or "-" in names:
-        raise SettingsError(
-            "--shard needs files as input and output: - is one stream, which is not shared out"
-        )
+        raise SettingsError("--shard needs files as input and output: - is a stream, which cannot be split")
     if settings.output.restart:
         raise SettingsError(
             "--restart would discard what other shards are doing; stop them and remove the unfinished output "

@@ -101,7 +101,7 @@ def annotate_parts(
         shared_parts(target, part_rows, table, compression, work.fingerprint, committed) as output,
     ):
         reusable = [find_earlier(name, target) for name in settings.output.reuse]
-        earlier = earlier_answers(reusable, work.fields, annotator.road.rules)
+        earlier = earlier_answers(reusable, work.fields, annotator.pipeline.rules)
         follower = Follower(Clock(0.0), (), None, tell)
         job = Job(
             source,

@@ -9,11 +9,11 @@ from typing import Any
 
 import orjson
 
-from batchqa.beside import SUMMARY, check_beside
 from batchqa.errors import StorageError
 from batchqa.job.following import Clock
 from batchqa.output import LocalTarget, Target
 from batchqa.records import ROW_ERRORS
+from batchqa.side_files import SUMMARY, check_side_file
 from batchqa.store.locations import local_output
 
 
@@ -146,4 +146,4 @@ def check_summary(summary: str | Path | None, target: Target, inputs: Sequence[s
             return  # the job makes this folder
     elif isinstance(target, LocalTarget) and target.kind != "stdout":
         written = target.written()
-    check_beside("--summary", path, [*inputs, *written], SUMMARY, through=True)
+    check_side_file("--summary", path, [*inputs, *written], SUMMARY, through=True)

@@ -24,8 +24,8 @@ input records [k * R, (k + 1) * R) and what became of them. How to use it::
 A part that would hold no record is not begun; without any part, `publish` writes an output with no rows.
 `commit.notes` are sentences for the user (no lock here, something was left in the staging).
 
-Modules, in the order of the road: `target` (where it goes), `manifest` (the records that
-are written down), `finished` (what is at the target), `staging` (the unfinished work), `looking`
+Modules, in the order of the pipeline: `target` (where it goes), `manifest` (the records that
+are written down), `finished` (what is at the target), `staging` (the unfinished work), `inspecting`
 (both, without a lock), `part_writer` (one part), `publisher` with `merging` and `jsonlines` (from parts to
 the output), `commit` (the whole), `stream` (standard output instead). They stand on `batchqa.store`, whose
 `Store` is a file system or an object store; nothing here asks which.
@@ -41,7 +41,7 @@ import pyarrow as pa
 from batchqa.footer import Column
 from batchqa.output.commit import Commit, PartRange
 from batchqa.output.finished import Found, find
-from batchqa.output.looking import Unfinished, earlier_job, tidied, written_by
+from batchqa.output.inspecting import Unfinished, earlier_job, tidied, written_by
 from batchqa.output.manifest import JobRecord, PartRecord, canonical, differences, fingerprint
 from batchqa.output.part_writer import Parts, PartWriter, shared_parts
 from batchqa.output.stream import StreamCommit, StreamPart

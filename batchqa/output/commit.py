@@ -146,11 +146,11 @@ class Commit:
 
     def _why_not_ours(self, found: Found) -> str:
         if found.record is None:
-            return "exists already and is not an output of batchqa"
+            return "already exists and is not an output of batchqa"
         if found.record.fingerprint == self.fingerprint:
-            return f"exists already but is damaged: {found.trouble}"
+            return f"already exists but is damaged: {found.trouble}"
         what = "; ".join(differences(found.record.fields, self._job.fields))
-        return f"exists already and was made from other inputs or with other options: {what}"
+        return f"already exists and was made from other inputs or with other options: {what}"
 
     def _way_out(self, found: Found) -> str:
         """What to do about an output that is there: --overwrite is advised only where it would work."""
@@ -158,7 +158,7 @@ class Commit:
             check_replaceable(self.target, found)
         except PreconditionError:
             return "choose another output, or move it away"
-        return "--overwrite replaces it"
+        return "give --overwrite to replace it"
 
     def _open_staging(self, *, alone: bool) -> Staging:
         for _ in range(_OPEN_TRIES):
@@ -228,7 +228,7 @@ class Commit:
 
     def read(self, name: str) -> bytes | None:
         """A small file of the staging, None where there is none."""
-        with files.translated(f"looking at {self.target.shown}"):
+        with files.translated(f"checking {self.target.shown}"):
             return self._locked().read(name)
 
     def write_once(self, name: str, data: bytes) -> bytes:
@@ -238,7 +238,7 @@ class Commit:
 
     def share(self, parts: range, ends: Sequence[Cursor]) -> None:
         """Work on these parts alone; `ends` has where each part of the job ends."""
-        with files.translated(f"looking at {self.target.shown}"):
+        with files.translated(f"checking {self.target.shown}"):
             done = self._locked().committed(self.fingerprint, self._part_rows, self.table.schema, parts)
         self._parts = {record.part: record for record in done}
         self._shared = parts, ends
@@ -343,7 +343,7 @@ class Commit:
 
     def is_published(self) -> bool:
         """Whether another process has published this output; what this one left in the staging then goes."""
-        with files.translated(f"looking at {self.target.shown}"), suppress(PreconditionError):
+        with files.translated(f"checking {self.target.shown}"), suppress(PreconditionError):
             if self._published or not self._is_done():
                 return self._published
             self.close()

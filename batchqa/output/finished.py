@@ -117,5 +117,5 @@ def check_companions(target: Target) -> None:
     for name in list(target.written_names())[1:]:
         if target.store.stat(name) is not None:
             raise PreconditionError(
-                f"{target.store.show(name)}: exists already; move it away, or replace it with --overwrite"
+                f"{target.store.show(name)}: already exists; move it away, or give --overwrite to replace it"
             )

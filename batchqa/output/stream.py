@@ -166,5 +166,5 @@ def _guarded(stream: BinaryIO) -> Iterator[None]:
     except OSError as error:
         raise StorageError(
             f"writing to standard output: {error.strerror or error}; not all rows were written, and a run to "
-            "standard output cannot be resumed: name an output file"
+            "standard output cannot be resumed: give an output file"
         ) from error

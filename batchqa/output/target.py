@@ -146,7 +146,7 @@ def _kind_and_format(
 ) -> tuple[Literal["parquet", "text", "folder"], Format]:
     suffix = suffix.lower()
     if not name or suffix == STAGING_SUFFIX:
-        raise SettingsError(f"-o {shown}: this cannot be an output; name a file, or a folder for it")
+        raise SettingsError(f"-o {shown}: this cannot be an output; give the path of a file or folder")
     if folder or not suffix:
         return "folder", _SUFFIXES.get(suffix, "parquet")
     if suffix not in _SUFFIXES:
@@ -220,7 +220,7 @@ def _check_object_target(target: ObjectTarget, inputs: Sequence[str]) -> None:
         if text.rstrip("/") in written:
             raise SettingsError(f"-o {target}: {text} is an input; an output never replaces its input")
         if output.startswith(text.rstrip("/") + "/"):
-            raise SettingsError(f"-o {target}: it lies below the input {text} and would become input")
+            raise SettingsError(f"-o {target}: it lies below the input {text} and would become an input")
         if target.kind == "folder" and text.startswith(output + "/"):
             raise SettingsError(f"-o {target}: the input {text} lies inside this folder")
         if glob.has_magic(text):
@@ -251,7 +251,7 @@ def _check_kind(target: LocalTarget) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     if stat.S_ISLNK(mode):
-        raise SettingsError(f"-o {target}: this is a symbolic link; name what it points to instead")
+        raise SettingsError(f"-o {target}: this is a symbolic link; give the path that it points to")
     if target.kind == "folder":
         if not stat.S_ISDIR(mode):
             raise SettingsError(f"-o {target}: a folder was asked for, but this is a file")
@@ -273,7 +273,9 @@ def _check_input(target: LocalTarget, text: str, output: Path, written: Mapping[
         if str(resolved) == real or (path.exists() and os.path.samestat(path.stat(), status)):
             raise SettingsError(f"-o {target}: {str(path)!r} is an input; an output never replaces its input")
     if stat.S_ISDIR(status.st_mode) and output.is_relative_to(real):
-        raise SettingsError(f"-o {target}: it lies inside the input folder {text!r} and would become input")
+        raise SettingsError(
+            f"-o {target}: it lies inside the input folder {text!r} and would become an input"
+        )
     if target.kind == "folder" and real.startswith(f"{output}{os.sep}"):
         raise SettingsError(f"-o {target}: the input {text!r} lies inside this folder")
 
@@ -288,7 +290,7 @@ def _check_match(target: Target, text: str, path: Sequence[str], pattern: Sequen
     # A folder's parts stand one level below it.
     below = (part_name(0, target.format),) if target.kind == "folder" else ()
     if _matches(path, pattern) or _matches((*path, *below), pattern):
-        raise SettingsError(f"-o {target}: it matches the input {text!r} and would become input")
+        raise SettingsError(f"-o {target}: it matches the input {text!r} and would become an input")
 
 
 def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:

@@ -31,7 +31,7 @@ def given_up(engine: str, error: Exception) -> BatchqaError:
     ours = re.findall(r"batchqa\.errors\.(\w+): (.+)", text)
     others = re.findall(r"^[\w.: ]*?(\w+(?:Error|Exception): .+)", text, re.MULTILINE)
     name, message = ours[-1] if ours else ("", (others or text.strip().splitlines() or [repr(error)])[-1])
-    return of_task(name, f"{message}; finished parts are kept", f"{engine} has given up a shard: ")
+    return of_task(name, f"{message}; finished parts are kept", f"{engine} gave up on a shard: ")
 
 
 def unreachable(engine: str, where: str, advice: str, error: Exception) -> TryAgainError:

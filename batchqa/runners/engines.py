@@ -139,10 +139,10 @@ def run_on(
     target = Target.parse(str(output))
     if shard is not None:
         raise SettingsError(
-            "--on and --shard exclude each other: --on does all shards; --shards N says how many"
+            "--on and --shard cannot be combined: --on runs all shards; give --shards N for their number"
         )
     if target.kind == "stdout" or "-" in names:
-        raise SettingsError("--on needs files as input and output: - is one stream, which is not shared out")
+        raise SettingsError("--on needs files as input and output: - is a stream, which cannot be split")
     if settings.output.restart:
         raise SettingsError(
             "--on cannot be combined with --restart; run the job once without --on and with --restart"
@@ -331,8 +331,8 @@ def _engine(text: str) -> tuple[str, str]:
     name, colon, address = text.partition("://")
     if name not in ADDRESSES or (colon and not re.fullmatch(ADDRESSES[name], address, re.ASCII)):
         raise SettingsError(
-            f"--on {text!r} is none of ray, ray://HOST:PORT, ray://local, spark, spark://HOST:PORT, "
-            "spark://local[N], spark://yarn and spark://k8s://..."
+            f"--on must be one of ray, ray://HOST:PORT, ray://local, spark, spark://HOST:PORT, "
+            f"spark://local[N], spark://yarn and spark://k8s://..., not {text!r}"
         )
     return name, address
 

@@ -73,7 +73,7 @@ def _of_scheduler(scheduler: Scheduler, given: int | None, environment: Mapping[
     def number(name: str | None) -> int | None:
         text = (environment.get(name) if name else None) or None  # one that is set to nothing is not set
         if text is not None and not re.fullmatch(r"[0-9]{1,18}", text):
-            raise SettingsError(f"--shard auto: {name}={text[:40]!r} is no task number; give --shard I/N")
+            raise SettingsError(f"--shard auto: {name}={text[:40]!r} is not a task number; give --shard I/N")
         return None if text is None else int(text)
 
     index, count = number(scheduler.index) or 0, number(scheduler.count)
@@ -102,7 +102,7 @@ def _of_scheduler(scheduler: Scheduler, given: int | None, environment: Mapping[
 def _checked(scheduler: Scheduler, index: int, first: int, count: int) -> Shard:
     if count and not first <= index < first + count:
         raise SettingsError(
-            f"--shard auto: {scheduler.index}={index} is none of {count} tasks, which would be {first} to "
-            f"{first + count - 1}; number the tasks so, or give --shard I/N"
+            f"--shard auto: {scheduler.index}={index} is out of range: {count} tasks are numbered {first} to "
+            f"{first + count - 1}; number them so, or give --shard I/N"
         )
     return Shard(index - first, count)

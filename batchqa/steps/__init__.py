@@ -1,4 +1,4 @@
-"""The steps of the road, in order; none imports another. `docs/flow.md` draws it.
+"""The steps of the pipeline, in order; none imports another. `docs/flow.md` draws it.
 
 =============  ==============================  ==============
 step           takes                           hands on

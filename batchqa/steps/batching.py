@@ -32,7 +32,7 @@ def padded_batches(
 
     `budget` and `length_bucket` are the engine's (see SpanScorer). A window longer than the budget is a batch
     by itself. The last batch is marked; a chunk without windows
-    gives one empty batch, so that its rows still travel the whole road.
+    gives one empty batch, so that its rows still go through the whole pipeline.
     """
     contexts = Ragged.joined([context.ids for context in windows.contexts])
     order = np.argsort(-windows.length, kind="stable").astype(np.int32)

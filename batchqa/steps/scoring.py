@@ -1,4 +1,4 @@
-"""What the road needs of a model on a device, and what is done about a batch that goes wrong.
+"""What the pipeline needs of a model on a device, and what is done about a batch that goes wrong.
 
 A scorer turns token ids into start and end logits, nothing more. What goes wrong on the way is decided
 here once for all scorers: a batch that does not fit into memory is halved down to single windows, so is one
@@ -29,7 +29,7 @@ UNLIMITED = 2**31 - 1
 
 
 class SpanScorer(Protocol):
-    """A model on a device: what the road needs of it.
+    """A model on a device: what the pipeline needs of it.
 
     `at_once`: by how many threads it wants to be called at the same time, so that it never waits for a batch.
     `budget`: how many tokens, padding included, it computes at once; larger batches are cut up.

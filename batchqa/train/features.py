@@ -81,7 +81,7 @@ def make_features(gold_rows: GoldRows, windower: Windower) -> Features:
 
 
 def as_chunk(gold_rows: GoldRows) -> Chunk:
-    """All rows as one chunk of the road."""
+    """All rows as one chunk of the pipeline."""
     rows = Rows(
         columns=pa.RecordBatch.from_arrays([gold_rows.context], names=["context"]),
         context=gold_rows.context,

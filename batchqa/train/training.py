@@ -204,7 +204,7 @@ def _rows(
     if not len(judged) and share is None:
         raise InputError(f"--validation {settings.validation}: no row has gold answers in its context")
     if unlabelled and not len(judged):
-        note("nothing is validated: no held-out row has gold answers; name a file that has with --validation")
+        note("nothing is validated: no held-out row has gold answers; give a labelled file as --validation")
     if not len(rows):
         raise InputError(f"{named}: no row is left to train on")
     return rows, judged
@@ -301,11 +301,11 @@ def _finished(output: Path, job: dict[str, Any]) -> Trained | None:
     before = orjson.loads(record.read_bytes()) if record.is_file() else {}
     if (different := differences(job, before)) and before:
         raise PreconditionError(
-            f"{output} exists already and was trained differently ({', '.join(different)}); choose another "
+            f"{output} already exists and was trained differently ({', '.join(different)}); choose another "
             "output, or remove it"
         )
     if not before:
-        raise PreconditionError(f"{output} exists already and was not made by `batchqa train`")
+        raise PreconditionError(f"{output} already exists and was not made by `batchqa train`")
     found = before["validation"]
     return Trained(
         str(output),

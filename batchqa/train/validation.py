@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchqa.pipeline import Road
+from batchqa.pipeline import Pipeline
 from batchqa.records import Chunk, Float32, Int64
 from batchqa.settings import DecodingSettings
 from batchqa.squad import best_threshold, score_rows
@@ -47,7 +47,7 @@ class Validation:
 
 
 class _StudentScorer(MicroBatchScorer):
-    """The student as the road's scorer, in the precision of training."""
+    """The student as the pipeline's scorer, in the precision of training."""
 
     engine = "torch"
     budget = BUDGET
@@ -66,8 +66,8 @@ def validate(trainer: Trainer, windower: Windower, rows: GoldRows, step: int | N
         DecodingSettings(raw_score=True, no_answer="on", no_answer_threshold=ALWAYS), True, 0.0, None
     )
     trainer.student.eval()
-    road = Road(windower, _StudentScorer(trainer), rules)
-    answers = pa.Table.from_batches([done.answers for done in road.answer(_chunks(rows))])
+    pipeline = Pipeline(windower, _StudentScorer(trainer), rules)
+    answers = pa.Table.from_batches([done.answers for done in pipeline.answer(_chunks(rows))])
     trainer.student.train()
     text = pa.concat_arrays(pc.fill_null(answers["answer"], "").chunks)
     odds = answers["null_odds"].to_numpy(zero_copy_only=False).astype(np.float64)

@@ -53,7 +53,7 @@ def load() -> tuple[Callable[[list[Batch]], object], list[Batch]]:
         pa.record_batch([context], ["context"]), context, question, {}, 0, lambda n: Cursor(0, n), str
     )
     pairs = pairs_of(Chunk(everything, 0, last_of_part=True), AnswerCache())
-    windows = annotator.road.windower.windows(pairs)
+    windows = annotator.pipeline.windower.windows(pairs)
     (whole,) = padded_batches(windows, budget=10**9)
     arrays = (whole.input_ids, whole.attention_mask, whole.token_type_ids)
     scorer: Any = annotator.engine.scorer

@@ -1,4 +1,4 @@
-"""`batchqa run`, the whole road from file to file; `--model` is a bundle, `--batch` the budget in tokens."""
+"""`batchqa run`, from file to file; `--model` is a bundle, `--batch` the budget in tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From one bucket to another: the credentials are those of Airflow's connection `aws_default`."""
+"""From one bucket to another, with the credentials of Airflow's connection `aws_default`."""
 
 from datetime import datetime
 

@@ -1,4 +1,4 @@
-"""Without the operator: `batchqa.run` in a task. A summary as a dict is what XCom can carry."""
+"""Without the operator: `batchqa.run` in a task. Its summary goes to XCom as a dict."""
 
 from datetime import datetime
 

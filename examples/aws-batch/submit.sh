@@ -1,6 +1,6 @@
 #!/bin/sh
 # An array of sixteen jobs, each a shard (AWS_BATCH_JOB_ARRAY_INDEX and _SIZE are set by AWS Batch), then one that
-# publishes. Exit codes 2 to 5 end a job, everything else is tried again (job-definition.json).
+# publishes. Exit codes 2 to 5 end a job, everything else is retried (job-definition.json).
 set -e
 cd "$(dirname "$0")"
 aws batch register-job-definition --cli-input-json file://job-definition.json

@@ -4,8 +4,8 @@
 #   MAILTO=you@example.com
 #   0 3 * * *  /opt/batchqa/nightly.sh
 #
-# cron gives a bare environment, so paths are written out. It mails what is written; --quiet leaves only errors.
-# If the last night's run is still at it, this one ends with 75 and tries again.
+# cron sets few variables, so paths are absolute. It mails all output; --quiet leaves only errors.
+# If last night's run is still going, this one ends with 75 and tries again.
 DATA=${DATA:-/data}
 BATCHQA=${BATCHQA:-/opt/batchqa/bin/batchqa}
 day=$(date -d yesterday +%F)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from batchqa.evaluation.answer_lists import is_one_answer, score_lists
-from batchqa.squad import normalise
+from batchqa.squad import normalize
 
 ROWS = [
     # gold, answers
@@ -18,7 +18,7 @@ ROWS = [
 
 
 def figures(rows: list[tuple[list[str], list[tuple[str, float]]]]):
-    return score_lists([gold for gold, _ in rows], [answers for _, answers in rows], normalise)
+    return score_lists([gold for gold, _ in rows], [answers for _, answers in rows], normalize)
 
 
 def test_exact_counts_equal_texts_over_all_rows():

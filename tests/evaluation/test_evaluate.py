@@ -180,7 +180,7 @@ def test_jsonl_scores_as_parquet_does(tmp_path: Path) -> None:
     third = evaluate(packed, by=["title"]).to_dict()
     for found in (one, other, third):
         del found["predictions"], found["gold"]
-    # a float32 takes another road through JSON, so scores and thresholds may differ in the last digits
+    # a float32 goes another way through JSON, so scores and thresholds may differ in the last digits
     assert other == third
     assert json.dumps(_rounded(one)) == json.dumps(_rounded(other))
 
@@ -208,11 +208,11 @@ def test_a_folder_of_parts_scores_as_the_one_file(tmp_path: Path) -> None:
 def test_another_prefix_of_the_answer_columns_is_found_by_name(tmp_path: Path) -> None:
     file = write(tmp_path / "a.parquet", [RIGHT, WRONG], prefix="ml_")
     assert evaluate(file, output_prefix="ml_").figures.all.exact == 50.0
-    with pytest.raises(InputError, match="another prefix: name it with --output-prefix"):
+    with pytest.raises(InputError, match="another prefix: give --output-prefix"):
         evaluate(file)
 
 
-def test_language_takes_mlqas_normalisation_for_all_rows_or_by_a_column(tmp_path: Path) -> None:
+def test_language_takes_mlqas_normalization_for_all_rows_or_by_a_column(tmp_path: Path) -> None:
     context = "El niño vive en Madrid. 北京大学在北京。"
     rows = [
         Row(span="niño", gold=["El niño"], context=context),
@@ -325,7 +325,7 @@ def bad(tmp_path: Path, text: str, name: str = "bad.json") -> Path:
     [
         ('{"data": 3}', "not a SQuAD file: data is not an array"),
         ('{"data": [{"title": "t"}]}', r"not a SQuAD file: data\[0\]\.paragraphs is missing"),
-        ('{"data": [{"paragraphs": [{"qas": []}]}]}', "holds no questions|0 ids"),
+        ('{"data": [{"paragraphs": [{"qas": []}]}]}', "has no questions|0 ids"),
         ('{"data": [{"paragraphs": [{"context": "c"}]}]}', r"data\[0\]\.paragraphs\[0\]\.qas is missing"),
         (
             '{"data": [{"paragraphs": [{"context": "c", "qas": [{"answers": []}]}]}]}',
@@ -339,7 +339,7 @@ def bad(tmp_path: Path, text: str, name: str = "bad.json") -> Path:
             '[{"paragraphs": [{"context": "c", "qas": [{"id": "q0", "answers": [{"text": []}]}]}]}]',
             r"question 1: \[0\]\.paragraphs\[0\]\.qas\[0\]\.answers: an answer's text is not a string",
         ),
-        ('{"data": []}', "holds no questions|0 ids"),
+        ('{"data": []}', "has no questions|0 ids"),
         ('{"a": 1, "b": []}', "first value, 'a', is a number: neither"),
         ('{"a": "text"}', "predictions, not gold answers"),
         ("[1, 2]", r"bad\.json:1, byte 0: the line is an array, not an object"),
@@ -512,7 +512,7 @@ def test_answers_that_are_there_are_not_made_again(tmp_path: Path, bundles: Call
     found = evaluate(file, model=bundles())
     assert found.model is not None
     assert found.model.annotated is None
-    with pytest.raises(SettingsError, match=r"holds answers already.*top_k"):
+    with pytest.raises(SettingsError, match=r"already has answers.*top_k"):
         evaluate(file, model=bundles(), top_k=3)
 
 

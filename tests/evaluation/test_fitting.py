@@ -175,7 +175,7 @@ def test_aims_that_cannot_be_are_refused(bundles: Callable[..., Path], tmp_path:
     new = tmp_path / "new"
     with pytest.raises(SettingsError, match="--prior needs rows of both kinds, and no row is unanswerable"):
         evaluate(file, model=bundles(), tune=new, prior=0.5)
-    with pytest.raises(SettingsError, match="exclude each other"):
+    with pytest.raises(SettingsError, match="cannot be combined"):
         evaluate(file, model=bundles(), tune=new, target_precision=0.5, objective="exact")
     with pytest.raises(SettingsError, match="--prior says what --tune is for"):
         evaluate(file, prior=0.5)

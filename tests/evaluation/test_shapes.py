@@ -165,7 +165,7 @@ def test_a_report_never_replaces_what_is_evaluated(tmp_path: Path) -> None:
 
 
 def test_predictions_alone_ask_for_the_gold_answers(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="name the gold answers with --gold"):
+    with pytest.raises(SettingsError, match="give the gold answers with --gold"):
         evaluate(_json(tmp_path / "p.json", _predictions()))
 
 

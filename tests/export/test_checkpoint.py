@@ -120,7 +120,7 @@ BAD: dict[str, tuple[Spoil, str]] = {
         lambda f: (f / "model.safetensors").rename(f / "best.safetensors"),
         "but best.safetensors",
     ),
-    "a bundle": (lambda f: (f / "bundle.json").write_text("{}"), "is a bundle already"),
+    "a bundle": (lambda f: (f / "bundle.json").write_text("{}"), "is already a bundle"),
     "pickle only": (_pickle_only, "--allow-pickle"),
     "truncated safetensors": (_truncate, "damaged"),
     "empty safetensors": (_replace("model.safetensors", b""), "it is empty"),

@@ -151,7 +151,7 @@ def test_another_output_in_the_place_is_refused_and_replaced_only_when_asked(
 def test_an_object_that_is_not_of_batchqa_is_never_taken_for_an_output_or_removed(bucket: Bucket) -> None:
     bucket.put("x/out.parquet", parquet(ROWS[:2]))
     with pytest.raises(
-        PreconditionError, match=r"x/out\.parquet exists already and is not an output of batchqa"
+        PreconditionError, match=r"x/out\.parquet already exists and is not an output of batchqa"
     ):
         small(bucket.uri("x/out.parquet"))
     bucket.put("y/out/notes.txt", b"mine")

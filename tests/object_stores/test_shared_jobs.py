@@ -52,7 +52,7 @@ def test_a_shard_that_is_late_leaves_the_published_output_alone(
     assert run(source, output, shard="0/2", progress=overtaken).already_done
     assert bucket.listing("x/") == before
     assert list(before) == ["x/out.parquet"]
-    with pytest.raises(TryAgainError, match="no shard has begun here"):
+    with pytest.raises(TryAgainError, match="no shard has started"):
         job.finalize(bucket.uri("x/other.parquet"))
 
 

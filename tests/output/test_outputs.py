@@ -147,7 +147,9 @@ def test_an_output_that_is_not_ours_is_refused(tmp_path: Path) -> None:
     before = snapshot(tmp_path)
     for name in ("out.parquet", "out.jsonl", "out/"):
         # what --overwrite would refuse to replace is not said to be replaced by it
-        advice = "choose another output, or move it away" if name == "out/" else "--overwrite replaces it"
+        advice = (
+            "choose another output, or move it away" if name == "out/" else "give --overwrite to replace it"
+        )
         with pytest.raises(PreconditionError, match=f"not an output of batchqa; {advice}"):
             run(f"{tmp_path}/{name}")
     assert snapshot(tmp_path) == before

@@ -86,7 +86,7 @@ def run_command(
     ["dask", "ray:", "ray://", "ray://nowhere", "ray://a b:1", "spark:local", "spark://", "spark://nowhere"],
 )
 def test_an_address_that_is_none_is_a_mistake_of_usage(on: str, rows: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="is none of ray, ray://HOST:PORT"):
+    with pytest.raises(SettingsError, match="must be one of ray, ray://HOST:PORT"):
         batchqa.run(rows, tmp_path / "out.parquet", on=on)
 
 
@@ -110,7 +110,7 @@ def test_masters_are_written_as_spark_knows_them(address: str, master: str) -> N
 @pytest.mark.parametrize(
     ("inputs", "output", "options", "message"),
     [
-        ("rows.parquet", "out.parquet", {"shard": "0/4"}, "--on and --shard exclude each other"),
+        ("rows.parquet", "out.parquet", {"shard": "0/4"}, "--on and --shard cannot be combined"),
         ("rows.parquet", "out.parquet", {"shards": 0}, "--shards must be a whole number"),
         ("-", "out.parquet", {}, "- is one stream"),
         ("rows.parquet", "-", {}, "- is one stream"),
@@ -130,7 +130,7 @@ def test_what_cannot_be_shared_out_is_refused_before_a_cluster_is_looked_for(
 
 
 def test_an_engine_of_the_model_can_be_named_beside_the_cluster(rows: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="--on and --shard exclude each other"):
+    with pytest.raises(SettingsError, match="--on and --shard cannot be combined"):
         batchqa.run(rows, tmp_path / "out.parquet", on="ray", engine="onnxruntime", shard="0/4")
 
 

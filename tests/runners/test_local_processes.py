@@ -201,7 +201,7 @@ def test_standard_input_is_read_by_one_process_whatever_is_asked(tiny_bundle: Pa
     done = subprocess.run(command, input=_lines(ROWS[:3]), capture_output=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["rows"] == 3
-    assert b"are for one process" in done.stderr
+    assert b"work with one process only" in done.stderr
 
 
 def test_zero_processes_are_refused(tmp_path: Path) -> None:

@@ -158,5 +158,5 @@ def test_a_row_that_cannot_be_read_is_an_error_with_its_place(
 
 
 def test_standard_input_which_can_be_read_only_once_is_refused() -> None:
-    with pytest.raises(InputError, match="can be read only once, which is not enough here; name a file"):
+    with pytest.raises(InputError, match="can be read only once, but is needed more often here; give a file"):
         open_dataset("-")

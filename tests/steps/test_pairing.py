@@ -38,7 +38,7 @@ def _asked(pairs: Pairs) -> list[tuple[str, str]]:
     return [(pairs.contexts[c], pairs.questions[q]) for c, q in zip(context, question, strict=True)]
 
 
-class _Road:
+class _Pipeline:
     """Pairing and its inverse around windowing and decoding, with logits that depend on the ids alone."""
 
     def __init__(
@@ -147,29 +147,29 @@ def test_texts_with_nothing_to_read_are_named_where_they_are_and_not_asked() -> 
         ("a b", "\x01"),
         ("a b", "who?"),
     ]
-    road = _Road()
-    answers = road.answers(rows_of(rows, first_record=7))
+    pipeline = _Pipeline()
+    answers = pipeline.answers(rows_of(rows, first_record=7))
     assert _faults(answers) == [
         *("empty_context", "empty_context", "empty_question", "empty_question"),
         *("null_context", "null_question", "empty_context", "empty_question", None),
     ]
     assert [answer["error_detail"] for answer in answers] == [*(f"row {n}" for n in range(8, 16)), None]
     assert all(answer["answer"] is answer["score"] is answer["no_answer"] is None for answer in answers[:-1])
-    assert set(road.asked) == {("\x01", "who?"), ("a b", "\x01"), ("a b", "who?")}
+    assert set(pipeline.asked) == {("\x01", "who?"), ("a b", "\x01"), ("a b", "who?")}
 
 
 def test_a_question_that_leaves_no_room_for_the_context_is_named() -> None:
-    road = _Road(max_length=16)
-    assert _faults(road.answers(rows_of([("a b", "who " * 50), ("a b", "who?")]))) == [
+    pipeline = _Pipeline(max_length=16)
+    assert _faults(pipeline.answers(rows_of([("a b", "who " * 50), ("a b", "who?")]))) == [
         "question_too_long",
         None,
     ]
-    assert road.cut == 0
+    assert pipeline.cut == 0
 
 
 def test_rows_that_reading_found_bad_are_left_alone() -> None:
     fault = RowFault("bad_json", "in.jsonl:3")
-    answers = _Road().answers(rows_of([(None, None), ("a b", "who?")], faults={0: fault}))
+    answers = _Pipeline().answers(rows_of([(None, None), ("a b", "who?")], faults={0: fault}))
     assert [(answer["error"], answer["error_detail"]) for answer in answers] == [
         ("bad_json", "in.jsonl:3"),
         (None, None),
@@ -177,9 +177,9 @@ def test_rows_that_reading_found_bad_are_left_alone() -> None:
 
 
 def test_copies_of_a_pair_that_failed_have_the_error_too_each_with_its_own_place() -> None:
-    road = _Road()
-    (first,) = road.answers(rows_of([("a b", "who?")]), failed="oom")
-    (copy,) = road.answers(rows_of([("a b", "who?")], first_record=1))
+    pipeline = _Pipeline()
+    (first,) = pipeline.answers(rows_of([("a b", "who?")]), failed="oom")
+    (copy,) = pipeline.answers(rows_of([("a b", "who?")], first_record=1))
     assert (first["error"], first["error_detail"]) == ("oom", "row 1")
     assert (copy["error"], copy["error_detail"]) == ("oom", "row 2")
 
@@ -194,11 +194,11 @@ def test_copies_of_a_pair_that_failed_have_the_error_too_each_with_its_own_place
 def test_rows_that_ask_the_same_have_the_same_answer_in_whichever_chunk_they_are(
     chunks: list[list[Texts]], top_k: int
 ) -> None:
-    road = _Road(replace(RULES, top_k=top_k))
-    together = [answer for rows in chunks for answer in road.answers(rows_of(rows))]
+    pipeline = _Pipeline(replace(RULES, top_k=top_k))
+    together = [answer for rows in chunks for answer in pipeline.answers(rows_of(rows))]
     alone = []
     for row in [row for rows in chunks for row in rows]:
-        alone += _Road(replace(RULES, top_k=top_k)).answers(rows_of([row]))
+        alone += _Pipeline(replace(RULES, top_k=top_k)).answers(rows_of([row]))
     for answer in (*together, *alone):
         del answer["error_detail"]  # it tells the row
     assert together == alone
@@ -206,7 +206,7 @@ def test_rows_that_ask_the_same_have_the_same_answer_in_whichever_chunk_they_are
 
 def test_an_answer_and_its_candidates_are_cut_from_the_context_in_characters() -> None:
     context = "\u00fcber \U0001f309 the old bridge"
-    (answer,) = _Road(replace(RULES, top_k=3, abstains=False)).answers(rows_of([(context, "who?")]))
+    (answer,) = _Pipeline(replace(RULES, top_k=3, abstains=False)).answers(rows_of([(context, "who?")]))
     assert answer["answer"] == context[answer["start"] : answer["end"]] != ""
     candidates = answer["candidates"]
     assert len(candidates) == 3
@@ -214,11 +214,14 @@ def test_an_answer_and_its_candidates_are_cut_from_the_context_in_characters() -
 
 
 def test_a_cut_question_counts_for_every_row_that_asks_it() -> None:
-    road, rows = _Road(longest_question=5), [("a b", "who " * 50), ("a b", "who?"), ("a b", "who " * 50)]
-    road.answers(rows_of(rows))
-    assert road.cut == 2
-    road.answers(rows_of(rows[:1]))
-    assert (road.cut, road.asked) == (1, [])
+    pipeline, rows = (
+        _Pipeline(longest_question=5),
+        [("a b", "who " * 50), ("a b", "who?"), ("a b", "who " * 50)],
+    )
+    pipeline.answers(rows_of(rows))
+    assert pipeline.cut == 2
+    pipeline.answers(rows_of(rows[:1]))
+    assert (pipeline.cut, pipeline.asked) == (1, [])
 
 
 # --- bounds ----------------------------------------------------------------------------------------------
@@ -228,12 +231,12 @@ def test_what_is_kept_is_bounded_in_pairs_and_what_was_forgotten_is_answered_onc
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(answer_cache, "MOST_PAIRS", 3)
-    road = _Road()
+    pipeline = _Pipeline()
     kept = []
     for number in range(0, 20, 2):
         rows = rows_of([("the old bridge", f"who {n}?") for n in (number, number + 1, 0)])
-        answers = road.answers(rows)
-        kept.append(road.cache.answers_kept)
+        answers = pipeline.answers(rows)
+        kept.append(pipeline.cache.answers_kept)
         assert answers[2]["answer"] is not None
     assert max(kept) <= 3 + 3  # and a chunk's more
 
@@ -250,11 +253,11 @@ def test_fewer_pairs_are_kept_where_each_takes_more(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_new_part_leaves_nothing_of_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    road, rows = _Road(), rows_of([("a", "1"), ("a", "2")])
-    road.answers(rows)
-    assert road.cache.answers_kept == 2
-    road.answers(rows_of([("b", "1")]), part=1)
-    assert road.cache.answers_kept == 1
+    pipeline, rows = _Pipeline(), rows_of([("a", "1"), ("a", "2")])
+    pipeline.answers(rows)
+    assert pipeline.cache.answers_kept == 2
+    pipeline.answers(rows_of([("b", "1")]), part=1)
+    assert pipeline.cache.answers_kept == 1
 
 
 # --- digests ---------------------------------------------------------------------------------------------
@@ -331,17 +334,17 @@ def test_earlier_answers_are_those_of_the_rows_that_were_added_in_however_many_r
     known = EarlierAnswers(top_k)
     for number, piece in enumerate(earlier):
         known.add(
-            *_texts(piece), _as_written(_Road(replace(RULES, top_k=top_k)).answers(rows_of(piece)), top_k)
+            *_texts(piece), _as_written(_Pipeline(replace(RULES, top_k=top_k)).answers(rows_of(piece)), top_k)
         )
         if number % 2:
             known.settle()
     known.settle()
-    expected = _Road(replace(RULES, top_k=top_k)).answers(rows_of(rows))
-    road = _Road(replace(RULES, top_k=top_k), earlier=known)
-    assert road.answers(rows_of(rows)) == expected
+    expected = _Pipeline(replace(RULES, top_k=top_k)).answers(rows_of(rows))
+    pipeline = _Pipeline(replace(RULES, top_k=top_k), earlier=known)
+    assert pipeline.answers(rows_of(rows)) == expected
     seen = {pair for piece in earlier for pair in piece}
-    assert set(road.asked) == set(rows) - seen
-    assert road.reused == sum(pair in seen for pair in rows)
+    assert set(pipeline.asked) == set(rows) - seen
+    assert pipeline.reused == sum(pair in seen for pair in rows)
 
 
 def test_a_pair_takes_some_35_bytes_however_long_its_texts_are() -> None:

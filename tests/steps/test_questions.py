@@ -127,7 +127,7 @@ def test_a_parquet_file_gives_questions(tmp_path: Path) -> None:
         ),
         ("q.toml", 'a = "A?"\na = "B?"\n', r"q\.toml is not valid TOML: .*line 2"),
         ("q.toml", 'a = "A?"\n"b c" = "B?"\n', r"q\.toml:2: a question is named 'b c'"),
-        ("q.toml", "", r"q\.toml holds no question"),
+        ("q.toml", "", r"q\.toml has no questions"),
         ("q.xlsx", "a", r"not a file of questions: .*, as \.csv, \.tsv"),
     ],
 )

@@ -209,7 +209,7 @@ def test_what_is_none_of_the_formats_is_refused_by_its_name(
     tmp_path: Path, content: bytes, name: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=rf"{name} is none of Parquet, JSONL"):
+    with pytest.raises(InputError, match=rf"{name} is in no format that batchqa reads \(Parquet, JSONL"):
         opened(tmp_path / name)
 
 

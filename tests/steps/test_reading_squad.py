@@ -104,7 +104,7 @@ def test_a_compressed_document_with_a_byte_order_mark_is_read(tmp_path: Path) ->
     assert open_source([str(tmp_path)], ReadingSettings()).rows == 3
 
 
-def test_a_document_larger_than_the_first_look_is_recognised(tmp_path: Path) -> None:
+def test_a_document_larger_than_the_first_look_is_recognized(tmp_path: Path) -> None:
     document = copy.deepcopy(DOCUMENT)
     document["data"][0]["paragraphs"][0]["context"] = "long " * 500_000
     assert opened(tmp_path / "x.json", document).rows == 3

@@ -6,8 +6,8 @@ import sys
 
 import click
 
+from batchqa.cli.console import reporting, say, stoppable
 from batchqa.cli.options import columns_option, command, common_options
-from batchqa.cli.speaking import reporting, say, stoppable
 
 FORMS = ("label-studio", "argilla", "spacy", "squad", "wide", "long", "gold")
 """What `convert --to` takes."""
@@ -38,7 +38,7 @@ def convert_command(
     output: str, path: str, form: str, overwrite: bool, log_format: str, quiet: bool, **columns: str | None
 ) -> None:
     """Write the answers of OUTPUT as Label Studio predictions, Argilla records, spaCy documents, SQuAD
-    predictions ({id: text}, null odds beside them), or in the other layout (wide, long).
+    predictions ({id: text}, with null odds in a second file), or in the other layout (wide, long).
     """  # noqa: D205  (click makes one paragraph of it)
     with reporting(log_format, quiet), stoppable():
         from batchqa.convert import convert

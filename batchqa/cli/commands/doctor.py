@@ -6,8 +6,8 @@ import sys
 
 import click
 
+from batchqa.cli.console import reporting, say, say_json
 from batchqa.cli.options import command, common_options, json_option, model_option, setting
-from batchqa.cli.speaking import reporting, say, say_json
 
 
 @command("doctor", "Check what this machine can run.")

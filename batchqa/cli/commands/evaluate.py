@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from batchqa.cli.console import progress_of, reporting, say, say_json, stoppable
 from batchqa.cli.options import (
     answer_options,
     command,
@@ -24,7 +25,6 @@ from batchqa.cli.options import (
     text_options,
     together,
 )
-from batchqa.cli.speaking import progress_of, reporting, say, say_json, stoppable
 from batchqa.domains import Folds, InsideShare, Percent, Resamples, Seed
 from batchqa.settings import DecodingSettings, MachineSettings, WindowSettings
 from batchqa.user_cache import cache_folders
@@ -54,7 +54,7 @@ _of_evaluate = partial(keyword, "batchqa.evaluation.evaluating:evaluate")
 @click.option(
     "--language",
     metavar="CODE|COLUMN",
-    help="Language of the rows, or the column that names it: answers are normalised as in MLQA.",
+    help="Language of the rows, or the column that names it: answers are normalized as in MLQA.",
 )
 @_of_evaluate(
     "--rules",
@@ -77,7 +77,7 @@ _of_evaluate = partial(keyword, "batchqa.evaluation.evaluating:evaluate")
 @_of_evaluate(
     "--target-precision",
     declared=InsideShare,
-    help="Instead of --objective: as many answers as possible, of which this share is right (exact match).",
+    help="Instead of --objective: as many answers as possible with at least this share right (exact match).",
     metavar="SHARE",
 )
 @_of_evaluate(

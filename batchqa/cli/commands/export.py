@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
+from batchqa.cli.console import reporting, say, stoppable
 from batchqa.cli.options import command, common_options, keyword
-from batchqa.cli.speaking import reporting, say, stoppable
 from batchqa.domains import AnyNumber, Percent, Share
 from batchqa.errors import LimitError
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from batchqa.cli.console import is_terminal, reporting, say, say_json, stoppable
 from batchqa.cli.options import NOTHING_TO_DO, command, common_options, number
-from batchqa.cli.speaking import is_terminal, reporting, say, say_json, stoppable
 from batchqa.domains import CountOrZero
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from batchqa.cli.console import is_terminal, progress_of, reporting, say, say_json, stoppable
 from batchqa.cli.options import (
     NOTHING_TO_DO,
     answer_options,
@@ -25,7 +26,6 @@ from batchqa.cli.options import (
     together,
 )
 from batchqa.cli.progress import Reporter
-from batchqa.cli.speaking import is_terminal, progress_of, reporting, say, say_json, stoppable
 from batchqa.domains import Count
 from batchqa.settings import Cores, ReadingSettings, RunSettings
 
@@ -46,21 +46,22 @@ def _columns(_: click.Context, parameter: click.Parameter, values: tuple[str, ..
 _asking_options = together(
     setting(
         "--ask",
-        "Question to ask of every row, which then needs none; {column} is the row's value. Repeat it "
-        "for several.",
+        "Question to ask of every row, which then needs no question column; {column} is the row's "
+        "value. Repeat it for several.",
         metavar="NAME=QUESTION",
         multiple=True,
         type=_Name(),
     ),
     setting(
         "--questions",
-        "File of questions to ask of every row: TOML, JSONL, CSV or Parquet with a name, a question and "
-        "optionally a no-answer threshold and how many answers to list for each.",
+        "File of questions to ask of every row (TOML, JSONL, CSV or Parquet): name, question and "
+        "optionally threshold (for no answer) and answers (how many to list).",
         metavar="FILE",
     ),
     setting(
         "--layout",
-        "Where a row is asked several questions: a row for each (long), or a column, a struct (wide).",
+        "With several questions a row: a row for each (long), or one row with a struct column for each "
+        "(wide).",
     ),
 )
 
@@ -80,7 +81,7 @@ _reading_options = together(
     ),
     setting(
         "--partition-columns",
-        "Read key=value folder names as columns, after those of the files; integers if all values are.",
+        "Read key=value folder names as columns after the files' own; as integers if all values are.",
     ),
     setting(
         "--drop",
@@ -93,7 +94,8 @@ _reading_options = together(
     ),
     setting(
         "--schema",
-        "Column types of JSON (else those of its first 10,000 records) and of CSV (else text).",
+        "File with column types: of JSON (default: those of the first 10,000 records) and CSV (default: "
+        "text).",
         metavar="FILE",
     ),
     prefix_option,
@@ -101,9 +103,8 @@ _reading_options = together(
     setting("--max-context-chars", "Longest context, in characters; longer ones are row errors."),
     setting(
         "--if-no-input",
-        "Where there is no such file, none in a folder or glob, or no row: fail (exit code 2), or "
-        "skip: "
-        "write nothing (exit code 99).",
+        "If there is no input file, or no row in it: fail (exit code 2), or skip: write nothing (exit "
+        "code 99).",
     ),
     setting(
         "--max-zstd-window",
@@ -116,8 +117,8 @@ _processes_option = number(
     "--processes",
     Cores,
     None,
-    "Processes that share the job's parts, each with its own reading and engine; threads and GPUs are "
-    "divided among them.",
+    "Processes that share the job's parts, each with its own reader and engine; they divide threads and "
+    "GPUs among them.",
     metavar="N",
     show_default="1",
 )
@@ -143,7 +144,7 @@ _output_options = together(
     ),
     setting(
         "--reuse",
-        "An earlier output of the same model and options: rows that it answers are copied, not scored. "
+        "Earlier output of the same model and options, whose answers are copied, not scored again. "
         "Repeat it for several.",
         metavar="OUTPUT",
         multiple=True,
@@ -161,21 +162,21 @@ _shard_options = together(
     click.option(
         "--shard",
         metavar="I/N|auto",
-        help="Annotate share I of N, counted from 0; auto: as the scheduler's environment variables "
-        "say. Then `batchqa finalize` publishes the output.",
+        help="Annotate shard I of N, counted from 0; auto: the one that the scheduler's environment "
+        "variables name. Afterwards `batchqa finalize` publishes the output.",
     ),
     number(
         "--shards",
         Count,
         None,
-        "Number of shards, for --on or where the scheduler does not say.",
+        "Number of shards, for --on or if the scheduler does not say it.",
         metavar="N",
     ),
     click.option(
         "--on",
         metavar="ray[://ADDRESS]|spark[://MASTER]",
-        help="Annotate all shards as tasks of this cluster and publish the output. Without ADDRESS: "
-        "RAY_ADDRESS, SPARK_MASTER_URL or the default of Ray or Spark.",
+        help="Annotate all shards as tasks of this cluster and publish the output. Default ADDRESS or "
+        "MASTER: RAY_ADDRESS or SPARK_MASTER_URL, or else that of Ray or Spark.",
     ),
 )
 
@@ -201,11 +202,13 @@ _shard_options = together(
     _shard_options,
 )
 @_processes_option
-@click.option("--dry-run", is_flag=True, help="Read, count and estimate; write nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Read and count the input, estimate time and memory, and write nothing."
+)
 @click.option(
     "--summary",
     metavar="FILE",
-    help="Also write the summary to this file as JSON; -: to standard output, as JSON even on a terminal.",
+    help="Also write the summary to this file as JSON; -: print it as JSON even on a terminal.",
 )
 @common_options
 def run_command(

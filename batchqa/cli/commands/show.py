@@ -6,8 +6,8 @@ import sys
 
 import click
 
+from batchqa.cli.console import is_terminal, reporting, say, stoppable
 from batchqa.cli.options import columns_option, command, common_options, number
-from batchqa.cli.speaking import is_terminal, reporting, say, stoppable
 from batchqa.domains import Count, Share
 
 
@@ -20,7 +20,11 @@ from batchqa.domains import Count, Share
     help="Only rows of this kind; repeat it for several kinds.",
 )
 @click.option(
-    "--question", "questions", multiple=True, metavar="NAME", help="Only this question, by name or text."
+    "--question",
+    "questions",
+    multiple=True,
+    metavar="NAME",
+    help="Only this question, by name or text; repeat it for several.",
 )
 @click.option(
     "--search", metavar="TEXT", help="Only rows with TEXT in their id, question, context or answer."
@@ -48,7 +52,7 @@ def show_command(
     quiet: bool,
     **columns: str | None,
 ) -> None:
-    """Show the rows of OUTPUT (Parquet or JSONL, a file or folder), each answer marked in its context.
+    """Show the rows of OUTPUT, a file or folder that `run` wrote, with each answer marked in its context.
 
     An unfinished output can be shown too.
     """

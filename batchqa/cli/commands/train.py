@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
+from batchqa.cli.console import reporting, say_json, stoppable
 from batchqa.cli.options import command, common_options, field, together
-from batchqa.cli.speaking import reporting, say_json, stoppable
 from batchqa.train.train_settings import TrainSettings
 
 _of_training = partial(field, TrainSettings)
@@ -30,7 +30,7 @@ _training_options = together(
         "--teacher",
         multiple=True,
         metavar="CHECKPOINT|BUNDLE",
-        help="Model to learn from too (from several, their mean); it also labels rows without gold answers.",
+        help="Model to learn from as well (if several, their mean); also labels rows without gold answers.",
     ),
     click.option(
         "--layers", metavar="0,2,4", callback=_layers, help="Layers of BASE to keep, counted from 0."
@@ -48,7 +48,7 @@ _training_options = together(
     _of_training(
         "--validation", "Share of the groups to hold out for validation, or a file.", metavar="SHARE|FILE"
     ),
-    _of_training("--validation-rows", "Rows to validate on during training; the last validation uses all."),
+    _of_training("--validation-rows", "Rows to validate on during training; the final validation uses all."),
     _of_training(
         "--evaluate-every", "Steps between two validations.", show_default="ten validations in a run"
     ),

@@ -51,7 +51,7 @@ def read_question_file(name: str) -> list[Entry]:
             line = data[: error.start].count(b"\n") + 1
             raise SettingsError(f"{name}:{line}: this is not UTF-8; save the file as UTF-8") from error
     if not entries:
-        raise SettingsError(f"--questions {name} holds no question")
+        raise SettingsError(f"--questions {name} has no questions")
     return entries
 
 

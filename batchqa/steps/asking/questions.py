@@ -47,8 +47,8 @@ class Question:
         for key in entry:
             if key not in KEYS:
                 near = difflib.get_close_matches(str(key), KEYS, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"a question has {', '.join(KEYS)}"
-                raise SettingsError(f"{place}: {shown(key)} is nothing that a question has; {hint}")
+                hint = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(KEYS)}"
+                raise SettingsError(f"{place}: unknown key {shown(key)}; {hint}")
         name, text, threshold, answers = (entry.get(key) for key in KEYS)
         if not isinstance(name, str) or not name.isidentifier():
             given = "has no name" if name is None else f"is named {shown(name)}"

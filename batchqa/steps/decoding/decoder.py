@@ -3,7 +3,7 @@
     z(span) = max over the pair's windows of (start logit + end logit)
     z(null) = min over the pair's windows of the null token's start + end logit
     no answer  when  z(null) - max z(span) > threshold
-    score   = soft-max of the decision over all distinct spans and null
+    score   = softmax of the decision over all distinct spans and null
 
 as transformers' run_qa (utils_qa.py) does, but over every span instead of an n-best list. A pair with one
 window and ordinary tokens is decoded together with its whole batch; the others wait until all their

@@ -15,7 +15,7 @@ from .digests import UInt64
 from .earlier import EarlierAnswers
 
 MOST_PAIRS = 1_000_000
-"""Distinct pairs of a part that later rows can be recognised as copies of."""
+"""Distinct pairs of a part that later rows can be recognized as copies of."""
 
 MOST_BYTES = 128 * 2**20
 """Memory of the answers that are kept; fewer pairs are remembered where candidates take more than that."""

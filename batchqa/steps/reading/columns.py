@@ -90,7 +90,7 @@ def refuse_clash(
     if extra and unknown_keys in added:
         raise InputError(
             f"a question named 'extra' would be written as {unknown_keys!r}, which has the keys that {where} "
-            "does not show at its beginning; name it differently"
+            "does not show at its beginning; choose another name"
         )
     output = added | ({unknown_keys} if extra else set())
     for name in names:
@@ -303,5 +303,5 @@ def _text_path(fields: Mapping[str, pa.DataType], option: str, name: str, where:
         if not (may_be_text(kind) or has_a_text(kind)):
             raise TemplateColumnError(name, f"{where}: column {name!r} is {kind}, which is not a single text")
     elif not may_be_text(kind) and not (option == "question" and may_be_questions(kind)):
-        raise InputError(f"{where}: column {name!r} (--{option}) is {kind}, not text; name one of strings")
+        raise InputError(f"{where}: column {name!r} (--{option}) is {kind}, not text; name a column of texts")
     return path

@@ -226,7 +226,7 @@ def read_json_document(given: str) -> bytes:
 def _places(given: str, unfinished: bool = False) -> list[Place]:
     places = [] if given == "-" else find([given], None, unfinished=unfinished)[0]
     if given == "-" or any(place.tape is not None for place in places):
-        raise InputError(f"{given} can be read only once, which is not enough here; name a file")
+        raise InputError(f"{given} can be read only once, but is needed more often here; give a file instead")
     return places
 
 

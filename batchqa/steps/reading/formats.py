@@ -42,7 +42,9 @@ def format_of(place: Place, max_window: int) -> FileFormat:
         magic = raw.read(8) if place.tape is not None else read_at(raw, 0, 8)
     if magic.startswith((b"PAR1", b"PARE")):
         if place.tape is not None:
-            raise InputError(f"{place.shown} is Parquet, which cannot be read from a pipe; name the file")
+            raise InputError(
+                f"{place.shown} is Parquet, which cannot be read from a pipe; give the path of the file"
+            )
         return FileFormat("parquet", "none")
     compression = _compression(magic)
     head = _head(place, compression, max_window)

@@ -212,7 +212,7 @@ def find(
     for place in places:
         if (first := seen.get(place.uri)) is not None:
             same = "" if first == place.shown else f" (it is the same file as {first})"
-            raise SettingsError(f"{place.shown} is named twice{same}; name every input once")
+            raise SettingsError(f"{place.shown} is named twice{same}; give every input once")
         seen[place.uri] = place.shown
     return places, tuple(dict.fromkeys(notes))
 
@@ -280,7 +280,7 @@ def _local_place(path: str) -> Place:
 def _standard_input(stdin: BinaryIO | None) -> Place:
     if stdin is None:
         if sys.stdin is None or sys.stdin.closed:
-            raise InputError("standard input (-) is closed, nothing can be read from it; name a file")
+            raise InputError("standard input (-) is closed, nothing can be read from it; give a file")
         stdin = sys.stdin.buffer
     return Place("standard input", "-", _LOCAL, "-", Tape(stdin, owned=False))
 
@@ -370,7 +370,7 @@ def _remote_paths(filesystem: pafs.FileSystem, path: str, public: str, unfinishe
     if not names and info.type is pafs.FileType.File:
         return [path]  # of no bytes; with objects below it, it is a tool's mark of a folder
     if not names:
-        raise NoInputError(f"{public} is not the name of a file or folder that can be read")
+        raise NoInputError(f"{public} is neither a file nor a folder that can be read")
     return sorted(names, key=str.encode)
 
 

@@ -75,7 +75,7 @@ def unknown(head: bytes) -> str:
     """What is to be said of content that is nothing known."""
     if b"\0" in head[:4096]:
         return f"binary data of a format that batchqa does not know; {_CONVERT}"
-    return "none of Parquet, JSONL (plain, gzip, zstd), a JSON array of objects, CSV, TSV and SQuAD JSON"
+    return "in no format that batchqa reads (Parquet, JSONL, a JSON array of objects, CSV, TSV, SQuAD JSON)"
 
 
 def _binary(head: bytes) -> str | None:

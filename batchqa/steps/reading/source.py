@@ -103,7 +103,7 @@ class Source:
         Raises PreconditionError where a file is no longer what it was, InputError where it is a stream.
         """
         if not self.replayable:
-            raise InputError("a stream can be read only once and is not shared out; name a file")
+            raise InputError("a stream can be read only once and cannot be split; give a file instead")
         self.check_unchanged()
         reader = self._reader
         ends_of = reader.record_ends if isinstance(reader, JsonlReader | CsvReader) else None

@@ -5,7 +5,7 @@
     tokenizer.py  tokenizer.json -> the library's tokenizer; how it joins question and context
     contexts.py   where a context's tokens are in its text
     plain.py      texts that need no normalizer, in half the time
-    encoder.py    texts -> tokens, each by the quickest road; contexts that later chunks may ask again
+    encoder.py    texts -> tokens, each in the quickest way; contexts that later chunks may ask again
     windower.py   where the windows are
 """
 

@@ -60,7 +60,7 @@ class TiledContext:
 class LookedUpContext:
     """An `EncodedContext` whose offsets are looked up in the library's encoding, one token at a time.
 
-    A list of all offsets would cost more than the rest of the road.
+    A list of all offsets would cost more than the rest of the pipeline.
     """
 
     __slots__ = ("_encoding", "_trimmed", "ids", "regular", "text")

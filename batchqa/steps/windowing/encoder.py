@@ -1,4 +1,4 @@
-"""Texts -> tokens, each by the quickest road; contexts are kept for the questions of later chunks."""
+"""Texts -> tokens, each in the quickest way; contexts are kept for the questions of later chunks."""
 
 from __future__ import annotations
 

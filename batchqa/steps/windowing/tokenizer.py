@@ -11,7 +11,7 @@ from batchqa.records import Layout
 
 
 def open_tokenizer(path: Path) -> Tokenizer:
-    """Load tokenizer.json for use on the road: no truncation, no padding, special tokens in texts are text.
+    """Load tokenizer.json for the pipeline: no truncation, no padding, special tokens in texts are text.
 
     Raises ModelError where it is no tokenizer.
     """

@@ -31,7 +31,7 @@ class Unfinished:
     def at(cls, target: Target) -> Unfinished:
         """Look at a target."""
         store = target.store
-        with files.translated(f"looking at {target.shown}"):
+        with files.translated(f"checking {target.shown}"):
             root = root_of(target)
             plan = store.read(f"{root}/{layout.PLAN}")
             numbers = map(layout.part_number, layout.part_names(store.list(root)))
@@ -49,7 +49,7 @@ class Unfinished:
 
 def tidied(target: Target) -> JobRecord:
     """The record of a published output, after removing what is left of its staging."""
-    with files.translated(f"looking at {target.shown}"):
+    with files.translated(f"checking {target.shown}"):
         found = find(target)
         if found is None or found.record is None:
             raise TryAgainError(f"{target.shown} was removed meanwhile")
@@ -67,7 +67,7 @@ def earlier_job(target: Target, *, finished: bool = True) -> JobRecord | None:
     """
     if target.kind == "stdout":
         return None
-    with files.translated(f"looking at {target.shown}"):
+    with files.translated(f"checking {target.shown}"):
         unfinished = read_job(target.store, root_of(target))
         if unfinished:
             return unfinished
@@ -82,7 +82,7 @@ def written_by(target: Target) -> Found | None:
     """
     if target.kind == "stdout":
         return None
-    with files.translated(f"looking at {target.shown}"):
+    with files.translated(f"checking {target.shown}"):
         found = find(target)
         if found is None or found.record is None:
             unfinished = read_job(target.store, root_of(target))

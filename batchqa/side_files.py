@@ -1,4 +1,4 @@
-"""Files that a command writes beside its result: a summary, a report."""
+"""Files that a command writes in addition to its result: a summary, a report."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from batchqa.store.locations import local_path
 
 PAGE = b"<!doctype html"
 SUMMARY = b'{"rows"'
-"""How the files begin that a page or a summary may replace, in small letters."""
+"""How the files begin that a page or a summary may replace, in lower case."""
 
 
-def check_beside(
+def check_side_file(
     option: str,
     path: Path,
     taken: Iterable[str | Path],
@@ -31,9 +31,9 @@ def check_beside(
     if not path.parent.is_dir():
         raise SettingsError(f"{option} {path}: there is no folder {path.parent}; create it first")
     if path.is_dir():
-        raise SettingsError(f"{option} {path} is a folder; name a file")
+        raise SettingsError(f"{option} {path} is a folder; give the name of a file")
     if not through and (path.is_symlink() or (path.exists() and not path.is_file())):
-        raise SettingsError(f"{option} {path} is a link, a device or a pipe; name a file")
+        raise SettingsError(f"{option} {path} is a link, a device or a pipe; give the name of a file")
     real = path.resolve()
     for other in taken:
         place = Path(local_path(str(other)))
@@ -41,10 +41,12 @@ def check_beside(
             raise SettingsError(f"{option} {path} is an input or output of this job, which it would replace")
         seen = not path.name.startswith(("_", "."))  # others are skipped in folders
         if seen and place.is_dir() and real.is_relative_to(place.resolve()):
-            raise SettingsError(f"{option} {path} lies inside {other} and would become input; name another")
+            raise SettingsError(
+                f"{option} {path} lies inside {other} and would become an input; choose another place"
+            )
     if replaces is not None and path.is_file() and not _begins(path, replaces):
         raise SettingsError(
-            f"{option} {path} already exists and was not written by this option; name another file, or "
+            f"{option} {path} already exists and was not written by this option; choose another file, or "
             "remove it"
         )
 
