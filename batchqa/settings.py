@@ -236,7 +236,7 @@ class Shard:
 
     def __post_init__(self) -> None:
         if self.count < 1 or not 0 <= self.index < self.count:
-            raise SettingsError(f"--shard {self}: the shards of N are 0 to N - 1, and N is at least 1")
+            raise SettingsError(f"--shard {self}: I/N must have N of at least 1 and I from 0 to N - 1")
 
     @classmethod
     def parse(cls, text: str) -> Shard:

@@ -66,7 +66,7 @@ def test_a_command_gives_its_log_its_exit_code_and_its_summary(arguments: list[s
 def test_a_command_that_fails_gives_its_error(tmp_path: Path) -> None:
     missing = tmp_path / "missing.jsonl"
     outcome = Command(["run", f"--output={tmp_path / 'out.parquet'}", "--", str(missing)]).run(print)
-    assert outcome == CommandOutcome(2, f"{missing} does not exist", None)
+    assert outcome == CommandOutcome(2, f"{missing} does not exist; check the path", None)
 
 
 def test_stopping_a_command_ends_it_and_its_processes_even_if_it_ignores_sigterm(tmp_path: Path) -> None:

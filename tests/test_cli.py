@@ -631,7 +631,7 @@ def test_evaluate_says_what_the_run_that_it_makes_says(
 def test_tune_and_its_new_bundle_belong_together(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "a.parquet", "--tune"]) == 2
     assert main(["evaluate", "a.parquet", "-o", "new"]) == 2
-    assert "belong together" in capsys.readouterr().err
+    assert "--tune needs -o NEW_BUNDLE" in capsys.readouterr().err
 
 
 def test_doctor_ends_with_5_where_the_model_cannot_run(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from batchqa.cli import doctor
+from batchqa.cli.entry import main
 from batchqa.engines import cuda_is_available, devices
 
 
@@ -31,6 +32,10 @@ def test_a_bundle_that_runs_is_asked_the_golden_question(tiny_bundle: Path) -> N
     # random weights do not know the answer; for a model of one's own that is a warning
     assert found(findings, "golden question").level == "warn"
     assert doctor.GOLDEN_QUESTION in doctor.render(findings)
+
+
+def test_a_device_that_does_not_exist_is_a_usage_error() -> None:
+    assert main(["doctor", "--device", "gpu"]) == 2
 
 
 def test_a_model_that_cannot_be_opened_is_a_failure(tmp_path: Path) -> None:

@@ -79,6 +79,20 @@ def test_without_input_a_run_fails_unless_it_may_skip(nothing: Path, tmp_path: P
         batchqa.run(nothing / "*.csv", tmp_path / "out.parquet")
 
 
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        ("rosw.jsonl", r"did you mean .*/rows\.jsonl\?"),
+        ("x", "check the path"),
+        ("away/x", "no folder .*/away"),
+    ],
+)
+def test_a_missing_input_is_named_with_what_to_check(given: str, advice: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(ROW)
+    with pytest.raises(NoInputError, match=rf"{given} does not exist; .*{advice}"):
+        batchqa.run(tmp_path / given, tmp_path / "out.parquet")
+
+
 def test_an_input_that_is_there_is_never_skipped_for_another_that_is_missing(
     nothing: Path, tmp_path: Path
 ) -> None:

@@ -286,7 +286,7 @@ def test_finalize_judges_the_errors_of_all_shards_together(run: Run, tmp_path: P
     output = tmp_path / "out.parquet"
     for index in (0, 1):
         run(tmp_path / "in.jsonl", output, shard=Shard(index, 2), max_errors=1)
-    with pytest.raises(LimitError, match="2 of 40 rows are errors, --max-errors allows 1") as limit:
+    with pytest.raises(LimitError, match="2 of 40 rows are errors, but --max-errors allows 1") as limit:
         job.finalize(output)
     assert limit.value.exit_code == 3
     assert job.finalize(output, max_errors="5%").errors == {"type_context": 1, "not_an_object": 1}
@@ -421,7 +421,7 @@ def test_the_variables_of_a_scheduler_say_which_shard_this_is(
             "different numbers of shards",
         ),
         ("auto", None, {"CLOUD_RUN_TASK_INDEX": "0", "CLOUD_RUN_TASK_COUNT": ""}, "give --shards N"),
-        ("auto", None, slurm(ID="0", COUNT="2", MIN="1", MAX="2"), "none of 2 tasks.* 1 to 2"),
+        ("auto", None, slurm(ID="0", COUNT="2", MIN="1", MAX="2"), "2 tasks are numbered 1 to 2"),
         ("auto", 2, {"JOB_COMPLETION_INDEX": "x"}, "is not a task number"),
         ("auto", 2, {"JOB_COMPLETION_INDEX": "0", "CLOUD_RUN_TASK_INDEX": "0"}, "both set"),
         (
@@ -434,7 +434,7 @@ def test_the_variables_of_a_scheduler_say_which_shard_this_is(
             "number of shards is not known",
         ),
         ("1/4", 3, {}, "different numbers"),
-        (None, 3, {}, "--shards is for --shard auto"),
+        (None, 3, {}, "--shards N goes with --shard auto"),
     ],
 )
 def test_a_shard_that_is_not_known_is_refused(

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from batchqa.engines import ModelSpec, cuda_is_available, load
 from batchqa.engines.devices import EXACT_INT8, look_for_cuda, products_overflow
-from batchqa.errors import BatchqaError
+from batchqa.errors import BatchqaError, SettingsError
 from batchqa.machine import cpu_flags, cpu_model, cpu_quota, memory_limit
 from batchqa.telemetry import SWITCHES, import_onnxruntime, loaded_before
 from batchqa.user_cache import cache_folders, cache_note
@@ -260,6 +260,8 @@ def _smoke_test(model: str, device: str) -> Iterator[Finding]:
         annotator = Annotator(model, device)
         table = pa.table({"context": [GOLDEN_CONTEXT], "question": [GOLDEN_QUESTION]})
         answer = annotator.annotate(table).to_pylist()[0]
+    except SettingsError:
+        raise
     except BatchqaError as error:
         yield Finding("model", "fail", str(error))
         return

@@ -43,7 +43,7 @@ def write_tables(path: Path, tables: Callable[[], Iterator[pa.Table]]) -> int:
     """
     delimiter = delimited.DELIMITERS.get(path.suffix.removeprefix("."))
     if path.suffix not in (".jsonl", ".parquet") and delimiter is None:
-        raise SettingsError(f"-o {path}: a table is written as .parquet, .jsonl, .csv or .tsv")
+        raise SettingsError(f"-o {path}: end the name in .parquet, .jsonl, .csv or .tsv")
     count, first = 0, True
     if path.suffix != ".parquet":
         with replacing(path) as tmp, tmp.open("wb") as file:

@@ -99,7 +99,7 @@ def tune_bundle(
     rows = int(judged.sum())
     if rows < LEAST_ROWS:
         raise InputError(
-            f"{examples.gold.path}: {rows} judged rows are too few to tune on; {LEAST_ROWS} are needed"
+            f"{examples.gold.path}: {rows} judged rows are too few to tune on; give at least {LEAST_ROWS}"
         )
     unit_name, unit_of_row = unit
     unit_here = None if unit_of_row is None else np.unique(unit_of_row[judged], return_inverse=True)[1]

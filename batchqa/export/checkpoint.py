@@ -257,7 +257,9 @@ def _inspected(
 def _config(folder: Path, name: str) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
-        raise ModelError(f"{folder} is not a checkpoint: it has no config.json")
+        raise ModelError(
+            f"{folder} is not a checkpoint: it has no config.json; give the folder of a Hugging Face model"
+        )
     raw = file.read_bytes()
     try:
         config = json.loads(raw)

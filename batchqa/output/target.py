@@ -218,7 +218,7 @@ def _check_object_target(target: ObjectTarget, inputs: Sequence[str]) -> None:
     written = [target.store.show(name) for name in target.written_names()]
     for text in inputs:
         if text.rstrip("/") in written:
-            raise SettingsError(f"-o {target}: {text} is an input; an output never replaces its input")
+            raise SettingsError(f"-o {target}: {text} is an input, which an output never replaces")
         if output.startswith(text.rstrip("/") + "/"):
             raise SettingsError(f"-o {target}: it lies below the input {text} and would become an input")
         if target.kind == "folder" and text.startswith(output + "/"):
@@ -271,7 +271,7 @@ def _check_input(target: LocalTarget, text: str, output: Path, written: Mapping[
     real = os.path.realpath(text)
     for path, resolved in written.items():
         if str(resolved) == real or (path.exists() and os.path.samestat(path.stat(), status)):
-            raise SettingsError(f"-o {target}: {str(path)!r} is an input; an output never replaces its input")
+            raise SettingsError(f"-o {target}: {str(path)!r} is an input, which an output never replaces")
     if stat.S_ISDIR(status.st_mode) and output.is_relative_to(real):
         raise SettingsError(
             f"-o {target}: it lies inside the input folder {text!r} and would become an input"

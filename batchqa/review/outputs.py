@@ -209,8 +209,12 @@ def open_output(
         prefix = DEFAULT_PREFIX if DEFAULT_PREFIX in prefixes or not prefixes else prefixes[-1]
     asked = _wide(source, prefix, job, may_guess=prefix not in prefixes)
     if prefix not in prefixes and not asked and (names or job is None):
-        wrote = "`batchqa run` did not write it"
-        known = f"its answers have the prefix {prefixes[-1]!r}" if prefixes else wrote
+        wrote = "`batchqa run` did not write it; annotate it first"
+        known = (
+            f"its answers have the prefix {prefixes[-1]!r}; give it with --output-prefix"
+            if prefixes
+            else wrote
+        )
         raise InputError(f"{source.path} has no column {prefix + 'answer'!r}: {known}")
     columns = {} if asked else {name: prefix + name for name in OF_A_ROW if prefix + name in names}
     own = None if asked else asked_columns(names, prefix, job)

@@ -35,7 +35,7 @@ def run(
     """
     if on is None:
         if shards is not None:
-            raise SettingsError("--shards is for --shard auto and --on; nothing says which shard this is")
+            raise SettingsError("--shards N goes with --shard auto or --on; give one of them, or --shard I/N")
         if processes is None:
             return run_job(inputs, output, **options)
         return local_processes.run(inputs, output, processes=processes, **options)

@@ -48,7 +48,7 @@ def share_of_job(
 ) -> Shard | None:
     """The shard that was asked for; None for a job of one process."""
     if text is None and count is not None:
-        raise SettingsError("--shards is for --shard auto and --on; nothing says which of them this is")
+        raise SettingsError("--shards N goes with --shard auto or --on; give one of them, or --shard I/N")
     return None if text is None else shard_of(text, count, environment)
 
 

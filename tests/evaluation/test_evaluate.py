@@ -349,7 +349,7 @@ def bad(tmp_path: Path, text: str, name: str = "bad.json") -> Path:
         ('{\n "a": 1\n}', "apparently null odds; give them with --null-odds"),
         ('{\n "a": [1],\n "b": "c"\n}', r"neither a SQuAD file .*predictions .*n-best"),
         ("PK\x03\x04", "a ZIP archive; unpack it"),
-        ("id,context\nq0,x\n", "no gold answers: it has no column 'answers' or 'answer'"),
+        ("id,context\nq0,x\n", "no gold answers: there is no column 'answers' or 'answer'"),
     ],
 )  # fmt: skip
 def test_a_gold_file_of_a_wrong_shape_is_refused_with_the_place(
@@ -420,10 +420,10 @@ def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:
     [
         ({"resamples": 0}, "--resamples"),
         ({"confidence": 95}, "--confidence"),
-        ({"tune": "new"}, "--tune needs .* --model"),
+        ({"tune": "new"}, "--tune makes a copy of .* --model"),
         ({"top_k": 3}, "top_k: these options need --model"),
         ({"null_odds": "x.json"}, "null odds in a column"),
-        ({"by": ["windows"]}, "--by windows needs the model"),
+        ({"by": ["windows"]}, "--by windows needs .* --model"),
         ({"report": "nowhere/report.html"}, "no folder nowhere"),
     ],
 )

@@ -135,7 +135,7 @@ def test_an_engine_of_the_model_can_be_named_beside_the_cluster(rows: Path, tmp_
 
 
 def test_a_number_of_shards_alone_is_a_mistake_of_usage(rows: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="--shards is for --shard auto and --on"):
+    with pytest.raises(SettingsError, match="--shards N goes with --shard auto or --on"):
         batchqa.run(rows, tmp_path / "out.parquet", shards=4)
 
 

@@ -187,7 +187,7 @@ def test_the_limit_of_errors_is_that_of_all_processes_together_and_names_rows(
     (tmp_path / "in.jsonl").write_bytes(rows)
     options = {**OPTIONS, "model": tiny_bundle, "processes": 2}
     with pytest.raises(
-        LimitError, match=r"4 of \d+ rows are errors, --max-errors allows 3: bad_json at .*line"
+        LimitError, match=r"4 of \d+ rows are errors, but --max-errors allows 3: bad_json at .*line"
     ):
         batchqa.run(tmp_path / "in.jsonl", tmp_path / "out.jsonl", max_errors=3, **options)
     summary = batchqa.run(tmp_path / "in.jsonl", tmp_path / "out.jsonl", max_errors=8, **options)

@@ -419,7 +419,7 @@ def test_a_large_integer_among_unknown_keys_is_exact(tmp_path: Path) -> None:
 
 def test_a_key_that_no_record_has_is_refused_with_the_keys_found(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"x\.jsonl has no column 'question' \(--question\); it has: context, q"
+        InputError, match=r"x\.jsonl has no column 'question'; it has: context, q; name .* --question"
     ):
         opened(tmp_path / "x.jsonl", lines({"context": "c", "q": "?"}))
 

@@ -127,7 +127,9 @@ def evaluate_command(
     FILE is an output of `run`, or predictions as {id: text}, or rows that --model annotates first.
     """
     if tune != (output is not None):
-        raise click.UsageError("--tune and -o NEW_BUNDLE belong together", click.get_current_context())
+        raise click.UsageError(
+            "--tune needs -o NEW_BUNDLE, and -o is only for --tune", click.get_current_context()
+        )
     with reporting(log_format, quiet) as reporter, stoppable() as check_stop:
         from batchqa.evaluation import evaluate
         from batchqa.text import harmless

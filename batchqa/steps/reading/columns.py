@@ -114,8 +114,10 @@ def missing_column(option: str, name: str, names: Iterable[str], where: str) -> 
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"it has: {listed(known)}"
         return TemplateColumnError(name, f"{where} has no column {name!r}; {hint}")
-    hint = "; to ask the same of every row: --ask or --questions" if option == "question" else ""
-    return InputError(f"{where} has no column {name!r} (--{option}); it has: {listed(known)}{hint}")
+    hint = ", or ask the same of every row with --ask or --questions" if option == "question" else ""
+    return InputError(
+        f"{where} has no column {name!r}; it has: {listed(known)}; name the column with --{option}{hint}"
+    )
 
 
 def judged(

@@ -65,7 +65,7 @@ def format_of(place: Place, max_window: int) -> FileFormat:
 def refuse_empty(place: Place) -> None:
     """Raise NoInputError for a file of nothing that may have been meant to be anything but JSONL."""
     if place.tape is None and not named(place, ".jsonl", ".ndjson"):
-        raise NoInputError(f"{place.shown} is empty (no Parquet file, and not named .jsonl)")
+        raise NoInputError(f"{place.shown} is empty (0 bytes); create it again, or leave it out")
 
 
 def _named_as_text(place: Place) -> bool:

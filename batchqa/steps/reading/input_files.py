@@ -6,6 +6,7 @@ the same code. Standard input and pipes can be read once only; what planning rea
 
 from __future__ import annotations
 
+import difflib
 import glob
 import hashlib
 import os
@@ -207,7 +208,7 @@ def find(
     if missing:  # beside inputs that are there it is a mistake, and the job would be incomplete
         raise InputError(str(missing[0])) if places else missing[0]
     if not places:
-        raise InputError("no input was named")
+        raise InputError("no input was given")
     seen: dict[str, str] = {}
     for place in places:
         if (first := seen.get(place.uri)) is not None:
@@ -230,7 +231,9 @@ def _named_by(argument: str, unfinished: bool) -> list[Place]:
         if _exists(local):
             paths = _below(local, unfinished) if Path(local).is_dir() else [local]
             if not paths:
-                raise NoInputError(f"{argument} is a folder with no input file in it")
+                raise NoInputError(
+                    f"{argument} is a folder with no input file in it (a leading _ or . hides a file)"
+                )
         elif glob.has_magic(local):
             paths = _matching(local, unfinished)
             if not paths:
@@ -240,8 +243,18 @@ def _named_by(argument: str, unfinished: bool) -> list[Place]:
         elif Path(local.rstrip("/") + layout.STAGING_SUFFIX).is_dir():
             raise InputError(f"{argument} {NOT_FINISHED}")
         else:
-            raise NoInputError(f"{argument} does not exist")
+            raise NoInputError(f"{argument} does not exist; {_near(Path(local))}")
         return [_local_place(path) for path in paths]
+
+
+def _near(path: Path) -> str:
+    """What to do about a path at which nothing is."""
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return f"there is no folder {path.parent}"
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f"did you mean {path.parent / near[0]}?" if near else "check the path"
 
 
 def _exists(path: str) -> bool:

@@ -255,7 +255,7 @@ class _Opened:
 def _opened(place: Place, unit: Unit = "us") -> Iterator[_Opened]:
     with place.open() as raw:
         if raw.size() == 0:
-            raise NoInputError(f"{place.shown} is empty (0 bytes), not a Parquet file")
+            raise NoInputError(f"{place.shown} is empty (0 bytes); create it again, or leave it out")
         refused: dict[str, str] = {}
         try:
             file = _parquet_file(raw, unit)
@@ -269,8 +269,8 @@ def _opened(place: Place, unit: Unit = "us") -> Iterator[_Opened]:
             readable = readable_part(raw)
             if readable is None:
                 raise InputError(
-                    f"{place.shown} is not a complete Parquet file (its footer cannot be read): "
-                    f"{reason(error)}"
+                    f"{place.shown} is not a complete Parquet file (its footer cannot be read: "
+                    f"{reason(error)}); copy or create it again"
                 ) from error
             metadata, refused = readable
             file, encrypted = _parquet_file(raw, unit, metadata), False
