@@ -19,7 +19,8 @@ from typing import Any
 import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
-from batchqa.records import QUESTIONS_TYPE, Rows
+from batchqa.answer_columns import QUESTIONS_TYPE
+from batchqa.records import Rows
 
 ROWS = 1000
 """Rows that are looked at in a run, from the first on."""

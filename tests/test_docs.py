@@ -12,8 +12,8 @@ from pathlib import Path
 import click
 import pytest
 
+from batchqa.answer_columns import ANSWER_FIELDS, ROW_ERRORS, ROW_STATUSES
 from batchqa.cli.entry import commands
-from batchqa.records import ANSWER_FIELDS, ROW_ERRORS, ROW_STATUSES
 from batchqa.version import VERSION
 from tests.conftest import LONG
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchqa
-from batchqa.records import ROW_ERRORS, ROW_STATUSES
+from batchqa.answer_columns import ROW_ERRORS, ROW_STATUSES
 
 SAMPLE = Path(__file__).parent.parent / "sample_data"
 

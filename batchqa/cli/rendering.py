@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from batchqa.answer_columns import ROW_ERRORS
 from batchqa.cli.progress import duration
 from batchqa.job import Estimate, Summary
-from batchqa.records import ROW_ERRORS
 from batchqa.settings import RunSettings
 
 NAMED_INPUTS = 5

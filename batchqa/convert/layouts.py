@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchqa.answer_columns import ANSWER_FIELDS, ASKED_FIELDS, CANDIDATE_TYPE
 from batchqa.errors import InputError
 from batchqa.gold import decoded_json, plain_array
-from batchqa.records import ANSWER_FIELDS, ASKED_FIELDS, CANDIDATE_TYPE
 from batchqa.review import LISTS, OF_A_ROW, Output
 from batchqa.taking import rows_of, taken
 

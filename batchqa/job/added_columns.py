@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from batchqa.answer_columns import ASKED_FIELDS
 from batchqa.errors import SettingsError
 from batchqa.output import JobRecord, Target, written_by
-from batchqa.records import ASKED_FIELDS
 
 DEFAULT_PREFIX = "qa_"
 

@@ -10,6 +10,7 @@ import orjson
 import pyarrow as pa
 
 from batchqa.annotator import Annotator
+from batchqa.answer_columns import ROW_ERRORS
 from batchqa.errors import LimitError
 from batchqa.job.fingerprint import versions_of
 from batchqa.job.following import Follower, Tally
@@ -25,7 +26,7 @@ from batchqa.output import (
     StreamPart,
     jsonlines,
 )
-from batchqa.records import ROW_ERRORS, AnsweredChunk, Chunk, Rows
+from batchqa.records import AnsweredChunk, Chunk, Rows
 from batchqa.settings import RunSettings
 from batchqa.steps.asking import Questions
 from batchqa.steps.chunking import chunks

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchqa.records import QUESTION_CODES, Bool, Chunk, Cursor, Int64, RowFault, Rows
+from batchqa.answer_columns import QUESTION_CODES
+from batchqa.records import Bool, Chunk, Cursor, Int64, RowFault, Rows
 from batchqa.steps.pairing import EarlierAnswers
 
 SLICES, SLICE_ROWS, SLICE_BYTES = 64, 128, 128 * 2**10

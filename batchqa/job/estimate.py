@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from batchqa.annotator import Annotator
+from batchqa.answer_columns import ROW_ERRORS
 from batchqa.job.counting import BINS_PER_DOUBLING, NAMED_ROWS, Counted, Slices
 from batchqa.machine import cpu_quota, peak_memory
 from batchqa.output.part_writer import ROW_GROUP_BYTES
 from batchqa.pipeline import side_by_side
 from batchqa.records import (
-    ROW_ERRORS,
     AnsweredChunk,
     BatchLogits,
     Chunk,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
+from batchqa.answer_columns import ROW_ERRORS
 from batchqa.domains import checked
 from batchqa.errors import LimitError, PreconditionError, SettingsError, TryAgainError
 from batchqa.job.following import Clock
@@ -17,7 +18,6 @@ from batchqa.job.shard_plan import Plan
 from batchqa.job.summary import Summary, skipped, summary_of
 from batchqa.machine import process_seconds
 from batchqa.output import Commit, Target, Unfinished, open_output, tidied
-from batchqa.records import ROW_ERRORS
 from batchqa.settings import ErrorLimit
 
 LONGEST_PAUSE_SECONDS = 10.0

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchqa.answer_columns import QUESTION_CODES
 from batchqa.output import PartRecord
-from batchqa.records import QUESTION_CODES, AnsweredChunk, Asked, Chunk
+from batchqa.records import AnsweredChunk, Asked, Chunk
 
 PAUSE_SECONDS = 0.1
 """Between two reports on batches at least: those of a small model come by the hundred."""

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from batchqa.answer_columns import pair_schema
 from batchqa.errors import InputError, SettingsError
 from batchqa.gold import decoded_json
 from batchqa.job.added_columns import asked_columns
 from batchqa.output import JobRecord, Target, differences, written_by
-from batchqa.records import pair_schema
 from batchqa.steps.decoding import DecodingRules
 from batchqa.steps.pairing import EarlierAnswers
 from batchqa.steps.reading import Dataset, column_at, open_dataset, root_of

@@ -9,10 +9,10 @@ from typing import Any
 
 import orjson
 
+from batchqa.answer_columns import ROW_ERRORS
 from batchqa.errors import StorageError
 from batchqa.job.following import Clock
 from batchqa.output import LocalTarget, Target
-from batchqa.records import ROW_ERRORS
 from batchqa.side_files import SUMMARY, check_side_file
 from batchqa.store.locations import local_output
 

@@ -15,12 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchqa.answer_columns import ANSWER_FIELDS
 from batchqa.errors import InputError
 from batchqa.evaluation.comparing import Maker, made_by
 from batchqa.gold import decoded_json, plain_array
 from batchqa.job.added_columns import DEFAULT_PREFIX, asked_columns, prefix_of, record_of
 from batchqa.output import JobRecord
-from batchqa.records import ANSWER_FIELDS, Int64
+from batchqa.records import Int64
 from batchqa.steps.asking import Question, Questions
 from batchqa.steps.reading import (
     Dataset,

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchqa.records import QUESTIONS_TYPE, Chunk, Cursor, Int64, Rows
+from batchqa.answer_columns import QUESTIONS_TYPE
+from batchqa.records import Chunk, Cursor, Int64, Rows
 
 CHUNK_ROWS = 4096
 """Rows of a chunk at most: enough windows of each length for batches without much padding.

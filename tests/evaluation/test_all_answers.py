@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchqa import Annotator, evaluate, run
-from batchqa.records import CANDIDATE_TYPE
+from batchqa.answer_columns import CANDIDATE_TYPE
 from tests.evaluation.making import Row, table_of
 
 

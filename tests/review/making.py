@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchqa.records import ANSWER_FIELDS, CANDIDATE_TYPE
+from batchqa.answer_columns import ANSWER_FIELDS, CANDIDATE_TYPE
 
 CONTEXT = "The Northgate kettle is made of steel. It was sold in Leeds and in York by Hale & Sons."
 

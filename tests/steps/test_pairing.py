@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchqa.records import BatchLogits, Chunk, Pairs, RowFault, Rows, answer_schema
+from batchqa.answer_columns import answer_schema
+from batchqa.records import BatchLogits, Chunk, Pairs, RowFault, Rows
 from batchqa.settings import WindowSettings
 from batchqa.steps.batching import padded_batches
 from batchqa.steps.decoding import Decoder, DecodingRules

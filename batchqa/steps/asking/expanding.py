@@ -12,17 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchqa.records import (
-    ASKED_FIELDS,
-    QUESTIONS_TYPE,
-    AnsweredChunk,
-    Asked,
-    Chunk,
-    Float64,
-    Int64,
-    RowFault,
-    Rows,
-)
+from batchqa.answer_columns import ASKED_FIELDS, QUESTIONS_TYPE
+from batchqa.records import AnsweredChunk, Asked, Chunk, Float64, Int64, RowFault, Rows
 
 from .questions import Questions
 

@@ -21,20 +21,9 @@ from typing import TypeVar
 import numpy as np
 import pyarrow as pa
 
+from batchqa.answer_columns import PAIR_ANSWERS_TYPE, PAIR_CANDIDATE_TYPE, pair_schema
 from batchqa.probability import Decided
-from batchqa.records import (
-    PAIR_ANSWERS_TYPE,
-    PAIR_CANDIDATE_TYPE,
-    BatchLogits,
-    Bool,
-    Float32,
-    Float64,
-    Int32,
-    Int64,
-    PairAnswers,
-    Windows,
-    pair_schema,
-)
+from batchqa.records import BatchLogits, Bool, Float32, Float64, Int32, Int64, PairAnswers, Windows
 from batchqa.text import widen
 
 from .rules import DecodingRules

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from batchqa.records import Bool, Int64, pair_schema
+from batchqa.answer_columns import pair_schema
+from batchqa.records import Bool, Int64
 
 from .digests import UInt64
 from .earlier import EarlierAnswers

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchqa.records import ROW_STATUSES, Bool, Float64, Int64, pair_schema
+from batchqa.answer_columns import ROW_STATUSES, pair_schema
+from batchqa.records import Bool, Float64, Int64
 
 from .digests import DistinctTexts, UInt64, pair_digests
 

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchqa.answer_columns import CANDIDATE_TYPE, answer_schema
 from batchqa.records import (
-    CANDIDATE_TYPE,
     AnsweredChunk,
     Bool,
     Chunk,
@@ -23,7 +23,6 @@ from batchqa.records import (
     Pairs,
     RowFault,
     Windows,
-    answer_schema,
 )
 from batchqa.text import is_blank
 

@@ -3,6 +3,7 @@
 ::
 
     input_files.py  arguments -> places; opening, and knowing a file again
+    input_names.py  names that are skipped, globs, prefixes of an object store
     tape.py        standard input and pipes
     table_formats.py  Delta, Iceberg and Hudi tables among the folders
     partitions.py  key=value folders -> columns
@@ -41,7 +42,8 @@ from .dataset import (
     root_of,
 )
 from .formats import JsonDocumentError
-from .input_files import NOT_FINISHED, InputFile, is_unfinished
+from .input_files import InputFile, is_unfinished
+from .input_names import NOT_FINISHED
 from .json_types import inline_schema
 from .source import STREAM, Source, open_source
 from .squad_files import parse_document

@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchqa.answer_columns import QUESTIONS_TYPE
 from batchqa.errors import StorageError
-from batchqa.records import QUESTIONS_TYPE, RowFault
+from batchqa.records import RowFault
 
 Path = tuple[str, ...]
 Locate = Callable[[int], str]

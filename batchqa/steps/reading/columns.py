@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchqa.answer_columns import ANSWER_FIELDS, ASKED_FIELDS, QUESTIONS_TYPE
 from batchqa.errors import InputError
-from batchqa.records import ANSWER_FIELDS, ASKED_FIELDS, QUESTIONS_TYPE, Cursor, RowFault, Rows
+from batchqa.records import Cursor, RowFault, Rows
 from batchqa.settings import ReadingSettings, TemplateColumnError
 
 from .cells import (

@@ -6,7 +6,6 @@ the same code. Standard input and pipes can be read once only; what planning rea
 
 from __future__ import annotations
 
-import difflib
 import glob
 import hashlib
 import os
@@ -31,8 +30,9 @@ from batchqa.errors import (
     StorageError,
 )
 from batchqa.store import layout
-from batchqa.store.locations import EMPTY_PART, has_empty_part, is_uri, local_path, locate, trouble
+from batchqa.store.locations import is_uri, local_path, locate, trouble
 
+from .input_names import NOT_FINISHED, is_hidden, literal_parts, near, remote_paths
 from .partitions import with_keys
 from .table_formats import live
 from .tape import Tape
@@ -44,14 +44,6 @@ Compression = Literal["none", "gzip", "zstd"]
 
 MIB = 2**20
 _LOCAL = pafs.LocalFileSystem()
-
-_MARKERS = ("_$folder$", layout.STAGING_SUFFIX, layout.SIDECAR_SUFFIX)
-"""How the names of Hadoop's folders in an object store end, and of what jobs keep beside their outputs."""
-
-NOT_FINISHED = "is the output of a job that is not finished; run its command again to finish it"
-
-_OF_WINDOWS = ("thumbs.db", "desktop.ini")
-"""What its file manager leaves in folders, as that of macOS leaves .DS_Store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,18 +235,8 @@ def _named_by(argument: str, unfinished: bool) -> list[Place]:
         elif Path(local.rstrip("/") + layout.STAGING_SUFFIX).is_dir():
             raise InputError(f"{argument} {NOT_FINISHED}")
         else:
-            raise NoInputError(f"{argument} does not exist; {_near(Path(local))}")
+            raise NoInputError(f"{argument} does not exist; {near(Path(local))}")
         return [_local_place(path) for path in paths]
-
-
-def _near(path: Path) -> str:
-    """What to do about a path at which nothing is."""
-    try:
-        names = [entry.name for entry in path.parent.iterdir()]
-    except OSError:
-        return f"there is no folder {path.parent}"
-    near = difflib.get_close_matches(path.name, names, n=1)
-    return f"did you mean {path.parent / near[0]}?" if near else "check the path"
 
 
 def _exists(path: str) -> bool:
@@ -298,11 +280,6 @@ def _standard_input(stdin: BinaryIO | None) -> Place:
     return Place("standard input", "-", _LOCAL, "-", Tape(stdin, owned=False))
 
 
-def _hidden(name: str) -> bool:
-    """Whether a name is a marker's (_SUCCESS, .crc) or one of a job's own files, not an input's."""
-    return name.startswith(("_", ".")) or name.endswith(_MARKERS) or name.lower() in _OF_WINDOWS
-
-
 def _below(folder: str, unfinished: bool) -> list[str]:
     """The files anywhere below a folder, sorted bytewise by path; links to folders are followed once."""
     found: list[str] = []
@@ -314,35 +291,29 @@ def _below(folder: str, unfinished: bool) -> list[str]:
     for here, folders, names in os.walk(folder, followlinks=True, onerror=fail):
         if not unfinished and layout.CONTROL in folders and is_unfinished(Path(here)):
             raise InputError(f"{here} {NOT_FINISHED}")
-        folders[:] = [name for name in folders if not _hidden(name)]
+        folders[:] = [name for name in folders if not is_hidden(name)]
         real = os.path.realpath(here)
         if real in visited:  # a link back up
             folders.clear()
             continue
         visited.add(real)
-        found += [str(Path(here, name)) for name in names if not _hidden(name)]
+        found += [str(Path(here, name)) for name in names if not is_hidden(name)]
     return sorted(found, key=os.fsencode)
 
 
 def _matching(pattern: str, unfinished: bool) -> list[str]:
     paths: list[str] = []
     for path in glob.glob(pattern, recursive=True):  # noqa: PTH207 -- Path.glob takes no absolute pattern
-        inner = PurePosixPath(path).parts[len(_literal_parts(pattern)) :]
-        if any(_hidden(part) for part in inner):
+        inner = PurePosixPath(path).parts[len(literal_parts(pattern)) :]
+        if any(is_hidden(part) for part in inner):
             continue
         paths += _below(path, unfinished) if Path(path).is_dir() else [path]
     # `**` names a folder and what is in it: once is enough
     return sorted(set(paths), key=os.fsencode)
 
 
-def _literal_parts(pattern: str) -> tuple[str, ...]:
-    parts = PurePosixPath(pattern).parts
-    magic = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
-    return parts[:magic]
-
-
 def _has_key_folders(place: Place, argument: str) -> bool:
-    inside = PurePosixPath(place.shown).parent.parts[len(_literal_parts(argument)) :]
+    inside = PurePosixPath(place.shown).parent.parts[len(literal_parts(argument)) :]
     return place.tape is None and any(re.fullmatch(r"[^=]+=[^=]*", part) for part in inside)
 
 
@@ -350,51 +321,8 @@ def _remote(uri: str, unfinished: bool) -> list[Place]:
     """The objects that a URI of an object store names: one, or all below a prefix, or those of a glob."""
     start = locate(uri)
     with translated(start.uri):
-        found = [
-            start.at(path) for path in _remote_paths(start.filesystem, start.path, start.uri, unfinished)
-        ]
+        found = [start.at(path) for path in remote_paths(start.filesystem, start.path, start.uri, unfinished)]
     return [Place(place.uri, place.uri, place.filesystem, place.path) for place in found]
-
-
-def _remote_paths(filesystem: pafs.FileSystem, path: str, public: str, unfinished: bool) -> list[str]:
-    info = filesystem.get_file_info(path)
-    if info.type is pafs.FileType.File and info.size:
-        return [path]
-    parts = _literal_parts(path)
-    base = "/".join(parts) if glob.has_magic(path) else path.rstrip("/")
-    selector = pafs.FileSelector(base, recursive=True, allow_not_found=True)
-    names = [entry.path for entry in filesystem.get_file_info(selector) if entry.type is pafs.FileType.File]
-    there = set(names)
-    begun = [name.removesuffix(layout.JOB) for name in names if name.endswith(f"/{layout.JOB}")]
-    names = [name for name in names if not any(_hidden(p) for p in name[len(base) :].split("/"))]
-    for folder in begun:
-        if (
-            not unfinished
-            and folder + layout.SUCCESS not in there
-            and any(name.startswith(folder) for name in names)
-        ):
-            raise InputError(f"{public}: {folder.rstrip('/')} {NOT_FINISHED}")
-    if glob.has_magic(path):
-        matches = re.compile(_glob_expression(path))
-        names = [name for name in names if matches.fullmatch(name)]
-    odd = next((name for name in names if has_empty_part(name)), None)
-    if odd is not None:
-        raise InputError(f"{public}: {odd}: {EMPTY_PART}")
-    if not names and info.type is pafs.FileType.File:
-        return [path]  # of no bytes; with objects below it, it is a tool's mark of a folder
-    if not names:
-        raise NoInputError(f"{public} is neither a file nor a folder that can be read")
-    return sorted(names, key=str.encode)
-
-
-def _glob_expression(pattern: str) -> str:
-    """A regular expression for a glob in which `*` and `?` stop at a slash and `**/` does not."""
-    pieces = re.split(r"(\*\*/|\*|\?|\[[^\]]+\])", pattern)
-    special = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
-    return "".join(
-        special.get(piece) or (piece if piece.startswith("[") and piece.endswith("]") else re.escape(piece))
-        for piece in pieces
-    )
 
 
 def _digest(raw: pa.NativeFile, size: int, file_format: Format) -> dict[str, Any]:

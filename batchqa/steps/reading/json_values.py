@@ -6,7 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from batchqa.records import QUESTIONS_TYPE, RowFault
+from batchqa.answer_columns import QUESTIONS_TYPE
+from batchqa.records import RowFault
 
 from .cells import Path
 from .json_types import json_text

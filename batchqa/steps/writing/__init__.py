@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from batchqa.records import ASKED_FIELDS, AnsweredChunk, Asked, answer_schema
+from batchqa.answer_columns import ASKED_FIELDS, answer_schema
+from batchqa.records import AnsweredChunk, Asked
 from batchqa.taking import rows_of, taken
 
 from .metadata import updated
