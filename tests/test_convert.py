@@ -236,7 +236,7 @@ def test_a_long_file_whose_questions_differ_between_records_cannot_be_wide(
     long = [{"qa_name": name, "context": CONTEXT, "said": said(CONTEXT, "steel")} for name in names]
     file = write_rows(tmp_path / "long.parquet", long)
     assert main(["convert", str(file), "-o", str(tmp_path / "w.parquet"), "--to", "wide"]) == 2
-    assert "row 4: the question 'c' is not the next one" in capsys.readouterr().err
+    assert "row 4: question 'c' is out of order" in capsys.readouterr().err
 
 
 def test_ids_that_repeat_cannot_be_squads_predictions(

@@ -129,5 +129,5 @@ def test_what_is_no_regular_file_is_not_replaced(
 
 def test_an_answer_s_column_that_was_left_out_is_named(finished: str) -> None:
     pq.write_table(pq.read_table(finished).drop_columns(["qa_score"]), finished)
-    with pytest.raises(InputError, match=r"has no column 'qa_score'; it was left out"):
+    with pytest.raises(InputError, match=r"has no column 'qa_score'; the run left it out"):
         evaluate(finished)

@@ -45,6 +45,9 @@ def differences(earlier: Any, now: Any) -> list[str]:
 
 def _differences(name: str, earlier: Any, now: Any) -> Iterator[str]:
     if isinstance(earlier, dict) and isinstance(now, dict):
+        if earlier.get("uri") != now.get("uri"):  # another file: size and hash differ too, and say no more
+            yield f"{name}: {_end(earlier.get('uri'))} -> {_end(now.get('uri'))}"
+            return
         for key in sorted({*earlier, *now}):
             yield from _differences(f"{name}.{key}" if name else key, earlier.get(key), now.get(key))
     elif isinstance(earlier, list) and isinstance(now, list) and len(earlier) == len(now):
@@ -52,6 +55,11 @@ def _differences(name: str, earlier: Any, now: Any) -> Iterator[str]:
             yield from _differences(f"{name}[{index}]", one, other)
     elif earlier != now:
         yield f"{name}: {_short(earlier)} -> {_short(now)}"
+
+
+def _end(uri: Any) -> str:
+    text = str(uri)
+    return text if len(text) <= _MOST_CHARACTERS else "..." + text[3 - _MOST_CHARACTERS :]
 
 
 def _short(value: Any) -> str:

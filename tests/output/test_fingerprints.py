@@ -35,5 +35,8 @@ def test_differences_are_named_shortly_and_at_most_six() -> None:
     assert found[0].startswith('gone: "xxx')
     assert len(found[0]) < 100
     assert differences({"inputs": [1]}, {"inputs": [1, 2]}) == ["inputs: 1 of them -> 2 of them"]
+    one, other = ({"inputs": [{"size": n, "uri": f"file:///{'long/' * 20}{n}.csv"}]} for n in (1, 2))
+    assert [line[-8:] for line in differences(one, other)[0].split(" -> ")] == ["ng/1.csv", "ng/2.csv"]
+    assert len(differences(one, other)) == 1
     many = differences({str(n): 0 for n in range(20)}, {str(n): 1 for n in range(20)})
     assert many[5:] == ["and 15 more"]

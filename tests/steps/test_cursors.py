@@ -235,7 +235,7 @@ def test_the_size_of_a_part_is_its_records_where_no_text_is_looked_at(tmp_path: 
 
 def test_a_stream_is_not_shared_out() -> None:
     source = open_source(["-"], ReadingSettings(), stdin=io.BytesIO(_jsonl(2)))
-    with pytest.raises(InputError, match="can be read only once and is not shared out"):
+    with pytest.raises(InputError, match="can be read only once and cannot be split"):
         source.parts(1)
 
 

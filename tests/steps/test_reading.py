@@ -395,7 +395,7 @@ def test_a_truncated_stream_on_standard_input_is_a_storage_error_too(rows: int) 
 def test_parquet_through_a_pipe_is_refused_with_the_reason() -> None:
     buffer = io.BytesIO()
     pq.write_table(pa.table({"context": ["c"], "question": ["q"]}), buffer)
-    with pytest.raises(InputError, match=r"standard input is Parquet.*name the file"):
+    with pytest.raises(InputError, match=r"standard input is Parquet.*give the path of the file"):
         open_source(["-"], DEFAULT, stdin=io.BytesIO(buffer.getvalue()))
 
 
