@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchqa.answer_columns import ASKED_FIELDS
 from batchqa.errors import InputError
 from batchqa.evaluation.predictions import PREDICTION
 from batchqa.gold import COLUMNS, Gold, decoded_json, gold_column, plain_array, read_gold
 from batchqa.job.added_columns import DEFAULT_PREFIX, Asked, asked_columns, may_be_asked, prefix_of, record_of
 from batchqa.output import JobRecord
-from batchqa.records import ASKED_FIELDS, Bool, Float64
+from batchqa.records import Bool, Float64
 from batchqa.steps.reading import Dataset
 
 
@@ -56,7 +57,7 @@ class Predictions:
         )
 
 
-_WIDE = "each question has a column of its own; make rows of them with `batchqa convert --to long`"
+_WIDE = "it is in the wide layout; convert it with `batchqa convert --to long` first"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
