@@ -123,7 +123,7 @@ def test_finalize_of_shards_that_all_had_no_input_may_be_skipped_too(
         assert main(run) == 99
     capsys.readouterr()
     assert main(["finalize", output]) == 75
-    assert "no shard has begun" in capsys.readouterr().err
+    assert "no shard has started" in capsys.readouterr().err
     assert main(["finalize", output, "--if-no-input", "skip"]) == 99
     said = capsys.readouterr()
     assert "batchqa: nothing to do: " in said.err
