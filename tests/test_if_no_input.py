@@ -136,7 +136,7 @@ def test_finalize_skips_nothing_where_a_shard_has_begun(tiny_bundle: Path, tmp_p
     there.write_text(ROW * 4)
     options = {"model": tiny_bundle, "device": "cpu", "in_process": True, "threads": 1, "part_rows": 2}
     batchqa.run(there, output, shard="0/2", **options)
-    with pytest.raises(TryAgainError, match="run these shards of 2 again: 1"):
+    with pytest.raises(TryAgainError, match="run these of the 2 shards again: 1"):
         finalize(output, if_no_input="skip")
     batchqa.run(there, output, shard="1/2", **options)
     assert finalize(output, if_no_input="skip").rows == 4
