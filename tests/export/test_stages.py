@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -129,3 +130,20 @@ def test_without_a_cache_that_can_be_written_an_export_is_made_all_the_same(
     stages.put("y", {}, file)
     assert stages.record("x", {}) is None
     assert not stages.fetch("y", {}, tmp_path / "copy")
+
+
+def test_stages_that_another_export_cleared_away_meanwhile_are_made_anew(tmp_path: Path, cache: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "config.json").write_text("{}", encoding="utf-8")
+    stages = Stages(checkpoint, {})
+    model = tmp_path / "model"
+    model.write_bytes(b"weights")
+    stages.put("model", {}, model)
+    stages.keep_record("found", {}, [1])
+    shutil.rmtree(cache / "exports")
+
+    assert not stages.fetch("model", {}, tmp_path / "copy")
+    assert stages.record("found", {}) is None
+    stages.put("model", {}, model)  # nowhere to keep it: no error
+    assert stages.once("found", {}, lambda: [2]) == [2]
