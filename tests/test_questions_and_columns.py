@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -117,3 +118,25 @@ def test_a_list_of_questions_that_is_no_utf8_is_the_error_of_its_row(annotator: 
     asked = annotator.annotate(pa.table({"context": CONTEXTS, "question": lists}))
     assert asked["qa_error"].to_pylist() == [None, "bad_utf8", "bad_utf8", "null_question"]
     assert asked["qa_question"].to_pylist() == ["Why?", "Who?", None, None]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_file_of_questions_that_pandas_wrote_is_read(tmp_path: Path, kind: str) -> None:
+    frame = pd.DataFrame({"name": ["a", "b"], "question": ["Why?", "Who?"]})
+    frame["answers"], frame["threshold"] = [2, None], [None, 1.5]
+    file = tmp_path / f"questions.{kind}"
+    write = frame.to_csv if kind == "csv" else frame.to_parquet
+    write(file)
+    questions = Questions.of(AskingSettings(questions=str(file)))
+    assert questions is not None
+    assert [(item.name, item.answers, item.threshold) for item in questions.items] == [
+        ("a", 2, None),
+        ("b", None, 1.5),
+    ]
+
+
+def test_half_an_answer_cannot_be_listed(tmp_path: Path) -> None:
+    file = tmp_path / "questions.csv"
+    file.write_text("name,question,answers\na,Why?,2.5\n")
+    with pytest.raises(SettingsError, match="answers must be best, all or a number"):
+        Questions.of(AskingSettings(questions=str(file)))

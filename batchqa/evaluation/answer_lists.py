@@ -107,7 +107,8 @@ def _curve(gold: Sequence[Sequence[str]], answers: Sequence[Sequence[Scored]]) -
     found_at: list[float] = []  # of each gold answer: the score up to which it is found, -1: never
     wrong_at: list[float] = []  # of each answer that matches no gold answer: its score
     for of_gold, of_row in zip(gold, answers, strict=True):
-        texts = {text: score for text, score in of_row if text}
+        # CUAD's answers are distinct texts: one that was found at several places has its best score
+        texts = {text: score for text, score in sorted(of_row, key=lambda one: one[1]) if text}
         matches = {text: [is_one_answer(each, text) for each in of_gold] for text in texts}
         found_at += [
             max((score for text, score in texts.items() if matches[text][number]), default=-1.0)

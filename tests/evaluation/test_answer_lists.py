@@ -53,6 +53,13 @@ def test_the_curve_is_cuad_s():
     assert found.area_under_curve == pytest.approx(100 * (0.5 + 0.5 * 2 / 3))
 
 
+def test_a_text_at_several_places_has_the_best_of_its_scores():
+    once = [(["alpha"], [("alpha", 0.9), ("other", 0.5)])]
+    again = [(["alpha"], [("alpha", 0.9), ("other", 0.5), ("alpha", 0.2)])]
+    assert figures(again) == figures(once)
+    assert figures(again).area_under_curve == 100
+
+
 def test_precision_at_a_recall_that_no_threshold_reaches_is_nought():
     assert figures([(["a", "b"], [("a", 0.9)])]).precision_at_80_recall == 0
     assert figures([(["a"], [])]).area_under_curve == 0

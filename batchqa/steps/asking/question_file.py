@@ -136,7 +136,7 @@ def _csv(name: str, text: str) -> Iterator[Entry]:
             raise SettingsError(
                 f"{name}:{first_line}: the header must have the columns name and question; it has: {has}"
             )
-        if twice := next((column for column in names if names.count(column) > 1), None):
+        if twice := next((column for column in names if column and names.count(column) > 1), None):
             raise SettingsError(f"{name}:{first_line}: two columns are named {twice!r}; rename or remove one")
         for fields in reader:
             while len(fields) > len(names) and not fields[-1].strip():
@@ -146,7 +146,10 @@ def _csv(name: str, text: str) -> Iterator[Entry]:
                 continue
             if len(fields) != len(names):
                 raise SettingsError(f"{place}: {len(fields)} fields, and the header has {len(names)}")
-            yield Entry(dict(zip(names, (field.strip() for field in fields), strict=True)), place)
+            said = zip(names, (field.strip() for field in fields), strict=True)
+            yield Entry(
+                {column: field for column, field in said if column}, place
+            )  # pandas' index has no name
     except csv.Error as error:
         raise SettingsError(f"{name}:{first_line - 1 + reader.line_num}: this is not CSV: {error}") from error
 

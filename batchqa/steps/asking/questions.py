@@ -243,7 +243,8 @@ def _answers(value: Any, place: str) -> int | Literal["all"] | None:
         return None
     if value in ("best", "all"):
         return 1 if value == "best" else "all"
-    most = str(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else ""
+    most = str(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else ""
+    most = re.sub(r"\.0*$", "", most)  # pandas makes 2.0 of a 2 where another question has none
     if not re.fullmatch(r"0*[1-9][0-9]{0,2}|1000", most):
         raise SettingsError(
             f"{place}: answers must be best, all or a number from 1 to 1000, not {shown(value)}"
