@@ -5,9 +5,9 @@ question), document by document and question by question, and asked by the job, 
 layout. Beside them the documents with a single question each: what a question costs where nothing is shared.
 A job remembers 64 MiB of tokenized contexts (some 3,500 documents of 800 words): of more, a file that goes
 question by question has each context tokenized once for each question. A job's whole pipeline runs over the
-file, as in `host.py`. With `--model` a real engine answers the first documents, and works off the same windows
-as ready batches: what share of a question's time is its. CPU time is what is compared, so other work on the
-machine matters little.
+file, as in `host.py`. With `--model` a real engine answers the first documents, and works off the same
+windows as ready batches: what share of a question's time is its. CPU time is what is compared, so other work
+on the machine matters little.
 """
 
 from __future__ import annotations

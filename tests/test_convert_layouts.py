@@ -103,7 +103,7 @@ def test_questions_may_be_called_like_columns_of_the_long_layout(
     assert pq.read_table(long)["qa_name"].to_pylist() == [*NAMES] * 2
     gold = tmp_path / "gold.jsonl"
     gold.write_text('{"id": 1, "answers": []}\n')
-    with pytest.raises(InputError, match="each question has a column of its own"):
+    with pytest.raises(InputError, match="convert --to long"):
         evaluate(out, gold=gold)
 
 
