@@ -62,7 +62,7 @@ NOTES = (
     "Six layers, 384 wide, 22.6 million parameters, uncased English WordPiece. all-MiniLM-L6-v2 "
     "(Apache-2.0), fine-tuned on SQuAD 1.1 train and unanswerable questions made from it, then on SQuAD 2.0 "
     "train (CC BY-SA 4.0) without every 20th article: all of its unanswerable questions, and as many "
-    "answerable ones. It saw nothing of any development set. English only: for other languages name another "
+    "answerable ones. It saw nothing of any development set. English only: for other languages use another "
     "model."
 )
 
