@@ -26,7 +26,12 @@ _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2): both names change places in on
 _AT_CWD = -100
 _BUFFER_BYTES = 2**20
 
+_WRITABLE = "make the folder writable, or choose another output"
+
 _HINTS = {
+    errno.EACCES: _WRITABLE,
+    errno.EPERM: _WRITABLE,
+    errno.EROFS: "choose an output on a file system that can be written",
     errno.ENOSPC: "free some space and run the same command again: it resumes after the last committed part",
     errno.EDQUOT: "the quota is used up; raise it and run the same command again",
     errno.EFBIG: "a limit on file sizes was reached (ulimit -f); raise it and run the same command again",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchqa.errors import InputError
+from batchqa.errors import InputError, StorageError
 from batchqa.output import (
     Commit,
     part_writer,
@@ -121,3 +123,16 @@ def test_ten_million_parts_sorted_by_name_are_in_order() -> None:
     numbers = [0, 9, 10, 99_999, 100_000, 100_001, 999_999, 1_000_000, 9_999_999]
     assert sorted(map(part_name, reversed(numbers))) == [part_name(number) for number in numbers]
     assert part_name(0) == "part-0000000.parquet"
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.EACCES, "make the folder writable"),
+        (errno.EROFS, "file system that can be written"),
+        (errno.EIO, "run the same command again"),
+    ],
+)
+def test_an_error_of_storage_says_what_to_do(number: int, advice: str) -> None:
+    with pytest.raises(StorageError, match=advice), commit_files.translated("opening x"):
+        raise OSError(number, os.strerror(number), "x")
