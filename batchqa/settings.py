@@ -37,7 +37,7 @@ ComputeDtype = Literal["f32", "bf16"]
 """What the matrix products' factors are: float32, or bfloat16 with sums in float32."""
 
 Cores = Annotated[int, Between(1, 1024)]
-"""Threads or processes that one machine runs side by side; more is a slip of the hand."""
+"""Threads or processes that one machine runs side by side; more is a typing mistake."""
 
 
 @dataclass(frozen=True, slots=True)

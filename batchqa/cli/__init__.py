@@ -1,4 +1,4 @@
-"""The command line: what it asks, what it says, nothing that decides.
+"""The command line: options, messages and output; it decides nothing.
 
 ::
 

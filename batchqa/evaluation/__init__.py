@@ -1,4 +1,4 @@
-"""How good are the answers, by the field's own rules: `evaluate` and what it returns.
+"""The quality of answers, by the standard rules: `evaluate` and what it returns.
 
 - `predictions`: what other programs predicted; `files`: an opened file and what its run added to it;
   `joining`: gold answers and predictions brought together; `row_languages`: by whose rules rows are scored

@@ -97,14 +97,14 @@ def comparison_table(comparison: Comparison, figures: Figures) -> str:
     rows = comparison_rows(comparison, figures)
     table = markdown(["", "these", comparison.name, "difference", "interval"], rows)
     footing = (
-        "On equal footing: each side at the threshold with its best F1 on these rows, so that a threshold is "
-        "not taken for a model.\n\n"
+        "On equal footing: each side at the threshold with its best F1 on these rows, so that a better "
+        "threshold is not mistaken for a better model.\n\n"
         if comparison.equal_footing
         else ""
     )
     return (
         f"{table}\n\n{footing}{comparison.changed:,} answers differ; {len(comparison.gained):,} rows are "
-        f"right here only, {len(comparison.lost):,} there only"
+        f"right only here, {len(comparison.lost):,} only there"
     )
 
 

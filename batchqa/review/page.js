@@ -88,7 +88,7 @@ function update() {
   const left = DATA.rows.length < DATA.total ? ` of the ${number.format(DATA.rows.length)} in this page` : "";
   byId("count").replaceChildren(`${number.format(found.length)} ${what}${found.length === 1 ? "" : "s"}${view.what === "rows" ? left : ""}`);
   if (view.question && !selectable) {
-    const all = element("button", { textContent: "one question ✕", title: "Rows of all questions again" });
+    const all = element("button", { textContent: "one question ✕", title: "Show the rows of all questions" });
     all.onclick = () => { setQuestion(""); update(); };
     byId("count").append(" · ", all);
   }

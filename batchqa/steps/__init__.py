@@ -1,7 +1,7 @@
 """The steps of the pipeline, in order; none imports another. `docs/flow.md` draws it.
 
 =============  ==============================  ==============
-step           takes                           hands on
+step           takes                           returns
 =============  ==============================  ==============
 reading        files                           Rows
 chunking       Rows                            Chunk

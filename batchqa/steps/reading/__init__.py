@@ -2,14 +2,14 @@
 
 ::
 
-    input_files.py  arguments -> places; opening, and knowing a file again
+    input_files.py  arguments -> places; opening, and recognizing a file again
     input_names.py  names that are skipped, globs, prefixes of an object store
     tape.py        standard input and pipes
     table_formats.py  Delta, Iceberg and Hudi tables among the folders
     partitions.py  key=value folders -> columns
     streams.py     looking through compression; a JSON array as lines
     formats.py     what an input is, from its content
-    other_formats.py  what it is where it is nothing that can be read
+    other_formats.py  what a file is that cannot be read
     source.py      all inputs of a job -> one `Source`
     columns.py     what passes through, and where the texts are
     cells.py       types with texts; cells that are not UTF-8; texts and questions
