@@ -187,7 +187,7 @@ def test_doctor_says_that_telemetry_is_off_unless_the_program_had_loaded_an_engi
 ) -> None:
     (found,) = (finding for finding in examine(str(tiny_bundle)) if finding.name == "telemetry")
     assert found.level == "ok"
-    assert found.found.startswith("off: onnxruntime, OpenVINO")
+    assert found.found.startswith("off in onnxruntime, OpenVINO")
     code = """
 import onnxruntime, batchqa
 from batchqa.cli import doctor

@@ -106,7 +106,7 @@ BAD: dict[str, tuple[Spoil, str]] = {
     ),
     "another head in the config and the weights": (
         lambda f: (_set_config(f, architectures=["BertForMaskedLM"]), _drop_head(f)),
-        "not a question-answering model: config.json says BertForMaskedLM; name a checkpoint",
+        "not a question-answering model: config.json says BertForMaskedLM; give a checkpoint",
     ),
     "a head with three labels": (lambda f: _set_head(f, 3), "3 numbers for each token, not two"),
     "no model_type": (lambda f: _remove(f, "model_type"), '"model_type": "bert"'),
