@@ -337,8 +337,8 @@ def _score(examples: Examples, language: str | None, rules: Literal["auto", "squ
     if rules == "squad1" and not all_answerable:
         row = int(np.flatnonzero(~examples.has_answer)[0])
         raise InputError(
-            f"{examples.gold.path}: row {row} has no gold answer, which SQuAD 1.1's rules do not allow; use "
-            f"--rules squad2"
+            f"{examples.gold.path}: row {row + 1} has no gold answer, which SQuAD 1.1's rules do not allow; "
+            "use --rules squad2"
         )
     chosen: Rules = ("squad1" if all_answerable else "squad2") if rules == "auto" else rules
     predictions = examples.predictions

@@ -228,7 +228,7 @@ def _checked_ids(ids: pa.Array | None, path: str) -> pa.Array:
         raise InputError(f"{path} has no column 'id' to join by; name it with --id")
     if ids.null_count:
         row = int(np.flatnonzero(ids.is_null().to_numpy(zero_copy_only=False))[0])
-        raise InputError(f"{path}: row {row} has no id ({ids.null_count} rows have none)")
+        raise InputError(f"{path}: row {row + 1} has no id ({ids.null_count} rows have none)")
     counts = pc.value_counts(ids)
     double = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
     if len(double):

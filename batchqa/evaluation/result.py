@@ -216,11 +216,11 @@ class Evaluation:
 
 
 def names_of_rows(examples: Examples, rows: Sequence[int] | Any) -> list[str]:
-    """The ids of rows, or where there are none their numbers from 0 (`row 17`)."""
+    """The ids of rows, or where there are none their numbers from 1 (`row 17`)."""
     if examples.ids is None:
-        return [f"row {row}" for row in rows]
+        return [f"row {row + 1}" for row in rows]
     return [
-        name if name is not None else f"row {row}"
+        name if name is not None else f"row {row + 1}"
         for row, name in zip(rows, examples.ids.take(rows).to_pylist(), strict=True)
     ]
 

@@ -107,7 +107,7 @@ def test_where_every_question_has_an_answer_squad_1_1_rules_and_names_apply(tmp_
 
 
 def test_squad_1_1_rules_refuse_a_question_without_an_answer(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"row 1 has no gold answer.*--rules squad2"):
+    with pytest.raises(InputError, match=r"row 2 has no gold answer.*--rules squad2"):
         evaluate(write(tmp_path / "a.parquet", [RIGHT, RIGHTLY_SILENT]), rules="squad1")
 
 
@@ -329,7 +329,7 @@ def bad(tmp_path: Path, text: str, name: str = "bad.json") -> Path:
         ('{"data": [{"paragraphs": [{"context": "c"}]}]}', r"data\[0\]\.paragraphs\[0\]\.qas is missing"),
         (
             '{"data": [{"paragraphs": [{"context": "c", "qas": [{"answers": []}]}]}]}',
-            r"row 0 has no id",
+            r"row 1 has no id",
         ),
         (
             '{"data": [{"paragraphs": [{"context": "c", "qas": [{"id": "q0"}]}]}]}',
