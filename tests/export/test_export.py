@@ -191,7 +191,7 @@ def test_an_output_that_another_command_makes_meanwhile_is_kept(
 
 @pytest.mark.parametrize(
     ("precision", "reason"),
-    [("int8-cuda", "does not run on CUDA"), ("int4", "none of fp32, fp16, int8")],
+    [("int8-cuda", "does not run on CUDA"), ("int4", "must be one of fp32, fp16, int8, not 'int4'")],
 )
 def test_a_precision_that_cannot_be_is_refused_with_the_reason(
     precision: str, reason: str, checkpoints: Callable[..., Path], tmp_path: Path

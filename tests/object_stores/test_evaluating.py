@@ -41,7 +41,7 @@ def test_a_folder_of_parts_in_a_store_is_read_in_order_without_its_markers(
 
 
 def test_an_object_that_is_not_there_is_named_without_the_credentials(bucket: Bucket) -> None:
-    with pytest.raises(InputError, match="is not the name of a file or folder") as caught:
+    with pytest.raises(InputError, match="does not exist; check the path") as caught:
         evaluate(bucket.uri("nothing.parquet"))
     assert f"s3://{bucket.name}/nothing.parquet" in str(caught.value)
     assert "?" not in str(caught.value)

@@ -148,7 +148,7 @@ def test_what_is_not_there_is_one_clear_line(run: Run, bucket: Bucket, source: s
     elsewhere = bucket.uri("in.parquet").replace(bucket.name, "no-such-bucket")
     with pytest.raises(InputError, match="no-such-bucket"):
         run(elsewhere, bucket.uri("x/out.parquet"))
-    with pytest.raises(InputError, match=r"s3://.*/nothing\.parquet is not the name"):
+    with pytest.raises(InputError, match=r"s3://.*/nothing\.parquet does not exist; check the path"):
         run(bucket.uri("nothing.parquet"), bucket.uri("x/out.parquet"))
     with pytest.raises(BatchqaError, match=r"s3://no-such-bucket/.*: there is no such bucket") as failed:
         run(source, elsewhere)

@@ -112,8 +112,8 @@ def test_masters_are_written_as_spark_knows_them(address: str, master: str) -> N
     [
         ("rows.parquet", "out.parquet", {"shard": "0/4"}, "--on and --shard cannot be combined"),
         ("rows.parquet", "out.parquet", {"shards": 0}, "--shards must be a whole number"),
-        ("-", "out.parquet", {}, "- is one stream"),
-        ("rows.parquet", "-", {}, "- is one stream"),
+        ("-", "out.parquet", {}, "- is a stream, which cannot be split"),
+        ("rows.parquet", "-", {}, "- is a stream, which cannot be split"),
         (
             "rows.parquet",
             "out.parquet",

@@ -72,7 +72,9 @@ def remote_paths(filesystem: pafs.FileSystem, path: str, public: str, unfinished
     if not names and info.type is pafs.FileType.File:
         return [path]  # of no bytes; with objects below it, it is a tool's mark of a folder
     if not names:
-        raise NoInputError(f"{public} is neither a file nor a folder that can be read")
+        if glob.has_magic(path):
+            raise NoInputError(f"no file matches {public}")
+        raise NoInputError(f"{public} does not exist; check the path")
     return sorted(names, key=str.encode)
 
 
