@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from batchqa.languages import profile_of
 from batchqa.one_question import as_asked, as_pairs
 from batchqa.pipeline import Pipeline
 from batchqa.records import Cursor, Rows
-from batchqa.settings import DEFAULT_MAX_LENGTH, AskingSettings, RunSettings
+from batchqa.settings import DEFAULT_MAX_LENGTH, AskingSettings, OutputLayout, RunSettings
 from batchqa.steps.asking import Questions
 from batchqa.steps.chunking import chunks
 from batchqa.steps.decoding import DecodingRules
@@ -42,8 +42,6 @@ class _Loaded:
 
 _LEFT: list[_Loaded] = []
 """What a fork inherited. Their threads are not in this process, and to destroy them could hang."""
-
-Layout = Literal["long", "wide"]
 
 STREAM_PART_ROWS = 100_000
 """Rows of a stream after which what was remembered of them is dropped: as many as a job's part has."""
@@ -178,7 +176,7 @@ class Annotator:
         self,
         batches: Iterable[pa.RecordBatch],
         questions: Mapping[str, Any] | None = None,
-        layout: Layout | None = None,
+        layout: OutputLayout | None = None,
     ) -> Iterator[pa.RecordBatch]:
         """Annotate record batches as they come, in order and in bounded memory.
 
@@ -206,7 +204,7 @@ class Annotator:
         self,
         table: Any,
         questions: Mapping[str, Any] | None = None,
-        layout: Layout | None = None,
+        layout: OutputLayout | None = None,
     ) -> Any:
         """The table with the answer columns added; a row that cannot be judged has its code in `qa_error`.
 
@@ -228,7 +226,7 @@ class Annotator:
         self,
         input_schema: pa.Schema,
         questions: Mapping[str, Any] | None = None,
-        layout: Layout | None = None,
+        layout: OutputLayout | None = None,
     ) -> pa.Schema:
         """The schema of the output for tables of `input_schema`. Raises InputError where columns lack."""
         if not isinstance(input_schema, pa.Schema):
@@ -272,7 +270,7 @@ class Annotator:
         """The questions of the settings: the options `ask` and `questions`."""
         return Questions.of(self.settings.asking)
 
-    def _asks(self, questions: Mapping[str, Any] | None, layout: Layout | None) -> Questions | None:
+    def _asks(self, questions: Mapping[str, Any] | None, layout: OutputLayout | None) -> Questions | None:
         if questions is not None:
             asks: Questions | None = Questions.given(questions, "long" if layout is None else layout)
         elif layout is None:

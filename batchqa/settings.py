@@ -33,6 +33,9 @@ DEFAULT_MAX_LENGTH = 384
 EngineName = Literal["auto", "onnxruntime", "openvino"]
 """The engines, the preferred one first: each is a file of that name in `engines/`."""
 
+OutputLayout = Literal["long", "wide"]
+"""How the answers of asked documents are written: a row for each question, or a column."""
+
 ComputeDtype = Literal["f32", "bf16"]
 """What the matrix products' factors are: float32, or bfloat16 with sums in float32."""
 
@@ -97,7 +100,7 @@ class AskingSettings:
     ask: tuple[str, ...] = ()
     questions: str | None = None
     given: Mapping[str, Any] | None = None
-    layout: Literal["long", "wide"] = "long"
+    layout: OutputLayout = "long"
 
     def __post_init__(self) -> None:
         check_fields(self)

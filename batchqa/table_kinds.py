@@ -6,7 +6,7 @@ caller has not imported already.
 
 Arrow cannot hold all that pandas and Python can: a day beside a time of day becomes a day, a whole number
 beside a null a float. So the rows of frames and lists come back as they were given, and Arrow is only what
-the road reads.
+the pipeline reads.
 """
 
 from __future__ import annotations

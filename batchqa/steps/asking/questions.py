@@ -15,7 +15,13 @@ import pyarrow.compute as pc
 
 from batchqa.domains import shown
 from batchqa.errors import InputError, SettingsError
-from batchqa.settings import AskingSettings, DecodingSettings, ReadingSettings, TemplateColumnError
+from batchqa.settings import (
+    AskingSettings,
+    DecodingSettings,
+    OutputLayout,
+    ReadingSettings,
+    TemplateColumnError,
+)
 
 from .question_file import Entry, named, read_question_file
 
@@ -83,7 +89,7 @@ class Questions:
     """All questions that every row of a job is asked, in order, and how their answers are laid out."""
 
     items: tuple[Question, ...]
-    layout: Literal["long", "wide"]
+    layout: OutputLayout
 
     @classmethod
     def of(cls, settings: AskingSettings) -> Questions | None:
@@ -110,7 +116,7 @@ class Questions:
         return None
 
     @classmethod
-    def given(cls, questions: Mapping[str, Any], layout: Literal["long", "wide"]) -> Questions:
+    def given(cls, questions: Mapping[str, Any], layout: OutputLayout) -> Questions:
         """A Python caller's: {name: text}, or {name: {"question": text, "threshold": number, ...}}."""
         AskingSettings(layout=layout)
         if not isinstance(questions, Mapping):
