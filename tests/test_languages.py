@@ -14,7 +14,8 @@ from batchqa.bundle import BUNDLED, open_bundle, write_manifest
 from batchqa.cli.describe import describe
 from batchqa.cli.rendering import render_facts
 from batchqa.job import dry_run, run
-from batchqa.languages import FirstTexts, TextProfile, profile_of
+from batchqa.job.first_texts import FirstTexts
+from batchqa.languages import TextProfile, profile_of
 from tests.models import SENTENCES, tiny_tokenizer, write_tiny_bundle
 from tests.steps.rows import rows_of
 

@@ -15,7 +15,6 @@ from batchqa.errors import LimitError
 from batchqa.job.fingerprint import versions_of
 from batchqa.job.following import Follower, Tally
 from batchqa.job.ranges import RangeReader, as_planned, up_to
-from batchqa.languages import FirstTexts
 from batchqa.output import (
     Commit,
     PartRange,
@@ -34,6 +33,8 @@ from batchqa.steps.pairing import EarlierAnswers
 from batchqa.steps.reading import Source
 from batchqa.steps.writing import output_batches
 from batchqa.version import VERSION
+
+from .first_texts import FirstTexts
 
 NAMED_ERRORS = 5
 """How many row errors a message names."""

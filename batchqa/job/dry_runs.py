@@ -15,13 +15,14 @@ from batchqa.job.following import Clock
 from batchqa.job.ranges import up_to
 from batchqa.job.reusing import earlier_answers, find_earlier
 from batchqa.job.running import asking, inputs_of, one_of
-from batchqa.languages import FirstTexts
 from batchqa.machine import process_seconds
 from batchqa.output import Target, check_target
 from batchqa.settings import RunSettings
 from batchqa.steps.asking import asked
 from batchqa.steps.chunking import chunks
 from batchqa.steps.reading import open_source
+
+from .first_texts import FirstTexts
 
 
 def dry_run(

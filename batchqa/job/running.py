@@ -26,7 +26,6 @@ from batchqa.job.ranges import up_to
 from batchqa.job.reusing import earlier_answers, find_earlier
 from batchqa.job.shard_plan import Plan, check_shard
 from batchqa.job.summary import Summary, check_summary, skipped, summary_of, written
-from batchqa.languages import FirstTexts
 from batchqa.machine import process_seconds
 from batchqa.output import (
     Commit,
@@ -43,6 +42,8 @@ from batchqa.steps.asking import Questions
 from batchqa.steps.reading import STREAM, Source, inline_schema, open_source
 from batchqa.steps.writing import output_schema
 from batchqa.version import VERSION
+
+from .first_texts import FirstTexts
 
 
 def run(

@@ -52,6 +52,20 @@ def crashing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BATCHQA_TEST_CRASH_AT", str(tiny_tokenizer("bert-uncased").token_to_id(MARKER)))
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_an_engines_process_holds_nothing_but_numpy_and_its_engine(engine: str) -> None:
+    # it was 40 MB more with pyarrow and tokenizers, once for each worker
+    program = (
+        "import sys, numpy; from batchqa.engines import worker_process, loading;"
+        f"loading.library({engine!r}); print(*{{name.partition('.')[0] for name in sys.modules}})"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
+    assert "numpy" in loaded.split()
+    assert not {"pyarrow", "tokenizers", "polars", "pandas", "click"} & set(loaded.split())
+
+
 def _process(scorer: WorkerProcess) -> int:
     assert scorer._worker is not None
     return scorer._worker.process.pid

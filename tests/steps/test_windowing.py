@@ -241,6 +241,24 @@ def test_special_tokens_are_text_or_not_as_the_tokenizer_has_it(is_text: bool) -
     assert (tokenizer.token_to_id("[SEP]") in found[0][0]) is not is_text
 
 
+UNIGRAM = [("a", -1.0), (',"unk_id":7', -2.0), ("<unk>", -3.0)]
+
+
+@pytest.mark.parametrize(
+    ("model", "unknown"),
+    [
+        (models.Unigram(UNIGRAM, unk_id=2), 2),
+        (models.Unigram(UNIGRAM), None),
+        (models.BPE({"a": 0, "?": 1}, [], unk_token="?"), 1),
+        (models.BPE({"a": 0}, []), None),
+        (models.WordLevel({"a": 0, "?": 1}, unk_token="?"), 1),
+        (models.WordPiece({"a": 0, "?": 1}, unk_token="?"), 1),
+    ],
+)
+def test_the_unknown_token_is_that_of_the_tokenizers_model(model: models.Model, unknown: int | None) -> None:
+    assert TextEncoder(Tokenizer(model)).unknown == unknown
+
+
 def _of_two_letters(**normalizer: bool) -> Tokenizer:
     """A BERT tokenizer whose vocabulary has words of an a and any number of b."""
     tokenizer = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1, "##b": 2}, unk_token="[UNK]"))

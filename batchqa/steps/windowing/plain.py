@@ -91,10 +91,13 @@ class PlainTokenizer:
         plain = Tokenizer(model)
         plain.pre_tokenizer = splitter
         letters = np.zeros(max(vocabulary.values()) + 1, dtype=np.int32)
+        spelled = set()
         for piece, index in vocabulary.items():
-            letters[index] = len(piece.removeprefix(PREFIX))
+            spelling = piece.removeprefix(PREFIX)
+            letters[index] = len(spelling)
+            if len(spelling) == 1:
+                spelled.add(spelling)
         letters[vocabulary[model.unk_token]] = 0
-        spelled = {piece.removeprefix(PREFIX) for piece in vocabulary}
         normal = [_normal(chr(code), normalizer, splitter, spelled) for code in range(CHARACTERS)]
         table = np.array([*normal, _NOT_PLAIN], dtype=np.uint32)
         return cls(plain, table, letters, [token.content for token in added])
