@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # from a checkout that need not be installed
 
 from batchqa.annotator import Annotator
+from batchqa.records import PaddedBatch
 from batchqa.settings import ReadingSettings
 from batchqa.steps.asking import Questions, asked
 from batchqa.steps.batching import padded_batches
@@ -38,6 +39,9 @@ from benchmarks.host import PART_ROWS, STEPS, pipeline
 from benchmarks.measuring import HERE, WORK, keep, spread
 
 WORDS = 800
+PIECE = 20
+"""Documents that the engine and the job answer in turn."""
+
 WAYS = ("crossed", "by question", "long", "wide", "one question each")
 
 
@@ -48,7 +52,7 @@ def main() -> int:
     parser.add_argument("--questions", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", help="a bundle, or default: also let its engine answer")
-    parser.add_argument("--scored", type=int, default=20, help="documents that --model answers in each round")
+    parser.add_argument("--scored", type=int, default=100, help="documents that --model answers")
     parser.add_argument("--data", type=Path, default=os.environ.get("BATCHQA_DATA", "../shared/data"))
     parser.add_argument("--results", type=Path, default=HERE / "results")
     options = parser.parse_args()
@@ -69,10 +73,10 @@ def main() -> int:
     table = _table(runs, options.documents, options.questions)
     figures = {"documents": options.documents, "questions": options.questions, "microseconds": runs}
     if options.model:
-        rounds = _with_engine(options.model, questions, options.scored, options.rounds)
+        rounds = _with_engine(options.model, questions, options.scored)
         share = [engine / job for engine, job in rounds]
         table += (
-            f"\n{options.scored} documents answered, CPU milliseconds a question: by a job "
+            f"\n{options.scored} documents answered, {PIECE} in turn, CPU milliseconds a question: by a job "
             f"{spread([1e3 * job for _, job in rounds], 1)}, by its engine on ready batches "
             f"{spread([1e3 * engine for engine, _ in rounds], 1)}; "
             f"the job's rate is {spread(share, 3)} of the bare engine's.\n"
@@ -144,34 +148,41 @@ def _table(runs: Mapping[str, list[dict[str, float]]], documents: int, questions
     return "\n".join(lines) + "\n"
 
 
-def _with_engine(
-    model: str, questions: Mapping[str, str], documents: int, rounds: int
-) -> list[tuple[float, float]]:
+def _with_engine(model: str, questions: Mapping[str, str], documents: int) -> list[tuple[float, float]]:
     """CPU seconds a question of the engine on ready batches, and of a job with it, in turn."""
     annotator = Annotator(model, device="cpu", in_process=True, threads=1)
-    asks, own = Questions.given(questions, "long"), annotator.pipeline
-    source = open_source([str(_file("documents"))], asks.reading(ReadingSettings()))
-    first = next(iter(source.read())).slice(0, documents)
-    windower, cache = own.windower.fresh(), AnswerCache()
-    batches = [
-        batch
-        for chunk in asked(chunks([first], PART_ROWS, questions=len(asks)), asks)
-        for batch in padded_batches(
-            windower.windows(pairs_of(chunk, cache)), own.scorer.budget, own.scorer.length_bucket
-        )
-    ]
-    table = pq.read_table(_file("documents")).slice(0, len(first))
-    count = len(first) * len(asks)
-    score_batch(own.scorer, batches[0])
+    own = annotator.pipeline
+    table = pq.read_table(_file("documents")).slice(0, documents)
+    score_batch(own.scorer, _ready_batches(annotator, questions, table.slice(0, 1))[0])
     costs = []
-    for _ in range(rounds):
+    for at in range(0, len(table), PIECE):
+        piece = table.slice(at, PIECE)
+        batches = _ready_batches(annotator, questions, piece)
+        count = len(piece) * len(questions)
         began = time.process_time()
         for batch in batches:
             score_batch(own.scorer, batch)
         engine = time.process_time()
-        annotator.annotate(table, dict(questions))
+        annotator.annotate(piece, dict(questions))
         costs.append(((engine - began) / count, (time.process_time() - engine) / count))
     return costs
+
+
+def _ready_batches(
+    annotator: Annotator, questions: Mapping[str, str], documents: pa.Table
+) -> list[PaddedBatch]:
+    """What the engine is given for the documents and their questions."""
+    pq.write_table(documents, _file("scored"))
+    asks, own = Questions.given(questions, "long"), annotator.pipeline
+    source = open_source([str(_file("scored"))], asks.reading(ReadingSettings()))
+    windower, cache = own.windower.fresh(), AnswerCache()
+    return [
+        batch
+        for chunk in asked(chunks(source.read(), PART_ROWS, questions=len(asks)), asks)
+        for batch in padded_batches(
+            windower.windows(pairs_of(chunk, cache)), own.scorer.budget, own.scorer.length_bucket
+        )
+    ]
 
 
 if __name__ == "__main__":
