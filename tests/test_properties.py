@@ -160,7 +160,7 @@ def _once_wrong(context: str, **others: Any) -> Callable[[Any], Any]:
 @given(
     contexts=st.lists(texts(8), min_size=1, max_size=3),
     seed=st.integers(0, 2**32 - 1),
-    steps=st.sampled_from([1, 3, 40]),
+    steps=st.sampled_from([1, 3, 40, 4000]),
     max_length=st.integers(20, 40),
     stride=st.integers(0, 9),
     budget=st.integers(1, 200),

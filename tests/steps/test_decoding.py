@@ -232,6 +232,15 @@ def test_extreme_logits_give_a_finite_score() -> None:
     assert math.isfinite(row["score"])
 
 
+def test_extreme_logits_of_two_windows_count_each_span_once() -> None:
+    rules = DecodingRules(1, 0.0, abstains=False, top_k=0)
+    # a, c and e (which both windows show) are worth 3000 + LOW, all others next to nothing
+    first, second = ({0: 3000.0}, {2: 3000.0, 4: 3000.0}, 0.0), ({4: 3000.0}, {}, 0.0)
+    (row,) = _answers([("a b c d e f g h", "who?")], {0: [first, second]}, rules, max_length=10)
+    assert row["answer"] == "a"
+    assert row["score"] == pytest.approx(1 / 3)
+
+
 def test_a_calibration_maps_the_score_unless_the_raw_one_is_asked_for() -> None:
     def certain(_: Decided, abstained: np.ndarray) -> np.ndarray:
         return np.where(abstained, 0.25, 0.75)

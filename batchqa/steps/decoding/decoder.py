@@ -5,50 +5,48 @@
     no answer  when  z(null) - max z(span) > threshold
     score   = softmax of the decision over all distinct spans and null
 
-as transformers' run_qa (utils_qa.py) does, but over every span instead of an n-best list. A pair with one
-window and ordinary tokens is decoded together with its whole batch; the others wait until all their
-windows are there, and are decoded window by window with memory for one window only.
-
-Sums are made in float64, where a sum of two float32 logits is exact: so a tie is a tie.
+as transformers' run_qa (utils_qa.py) does, but over every span instead of an n-best list. The windows of a
+batch are decoded together (`batched`). A pair whose tokens share characters, or of which several spans are
+wanted, waits until all its windows are there, and is decoded by itself in memory for one window (`search`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from batchqa.answer_columns import PAIR_ANSWERS_TYPE, PAIR_CANDIDATE_TYPE, pair_schema
 from batchqa.probability import Decided
-from batchqa.records import BatchLogits, Bool, Float32, Float64, Int32, Int64, PairAnswers, Windows
+from batchqa.records import BatchLogits, Bool, Float64, Int32, PairAnswers, Windows
 from batchqa.text import widen
 
+from .batched import BatchedSearch, BestSpans
 from .rules import DecodingRules
-from .search import SpanSearch
+from .search import Span, SpanSearch
 from .spans import Candidate
-
-Floats = TypeVar("Floats", Float32, Float64)
 
 
 class _Pairs:
-    """What is known so far of a chunk's pairs, one entry each; `at_once` are those with one plain window."""
+    """What is known so far of a chunk's pairs; those of `batched` are not in the dictionaries."""
 
-    def __init__(self, windows: Windows) -> None:
-        count = len(windows.pair_first)
-        regular = np.array([context.regular for context in windows.contexts], dtype=bool)
-        self.at_once = regular[windows.pair_context] & (windows.pair_count == 1)
-        self.best = np.full(count, -np.inf)
-        self.null = np.full(count, np.inf)
-        self.log_sum = np.full(count, -np.inf)
-        self.first = np.zeros(count, dtype=np.int64)
-        self.last = np.zeros(count, dtype=np.int64)
+    def __init__(self, windows: Windows, rules: DecodingRules) -> None:
+        self.batched = BatchedSearch(windows, rules.max_answer_length)
+        self.null = np.full(len(windows.pair_first), np.inf)
         self.failed: dict[int, str] = {}
         self.waiting: dict[int, list[tuple[Float64, Float64] | None]] = {}
+        self.found: dict[int, tuple[Span, float]] = {}
         self.candidates: dict[int, list[Candidate]] = {}
         self.answers: dict[int, list[Candidate]] = {}
+
+    def best(self) -> BestSpans:
+        """The best span of each pair, all of whose windows are there."""
+        best = self.batched.of_pairs()
+        for pair, (span, log_sum) in self.found.items():
+            best.z[pair], best.log_sum[pair] = span.z, log_sum
+            best.first[pair], best.last[pair] = span.first, span.last
+        return best
 
 
 class Decoder:
@@ -62,7 +60,7 @@ class Decoder:
         """Decode a batch; returns the answers of its chunk's pairs if this was the chunk's last batch."""
         windows = logits.batch.windows
         if self._pairs is None:
-            self._pairs = _Pairs(windows)
+            self._pairs = _Pairs(windows, self._rules)
         pairs = self._pairs
         self._take(pairs, logits)
         if not logits.batch.last:
@@ -71,12 +69,11 @@ class Decoder:
         return PairAnswers(windows, self._judge(windows, pairs))
 
     def _take(self, pairs: _Pairs, logits: BatchLogits) -> None:
-        """Decode the simple windows of a batch at once, and put the others aside or finish their pair."""
+        """Decode the plain windows of a batch at once, and put the others aside or finish their pair."""
         batch, windows = logits.batch, logits.batch.windows
         if not len(batch.index):
             return
         pair = windows.pair[batch.index]
-        size = windows.size[batch.index]
         for row, code in logits.failed.items():
             pairs.failed.setdefault(int(pair[row]), code)
         start, end = logits.start, logits.end
@@ -86,23 +83,14 @@ class Decoder:
         good[list(logits.failed)] = False
         np.minimum.at(pairs.null, pair[good], null[good])
 
-        simple = good & pairs.at_once[pair] & (not self._rules.lists_spans)
-        rows = np.flatnonzero(simple)
+        plain = good & pairs.batched.plain[pair] & (not self._rules.lists_spans)
+        rows = np.flatnonzero(plain)
         if len(rows):
-            found = best_spans(
-                start.take(rows, axis=0),
-                end.take(rows, axis=0),
-                batch.context_at[rows],
-                size[rows],
-                self._rules.max_answer_length,
-            )
-            pairs.best[pair[rows]], pairs.log_sum[pair[rows]] = found.z, found.log_sum
-            pairs.first[pair[rows]], pairs.last[pair[rows]] = found.first, found.last
-            # the quick sum underflows where the best start and the best end are far apart and extreme
-            simple[rows[~np.isfinite(found.log_sum)]] = False
-        for row in np.flatnonzero(good & ~simple).tolist():
-            at = slice(int(batch.context_at[row]), int(batch.context_at[row]) + int(size[row]))
+            some = start.take(rows, axis=0), end.take(rows, axis=0)
+            pairs.batched.add(batch.index[rows], *some, batch.context_at[rows])
+        for row in np.flatnonzero(good & ~plain).tolist():
             window = int(batch.index[row])
+            at = slice(int(batch.context_at[row]), int(batch.context_at[row]) + int(windows.size[window]))
             self._put_aside(
                 pairs, windows, window, start[row, at].astype(np.float64), end[row, at].astype(np.float64)
             )
@@ -122,8 +110,7 @@ class Decoder:
             assert logits is not None
             search.add(int(windows.begin[first + at]), *logits)
         best = search.finish()
-        pairs.best[pair], pairs.log_sum[pair] = best.z, search.log_sum
-        pairs.first[pair], pairs.last[pair] = best.first, best.last
+        pairs.found[pair] = best, search.log_sum
         if rules.top_k:
             pairs.candidates[pair] = search.candidates()
         if rules.most_answers:
@@ -131,22 +118,22 @@ class Decoder:
 
     def _judge(self, windows: Windows, pairs: _Pairs) -> pa.RecordBatch:
         """The answers of the pairs, all of whose windows are there."""
-        rules = self._rules
-        good = np.isfinite(pairs.best)
+        rules, best = self._rules, pairs.best()
+        good = np.isfinite(best.z)
         good[list(pairs.failed)] = False
         with np.errstate(invalid="ignore", over="ignore"):
-            odds = pairs.null - pairs.best
+            odds = pairs.null - best.z
             abstained = good & rules.abstains & (odds > _thresholds(windows, rules.threshold))
-            with_null = np.logaddexp(pairs.log_sum, pairs.null)
-            total = with_null if rules.abstains else pairs.log_sum
-            chosen = np.where(abstained, pairs.null, pairs.best)
+            with_null = np.logaddexp(best.log_sum, pairs.null)
+            total = with_null if rules.abstains else best.log_sum
+            chosen = np.where(abstained, pairs.null, best.z)
             score = np.exp(chosen - total)
             if rules.calibrate is not None:
                 # it was fitted to the model as it was trained, which --no-answer does not change
                 if rules.trained_to_abstain:
                     decided = Decided(np.exp(chosen - with_null), odds)
                 else:
-                    decided = Decided(np.exp(chosen - pairs.log_sum), np.full_like(odds, np.nan))
+                    decided = Decided(np.exp(chosen - best.log_sum), np.full_like(odds, np.nan))
                 score = rules.calibrate(decided, abstained)
         answered = good & ~abstained
         may_abstain = rules.abstains or rules.min_score is not None
@@ -156,7 +143,7 @@ class Decoder:
             answered, abstained = answered & ~low, abstained | low
             for pair in np.flatnonzero(low).tolist():
                 failed[pair] = "low_score"
-        starts, ends = _spans_of(windows, pairs, answered)
+        starts, ends = _spans_of(windows, best, answered)
         missing = ~good
         columns: list[pa.Array] = [
             pa.array(starts, pa.int32(), mask=~answered),
@@ -182,79 +169,11 @@ def _thresholds(windows: Windows, default: float) -> Float64:
     return np.where(np.isnan(own), default, own)
 
 
-@dataclass(frozen=True, slots=True)
-class BestSpans:
-    """The best span of each window of a batch.
-
-    z, log_sum (log of the sum over all spans of exp z): float64, (windows,); first, last: int64, (windows,),
-    token positions in the context part of the window.
-    """
-
-    z: Float64
-    log_sum: Float64
-    first: Int64
-    last: Int64
-
-
-def best_spans(
-    start: Float32, end: Float32, context_at: Int32, size: Int32, max_answer_length: int
-) -> BestSpans:
-    """The best of all spans of at most `max_answer_length` tokens, for a whole batch at once.
-
-    start, end: float32, (windows, tokens); context_at, size: int32, (windows,): where the context stands.
-    Work grows with tokens * log(max_answer_length). Ties: the earliest start, then the earliest end.
-    """
-    place = np.arange(start.shape[1], dtype=np.int32)
-    outside = (place < context_at[:, None]) | (place >= (context_at + size)[:, None])
-    start = np.where(outside, np.float32(-np.inf), start)
-    end = np.where(outside, np.float32(-np.inf), end)
-    row = np.arange(len(start))
-
-    sums = np.add(start, _sliding(end, max_answer_length, np.maximum, -np.inf), dtype=np.float64)
-    first = sums.argmax(axis=1)
-    reach = np.minimum(first[:, None] + np.arange(max_answer_length), start.shape[1] - 1)
-    last = reach[row, end[row[:, None], reach].argmax(axis=1)]
-
-    top_start = start.max(axis=1, keepdims=True).astype(np.float64)
-    top_end = end.max(axis=1, keepdims=True).astype(np.float64)
-    reachable = _sliding(np.exp(end - top_end), max_answer_length, np.add, 0.0)
-    with np.errstate(divide="ignore"):
-        log_sum = np.log((np.exp(start - top_start) * reachable).sum(axis=1))
-    return BestSpans(
-        z=sums[row, first],
-        log_sum=log_sum + top_start[:, 0] + top_end[:, 0],
-        first=first - context_at,
-        last=last - context_at,
-    )
-
-
-def _sliding(values: Floats, width: int, combine: np.ufunc, neutral: float) -> Floats:
-    """`combine` over values[:, i : i + width] for every i, in log(width) steps of widths 1, 2, 4, ..."""
-    done = np.full_like(values, neutral)
-    reach = 0
-    power, block = 1, values
-    while True:
-        if width & power:
-            done = _joined(combine, done, block, reach, out=done)
-            reach += power
-        if 2 * power > width:
-            return done
-        block = _joined(combine, block, block, power, out=block.copy())
-        power *= 2
-
-
-def _joined(combine: np.ufunc, values: Floats, ahead: Floats, by: int, out: Floats) -> Floats:
-    """`combine` of values[:, i] and ahead[:, i + by] for every i; past the end `out` as it is."""
-    within = max(values.shape[1] - by, 0)
-    combine(values[:, :within], ahead[:, by:], out=out[:, :within])
-    return out
-
-
-def _spans_of(windows: Windows, pairs: _Pairs, answered: Bool) -> tuple[Int32, Int32]:
+def _spans_of(windows: Windows, best: BestSpans, answered: Bool) -> tuple[Int32, Int32]:
     """The characters of the pairs that have an answer."""
     starts = np.zeros(len(answered), dtype=np.int32)
     ends = np.zeros(len(answered), dtype=np.int32)
-    of, first, last = windows.pair_context.tolist(), pairs.first.tolist(), pairs.last.tolist()
+    of, first, last = windows.pair_context.tolist(), best.first.tolist(), best.last.tolist()
     for pair in np.flatnonzero(answered).tolist():
         context = windows.contexts[of[pair]]
         # what the tokens cover, and the rest of a letter that they share
