@@ -17,6 +17,8 @@ import numpy as np
 
 from batchqa.records import Float32, Float64, Int32, Int64, Windows
 
+from .rules import DecodingRules
+
 Floats = TypeVar("Floats", Float32, Float64)
 
 AT_ONCE = 8
@@ -43,17 +45,16 @@ class BestSpans:
 class BatchedSearch:
     """The best spans of the `plain` ones among a chunk's pairs, whose windows come in any order.
 
-    plain: bool, (asked,): no two spans of the context cover the same characters, and no token is in three
-    windows.
+    plain: bool, (asked,): no two spans of the context cover the same characters, no token is in more than two
+    windows, and only the best span is wanted.
     """
 
-    def __init__(self, windows: Windows, max_answer_length: int) -> None:
+    def __init__(self, windows: Windows, rules: DecodingRules) -> None:
         self._windows = windows
-        self._width = max_answer_length
+        self._width = rules.max_answer_length
         pair, begin, end = windows.pair, windows.begin, windows.begin + windows.size
-        self.plain = np.array([context.regular for context in windows.contexts], dtype=bool)[
-            windows.pair_context
-        ]
+        regular = [context.regular and not rules.lists_spans for context in windows.contexts]
+        self.plain = np.array(regular, dtype=bool)[windows.pair_context]
         self.plain[pair[2:][(pair[2:] == pair[:-2]) & (begin[2:] < end[:-2])]] = False
         # how many tokens a window shares with the one after it
         self._shared = np.zeros(len(windows), dtype=np.int32)

@@ -32,7 +32,7 @@ class _Pairs:
     """What is known so far of a chunk's pairs; those of `batched` are not in the dictionaries."""
 
     def __init__(self, windows: Windows, rules: DecodingRules) -> None:
-        self.batched = BatchedSearch(windows, rules.max_answer_length)
+        self.batched = BatchedSearch(windows, rules)
         self.null = np.full(len(windows.pair_first), np.inf)
         self.failed: dict[int, str] = {}
         self.waiting: dict[int, list[tuple[Float64, Float64] | None]] = {}
@@ -83,7 +83,7 @@ class Decoder:
         good[list(logits.failed)] = False
         np.minimum.at(pairs.null, pair[good], null[good])
 
-        plain = good & pairs.batched.plain[pair] & (not self._rules.lists_spans)
+        plain = good & pairs.batched.plain[pair]
         rows = np.flatnonzero(plain)
         if len(rows):
             some = start.take(rows, axis=0), end.take(rows, axis=0)
