@@ -22,6 +22,7 @@ from batchqa.machine import cpu_flags
 from batchqa.records import Float32, Int32, Int64
 
 from .features import Features, batches
+from .remembered import RememberedTargets
 from .student import accepted_inputs
 from .targets import gold_loss, hidden_loss, layer_map, masked, projections, softened, teacher_loss
 from .teachers import Teacher
@@ -112,6 +113,9 @@ class Trainer:
         self.teachers = teachers
         for teacher in teachers:
             teacher.to(self.device)
+        # hidden states are too large to keep
+        again = bool(teachers) and settings.epochs > 1 and not settings.hidden
+        self._remembered = RememberedTargets(work, features.windows.length) if again else None
         self._inputs = inputs
         self.done = 0
         self.seconds = 0.0
@@ -126,6 +130,8 @@ class Trainer:
         states = sorted(self.work.glob("state-*"))
         if states:
             self.accelerator.load_state(str(states[-1]))
+            if self._remembered is not None:
+                self._remembered.load(states[-1])
             said = orjson.loads((states[-1] / PROGRESS).read_bytes())
             self.done, self.seconds, self.curve = said["step"], said["seconds"], said["curve"]
         return self.done
@@ -138,6 +144,8 @@ class Trainer:
         partial = final.with_suffix(".tmp")
         shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.save_state(str(partial))
+        if self._remembered is not None:
+            self._remembered.save(partial)
         said = {"step": self.done, "seconds": self.seconds, "curve": self.curve}
         (partial / PROGRESS).write_bytes(orjson.dumps(said))
         partial.rename(final)
@@ -212,8 +220,15 @@ class Trainer:
         )
         loss = gold
         if self.teachers:
-            taught_by = self._teachers_say(inputs)
-            wanted_start, wanted_end = self._wanted(taught_by, answerable)
+            known = None if self._remembered is None else self._remembered.of(index)
+            if known is None:
+                taught_by = self._teachers_say(inputs)
+                wanted_start, wanted_end = self._wanted(taught_by, answerable)
+                if self._remembered is not None:
+                    said = torch.stack([wanted_start, wanted_end]).cpu().numpy()
+                    self._remembered.keep(index, said)
+            else:
+                wanted_start, wanted_end = there(known)
             temperature = self.settings.temperature
             taught = teacher_loss(start, wanted_start, temperature) + teacher_loss(
                 end, wanted_end, temperature

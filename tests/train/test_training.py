@@ -29,6 +29,7 @@ pytest.importorskip("accelerate")
 
 from batchqa.train.student import keep_layers  # noqa: E402
 from batchqa.train.targets import hidden_loss  # noqa: E402
+from batchqa.train.teachers import CheckpointTeacher  # noqa: E402
 from batchqa.train.training import Trained, train  # noqa: E402
 
 QUICK: dict[str, Any] = {
@@ -206,6 +207,59 @@ def test_rows_without_gold_are_learned_from_a_teacher(
     assert student.validation.best_f1 > 90
     record = orjson.loads((tmp_path / "student" / "training.json").read_bytes())
     assert record["labelled_rows"] == 0
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many windows teachers were asked about, call by call."""
+    calls: list[int] = []
+    own = CheckpointTeacher.__call__
+
+    def counted(self: CheckpointTeacher, inputs: Any, **options: Any) -> Any:
+        calls.append(len(inputs["input_ids"]))
+        return own(self, inputs, **options)
+
+    monkeypatch.setattr(CheckpointTeacher, "__call__", counted)
+    return calls
+
+
+@pytest.mark.parametrize("gold", [True, False])
+def test_a_teacher_is_asked_about_each_window_once_however_many_epochs_there_are(
+    whole: tuple[Trained, Path], base: Path, tmp_path: Path, asked: list[int], gold: bool
+) -> None:
+    _, teacher = whole
+    data = write(tmp_path / "nightly.jsonl", rows(100, seed=5, gold=gold))
+    settings = TrainSettings(**QUICK | {"validation": "0", "epochs": 3})
+
+    train(str(base), tmp_path / "student", [data], teachers=[str(teacher)], settings=settings)
+
+    record = orjson.loads((tmp_path / "student" / "training.json").read_bytes())
+    assert sum(asked) == record["windows"]
+
+
+def test_what_a_teacher_said_survives_a_kill_as_far_as_the_last_state(
+    whole: tuple[Trained, Path], base: Path, tmp_path: Path, asked: list[int]
+) -> None:
+    _, teacher = whole
+    data = write(tmp_path / "nightly.jsonl", rows(100, seed=5, gold=False))
+    settings = TrainSettings(**QUICK | {"validation": "0", "epochs": 3, "save_every": 2})
+    steps = train(str(base), tmp_path / "whole", [data], teachers=[str(teacher)], settings=settings).steps
+    windows = sum(asked)
+    asked.clear()
+    for after in (1, 2, steps // 3, 1):
+        with pytest.raises(StoppedError):
+            train(
+                str(base),
+                tmp_path / "cut",
+                [data],
+                teachers=[str(teacher)],
+                settings=settings,
+                check_stop=Kill(after + 2),  # it is looked twice before the first step
+            )
+    train(str(base), tmp_path / "cut", [data], teachers=[str(teacher)], settings=settings)
+
+    assert sum(asked) == windows
+    assert same(tmp_path / "whole", tmp_path / "cut")
 
 
 def test_a_student_of_fewer_layers_begins_with_those_of_its_base(
