@@ -13,6 +13,7 @@ from batchqa.annotator import Annotator
 from batchqa.answer_columns import ROW_ERRORS
 from batchqa.errors import LimitError
 from batchqa.job.fingerprint import versions_of
+from batchqa.job.first_texts import FirstTexts
 from batchqa.job.following import Follower, Tally
 from batchqa.job.ranges import RangeReader, as_planned, up_to
 from batchqa.output import (
@@ -33,8 +34,6 @@ from batchqa.steps.pairing import EarlierAnswers
 from batchqa.steps.reading import Source
 from batchqa.steps.writing import output_batches
 from batchqa.version import VERSION
-
-from .first_texts import FirstTexts
 
 NAMED_ERRORS = 5
 """How many row errors a message names."""

@@ -11,6 +11,7 @@ from batchqa.annotator import Annotator
 from batchqa.bundle import open_model
 from batchqa.job.estimate import Estimate, estimate
 from batchqa.job.fingerprint import fields_of
+from batchqa.job.first_texts import FirstTexts
 from batchqa.job.following import Clock
 from batchqa.job.ranges import up_to
 from batchqa.job.reusing import earlier_answers, find_earlier
@@ -21,8 +22,6 @@ from batchqa.settings import RunSettings
 from batchqa.steps.asking import asked
 from batchqa.steps.chunking import chunks
 from batchqa.steps.reading import open_source
-
-from .first_texts import FirstTexts
 
 
 def dry_run(

@@ -21,6 +21,7 @@ from batchqa.errors import NoInputError, SettingsError, StorageError
 from batchqa.job import shard_plan
 from batchqa.job.annotating import Job
 from batchqa.job.fingerprint import fields_of
+from batchqa.job.first_texts import FirstTexts
 from batchqa.job.following import Clock, Follower, Progress
 from batchqa.job.ranges import up_to
 from batchqa.job.reusing import earlier_answers, find_earlier
@@ -42,8 +43,6 @@ from batchqa.steps.asking import Questions
 from batchqa.steps.reading import STREAM, Source, inline_schema, open_source
 from batchqa.steps.writing import output_schema
 from batchqa.version import VERSION
-
-from .first_texts import FirstTexts
 
 
 def run(

@@ -113,8 +113,7 @@ class Trainer:
         self.teachers = teachers
         for teacher in teachers:
             teacher.to(self.device)
-        # hidden states are too large to keep
-        again = bool(teachers) and settings.epochs > 1 and not settings.hidden
+        again = bool(teachers) and settings.remembers_teachers
         self._remembered = RememberedTargets(work, features.windows.length) if again else None
         self._inputs = inputs
         self.done = 0
@@ -221,14 +220,10 @@ class Trainer:
         loss = gold
         if self.teachers:
             known = None if self._remembered is None else self._remembered.of(index)
-            if known is None:
-                taught_by = self._teachers_say(inputs)
-                wanted_start, wanted_end = self._wanted(taught_by, answerable)
-                if self._remembered is not None:
-                    said = torch.stack([wanted_start, wanted_end]).cpu().numpy()
-                    self._remembered.keep(index, said)
-            else:
-                wanted_start, wanted_end = there(known)
+            taught_by = self._teachers_say(inputs) if known is None else []
+            wanted_start, wanted_end = self._wanted(taught_by, answerable) if known is None else there(known)
+            if self._remembered is not None and known is None:
+                self._remembered.keep(index, torch.stack([wanted_start, wanted_end]).cpu().numpy())
             temperature = self.settings.temperature
             taught = teacher_loss(start, wanted_start, temperature) + teacher_loss(
                 end, wanted_end, temperature

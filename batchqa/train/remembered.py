@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 
+from batchqa.errors import StorageError
 from batchqa.records import Bool, Float32, Int32, Int64
 
 VALUES = "teachers.f32"
@@ -20,13 +22,27 @@ class RememberedTargets:
     """
 
     def __init__(self, work: Path, lengths: Int32) -> None:
-        """`lengths` are those of all windows, in tokens; the file is made in `work`, if it is not there."""
+        """`lengths` are those of all windows, in tokens; the file is made in `work`, if it is not there.
+
+        Raises StorageError where the disk has no room for it.
+        """
         self._length = lengths
         self._first = np.cumsum(lengths, dtype=np.int64) - lengths
         self._known = np.zeros(len(lengths), dtype=bool)
-        path, shape = work / VALUES, (2, int(lengths.sum()))
-        is_there = path.exists() and path.stat().st_size == BYTES_PER_TOKEN * shape[1]
-        self._values = np.memmap(path, np.float32, "r+" if is_there else "w+", shape=shape)
+        path, tokens = work / VALUES, int(lengths.sum())
+        size = BYTES_PER_TOKEN * tokens
+        self._was_there = path.exists() and path.stat().st_size == size
+        if not self._was_there:
+            try:
+                # all of it now: a process that writes to a mapped file and finds no room is killed
+                with path.open("wb") as file:
+                    os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                raise StorageError(
+                    f"{path} needs {size / 1e9:.1f} GB for what the teachers say: {error.strerror}; make "
+                    "room and run the same command again"
+                ) from error
+        self._values = np.memmap(path, np.float32, "r+", shape=(2, tokens))
 
     def of(self, index: Int32) -> Float32 | None:
         """Start and end distributions, (2, windows, tokens), 0 in padding; None where one is not known."""
@@ -47,8 +63,8 @@ class RememberedTargets:
         np.save(state / KNOWN, self._known)
 
     def load(self, state: Path) -> None:
-        """Take up what `save` noted."""
-        if (state / KNOWN).exists():
+        """Take up what `save` noted, if the values are still there."""
+        if self._was_there and (state / KNOWN).exists():
             self._known = np.load(state / KNOWN)
 
     def _places(self, index: Int32) -> tuple[Int64, Bool]:

@@ -56,6 +56,11 @@ class TrainSettings:
             )
 
     @property
+    def remembers_teachers(self) -> bool:
+        """Whether what teachers say is kept for later epochs; hidden states are too large for that."""
+        return self.epochs > 1 and not self.hidden
+
+    @property
     def validation_share(self) -> float | None:
         """The share of the groups that is held out; None where `validation` names a file."""
         try:

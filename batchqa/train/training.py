@@ -123,7 +123,7 @@ def train(
                 f"--max-length {longest} leaves no room for a context beside any question; give a larger one"
             )
         check_stop()
-        _check_room(work, student, settings, features, bool(masters))
+        _check_room(work, student, settings, features, is_taught=bool(masters))
         stack.callback(alone(work, output, note).release)
         begin(work, job, restart=restart)
         trainer = Trainer(student, masters, features, settings, work, layers)
@@ -318,15 +318,16 @@ def _finished(output: Path, job: dict[str, Any]) -> Trained | None:
 
 
 def _check_room(
-    work: Path, student: Any, settings: TrainSettings, features: Features, is_taught: bool
+    work: Path, student: Any, settings: TrainSettings, features: Features, *, is_taught: bool
 ) -> None:
     """Raise SettingsError where memory or disk will plainly not do."""
     parameters = sum(each.numel() for each in student.parameters())
     trained = sum(each.numel() for each in student.parameters() if each.requires_grad)
     existing = next(folder for folder in (work, *work.absolute().parents) if folder.exists())
     # two states of weights and two moments, the best weights, and the checkpoint; what the teachers said
-    said = BYTES_PER_TOKEN * int(features.windows.length.sum()) if is_taught else 0
-    disk, free = 4 * (4 * parameters + 4 * trained) + said, shutil.disk_usage(existing).free
+    disk, free = 4 * (4 * parameters + 4 * trained), shutil.disk_usage(existing).free
+    if is_taught and settings.remembers_teachers:
+        disk += BYTES_PER_TOKEN * int(features.windows.length.sum())
     if disk > free:
         raise SettingsError(
             f"{existing} has {free / 1e9:.1f} GB free and the run needs about {disk / 1e9:.1f} GB; make "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -18,6 +20,7 @@ from batchqa.errors import (
     PreconditionError,
     SettingsError,
     StoppedError,
+    StorageError,
     TryAgainError,
 )
 from batchqa.train.train_settings import TrainSettings
@@ -27,6 +30,7 @@ from tests.train.making import rows, write
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
+from batchqa.train.remembered import VALUES  # noqa: E402
 from batchqa.train.student import keep_layers  # noqa: E402
 from batchqa.train.targets import hidden_loss  # noqa: E402
 from batchqa.train.teachers import CheckpointTeacher  # noqa: E402
@@ -260,6 +264,37 @@ def test_what_a_teacher_said_survives_a_kill_as_far_as_the_last_state(
 
     assert sum(asked) == windows
     assert same(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_teacher_is_asked_again_where_what_it_said_is_gone(
+    whole: tuple[Trained, Path], base: Path, tmp_path: Path, asked: list[int]
+) -> None:
+    _, teacher = whole
+    data = write(tmp_path / "nightly.jsonl", rows(100, seed=5, gold=False))
+    settings = TrainSettings(**QUICK | {"validation": "0", "epochs": 2})
+    given: dict[str, Any] = {"teachers": [str(teacher)], "settings": settings}
+    steps = train(str(base), tmp_path / "whole", [data], **given).steps
+    with pytest.raises(StoppedError):
+        train(str(base), tmp_path / "cut", [data], **given, check_stop=Kill(steps // 2 + 2))
+    (tmp_path / "cut.batchqa" / VALUES).unlink()
+    asked.clear()
+    train(str(base), tmp_path / "cut", [data], **given)
+
+    assert asked
+    for name, weight in weights(tmp_path / "whole").items():
+        torch.testing.assert_close(weights(tmp_path / "cut")[name], weight, atol=1e-3, rtol=0)
+
+
+def test_no_room_for_what_a_teacher_says_is_said_before_the_first_step(
+    whole: tuple[Trained, Path], base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    settings = TrainSettings(**QUICK)
+    with pytest.raises(StorageError, match=r"teachers say: No space left on device; make room"):
+        train(str(base), tmp_path / "out", [data], teachers=[str(whole[1])], settings=settings)
 
 
 def test_a_student_of_fewer_layers_begins_with_those_of_its_base(

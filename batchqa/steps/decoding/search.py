@@ -1,4 +1,4 @@
-"""All spans of a context over its windows, where it has several or more than the best span is wanted."""
+"""All spans of one context over its windows: where two cover the same characters, or several are wanted."""
 
 from __future__ import annotations
 
