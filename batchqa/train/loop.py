@@ -85,8 +85,6 @@ class Trainer:
             mixed_precision="bf16" if self.precision == "bf16" else "no", cpu=cpu
         )
         self.device = self.accelerator.device
-        if settings.freeze_embeddings:
-            student.get_input_embeddings().weight.requires_grad_(False)
         if settings.dropout is not None:
             for module in student.modules():
                 if isinstance(module, torch.nn.Dropout):

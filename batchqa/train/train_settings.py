@@ -18,11 +18,12 @@ class TrainSettings:
     """The options of `batchqa train`, checked when built.
 
     epochs: passes over the data; the last may be a part of one. learning_rate: its peak; it rises over the
-    share `warmup` of the steps and falls in a line to 0 (Devlin et al. 2019). batch_tokens: tokens of a step,
-    with padding. validation: the share of the groups that is held out, or a file. evaluate_every: steps
-    between two validations, None for ten in a run. alpha: weight of the teachers beside the gold.
-    max_missing_gold: share of the labelled rows whose answer may be missing from their context. Windows are
-    those of `run`: max_length tokens, of which neighbours share `stride`.
+    share `warmup` of the steps and falls in a line to 0 (Devlin et al. 2019). batch_tokens: tokens of a
+    step, with padding. freeze_layers: so many of the lowest layers, and the embeddings, stay as they are.
+    validation: the share of the groups that is held out, or a file. evaluate_every: steps between two
+    validations, None for ten in a run. alpha: weight of the teachers beside the gold. max_missing_gold:
+    share of the labelled rows whose answer may be missing from their context. Windows are those of `run`:
+    max_length tokens, of which neighbours share `stride`.
     """
 
     epochs: Positive = 3.0
@@ -31,6 +32,7 @@ class TrainSettings:
     weight_decay: Share = 0.01
     dropout: Share | None = None
     freeze_embeddings: bool = False
+    freeze_layers: CountOrZero = 0
     batch_tokens: Count = 8192
     alpha: Share = 0.75
     temperature: Positive = 1.5

@@ -38,7 +38,7 @@ from .features import Features, make_features
 from .gold_rows import GoldRows, held_out, read_gold_rows
 from .loop import Trainer, TrainProgress
 from .remembered import BYTES_PER_TOKEN
-from .student import make_student
+from .student import freeze, make_student
 from .teachers import Teacher, open_teachers
 from .train_settings import TrainSettings
 from .validation import Validation, validate
@@ -117,6 +117,7 @@ def train(
         trained_on, judged_by = _rows(data, settings, gold_column, group_column, bool(teachers), note)
         check_stop()
         student = make_student(checkpoint, layers, settings.seed)
+        freeze(student, settings, checkpoint.name)
         features = make_features(trained_on, windower)
         if not len(features):
             raise SettingsError(

@@ -311,6 +311,22 @@ def test_a_student_of_fewer_layers_begins_with_those_of_its_base(
     )
 
 
+def test_frozen_layers_and_the_embeddings_stay_as_they_are(base: Path, data: Path, tmp_path: Path) -> None:
+    settings = TrainSettings(**QUICK | {"epochs": 0.2, "validation": "0", "freeze_layers": 1})
+    train(str(base), tmp_path / "out", [data], settings=settings)
+
+    before, after = weights(base), weights(tmp_path / "out")
+    stayed = {name for name in before if torch.equal(before[name], after[name])}
+    below = {name for name in before if ".embeddings." in name or ".layer.0." in name}
+    assert below <= stayed
+    assert not any(name.endswith("dense.weight") for name in stayed - below)
+
+
+def test_a_run_that_would_train_no_layer_is_refused(base: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="--freeze-layers 2 leaves nothing"):
+        train(str(base), tmp_path / "out", [data], settings=TrainSettings(**QUICK | {"freeze_layers": 2}))
+
+
 @pytest.mark.parametrize("width", [32, 48])
 def test_hidden_states_come_nearer_to_the_teachers(
     width: int, base: Path, data: Path, tmp_path: Path

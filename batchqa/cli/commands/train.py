@@ -44,6 +44,7 @@ _training_options = together(
     _of_training("--weight-decay", "AdamW's weight decay."),
     _of_training("--dropout", "Dropout rate of all layers.", show_default="the base's"),
     _of_training("--freeze-embeddings", "Do not train the word embeddings: faster, with less memory."),
+    _of_training("--freeze-layers", "Lowest layers that are not trained, the embeddings with them: faster."),
     _of_training("--batch-tokens", "Tokens of a step, padding included."),
     _of_training(
         "--validation", "Share of the groups to hold out for validation, or a file.", metavar="SHARE|FILE"
