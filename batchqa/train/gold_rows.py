@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,9 @@ from batchqa.steps.reading.squad_files import SCHEMA
 
 GROUP_COLUMNS = ("title", "group")
 """Columns that say which rows belong together, if none is named: an article's questions share contexts."""
+
+ROUNDING = 1e-9
+"""Room for a share times a count that should be a whole number."""
 
 _TEXTS = ("context", "question")
 _EMPTY = pa.schema(
@@ -190,15 +194,15 @@ def _nearest(text: str, answer: str, wanted: int) -> int:
     return before if wanted - before <= after - wanted else after
 
 
-def held_out(rows: GoldRows, share: float, seed: int) -> tuple[GoldRows, GoldRows]:
-    """Rows to train on and rows to judge by: whole groups, drawn at random, until `share` of them is out.
+def held_out(rows: GoldRows, part: tuple[float, float], seed: int) -> tuple[GoldRows, GoldRows]:
+    """Rows to train on and rows to judge by: whole groups; `part` is the stretch of them that is out.
 
-    A context that is in groups of both is trained on, and its rows are not judged by. Where there is one
-    group only, nothing can be held out.
+    The groups are in an order drawn from `seed`; stretches that do not overlap have no group in common. A
+    context that is in groups of both is trained on, and its rows are not judged by. One group is always left
+    to train on.
     """
-    groups = np.unique(rows.group)
-    count = min(max(round(len(groups) * share), 1), len(groups) - 1) if share else 0
-    drawn = np.random.default_rng(seed).permutation(groups)[:count]
-    out = np.isin(rows.group, drawn)
+    groups = np.random.default_rng(seed).permutation(np.unique(rows.group))
+    begin, end = (ceil(len(groups) * place - ROUNDING) for place in part)
+    out = np.isin(rows.group, groups[begin : min(end, begin + len(groups) - 1)])
     trained, judged = rows.select(np.flatnonzero(~out)), rows.select(np.flatnonzero(out))
     return trained, judged.select(np.flatnonzero(~judged.shares_context_with(trained)))

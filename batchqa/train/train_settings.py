@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -20,10 +21,10 @@ class TrainSettings:
     epochs: passes over the data; the last may be a part of one. learning_rate: its peak; it rises over the
     share `warmup` of the steps and falls in a line to 0 (Devlin et al. 2019). batch_tokens: tokens of a
     step, with padding. freeze_layers: so many of the lowest layers, and the embeddings, stay as they are.
-    validation: the share of the groups that is held out, or a file. evaluate_every: steps between two
-    validations, None for ten in a run. alpha: weight of the teachers beside the gold. max_missing_gold:
-    share of the labelled rows whose answer may be missing from their context. Windows are those of `run`:
-    max_length tokens, of which neighbours share `stride`.
+    validation: the share of the groups that is held out, a fold of them (K/N), or a file. evaluate_every:
+    steps between two validations, None for ten in a run. alpha: weight of the teachers beside the gold.
+    max_missing_gold: share of the labelled rows whose answer may be missing from their context. Windows are
+    those of `run`: max_length tokens, of which neighbours share `stride`.
     """
 
     epochs: Positive = 3.0
@@ -63,14 +64,26 @@ class TrainSettings:
         return self.epochs > 1 and not self.hidden
 
     @property
-    def validation_share(self) -> float | None:
-        """The share of the groups that is held out; None where `validation` names a file."""
+    def held_out(self) -> tuple[float, float] | None:
+        """The stretch of the groups, in a random order, that is held out; None where `validation` is a file.
+
+        From 0 up to a share, or that of one fold of several.
+        """
+        if fold := re.fullmatch(r"(\d+)/(\d+)", self.validation):
+            number, folds = map(int, fold.groups())
+            if not 1 <= number <= folds or folds < 2:
+                raise SettingsError(
+                    f"--validation {self.validation} must be a fold of several, such as 1/5 or 5/5 (a "
+                    f"file of that name: ./{self.validation})"
+                )
+            return (number - 1) / folds, number / folds
         try:
             share = float(self.validation)
         except ValueError:
             return None
         if not 0 <= share < 1:
             raise SettingsError(
-                f"--validation {self.validation} must be a share from 0 to below 1, or a file"
+                f"--validation {self.validation} must be a share from 0 to below 1, a fold such as 1/5, or a "
+                "file"
             )
-        return share
+        return 0.0, share

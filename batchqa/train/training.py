@@ -189,8 +189,8 @@ def _rows(
         )
     if not has_teacher:
         rows = rows.select(np.flatnonzero(rows.labelled))
-    share = settings.validation_share
-    if share is None:
+    part = settings.held_out
+    if part is None:
         judged = read_gold_rows([settings.validation], gold_column=gold_column, group_column=group_column)
         if shared := int(judged.shares_context_with(rows).sum()):
             note(
@@ -198,12 +198,12 @@ def _rows(
                 "on too: the figures flatter the model"
             )
     else:
-        rows, judged = held_out(rows, share, settings.seed)
-        if share and not len(judged):
+        rows, judged = held_out(rows, part, settings.seed)
+        if part[0] < part[1] and not len(judged):
             note("nothing is held out for validation: all rows belong to one group, or share their contexts")
     unlabelled = len(judged)
     judged = judged.select(np.flatnonzero(judged.labelled))
-    if not len(judged) and share is None:
+    if not len(judged) and part is None:
         raise InputError(f"--validation {settings.validation}: no row has gold answers in its context")
     if unlabelled and not len(judged):
         note("nothing is validated: no held-out row has gold answers; give a labelled file as --validation")
@@ -270,7 +270,7 @@ def _job(
     for name in ("device", "precision", "save_every"):
         options.pop(name)
     judged = []
-    if settings.validation_share is None:
+    if settings.held_out is None:
         judged = _identity([settings.validation])
         options["validation"] = judged[0]["name"]
     return {

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchqa.errors import SettingsError
 from batchqa.settings import WindowSettings
 from batchqa.steps.windowing import Windower, learn_layout
 from batchqa.train.features import batches, make_features
 from batchqa.train.gold_rows import GoldRows, held_out, read_gold_rows
+from batchqa.train.train_settings import TrainSettings
 from tests.models import FAMILIES, SENTENCES, tiny_tokenizer
 from tests.train.making import rows, write
 
@@ -95,10 +97,26 @@ def test_a_squad_question_without_answers_is_unlabelled_unless_it_is_said_to_hav
 
 def test_rows_of_a_group_are_held_out_together(tmp_path: Path) -> None:
     examples = read_gold_rows([write(tmp_path / "x.jsonl", rows(200))])
-    trained, judged = held_out(examples, 0.3, seed=1)
+    trained, judged = held_out(examples, (0, 0.3), seed=1)
     assert len(trained) + len(judged) == 200
     assert len(np.unique(judged.group)) == 3
     assert not set(trained.group.tolist()) & set(judged.group.tolist())
+
+
+@pytest.mark.parametrize(("groups", "folds"), [(10, 5), (10, 3), (10, 7), (3, 5), (2, 2)])
+def test_every_group_is_held_out_in_one_fold(groups: int, folds: int, tmp_path: Path) -> None:
+    records = [row | {"title": f"article {n % groups}"} for n, row in enumerate(rows(60))]
+    examples = read_gold_rows([write(tmp_path / "x.jsonl", records)])
+    parts = [TrainSettings(validation=f"{number}/{folds}").held_out for number in range(1, folds + 1)]
+    judged = [held_out(examples, part, seed=2)[1] for part in parts if part is not None]
+    assert sorted(group for each in judged for group in set(each.group.tolist())) == list(range(groups))
+    assert sum(map(len, judged)) == 60
+
+
+@pytest.mark.parametrize("fold", ["0/5", "6/5", "1/1", "1/0"])
+def test_a_fold_that_there_is_not_is_refused(fold: str) -> None:
+    with pytest.raises(SettingsError, match=f"--validation {fold} must be a fold"):
+        _ = TrainSettings(validation=fold).held_out
 
 
 def test_without_titles_the_contexts_are_the_groups(tmp_path: Path) -> None:
@@ -109,7 +127,7 @@ def test_without_titles_the_contexts_are_the_groups(tmp_path: Path) -> None:
     for record in records:
         del record["title"]
     examples = read_gold_rows([write(tmp_path / "x.jsonl", records)])
-    trained, judged = held_out(examples, 0.2, seed=0)
+    trained, judged = held_out(examples, (0, 0.2), seed=0)
     assert not set(trained.context.to_pylist()) & set(judged.context.to_pylist())
 
 
@@ -129,7 +147,7 @@ def test_a_context_of_two_groups_is_never_both_trained_on_and_judged_by(tmp_path
         {**row, "title": f"article {n}", "context": f"context {n % 7}", "answers": []}
         for n, row in enumerate(rows(20))
     ]
-    trained, judged = held_out(read_gold_rows([write(tmp_path / "x.jsonl", records)]), 0.4, seed=3)
+    trained, judged = held_out(read_gold_rows([write(tmp_path / "x.jsonl", records)]), (0, 0.4), seed=3)
     assert len(trained) == 12
     assert not set(trained.context.to_pylist()) & set(judged.context.to_pylist())
 

@@ -47,7 +47,9 @@ _training_options = together(
     _of_training("--freeze-layers", "Lowest layers that are not trained, the embeddings with them: faster."),
     _of_training("--batch-tokens", "Tokens of a step, padding included."),
     _of_training(
-        "--validation", "Share of the groups to hold out for validation, or a file.", metavar="SHARE|FILE"
+        "--validation",
+        "What to validate on: a share of the groups, fold K of N of them, or a file.",
+        metavar="SHARE|K/N|FILE",
     ),
     _of_training("--validation-rows", "Rows to validate on during training; the final validation uses all."),
     _of_training(
