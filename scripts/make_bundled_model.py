@@ -5,6 +5,10 @@ The steps are data, train, export, tune, figures. Each leaves its result in the 
 again, and training resumes from its last saved state: the same command finishes a run that was stopped. The
 same base, data and library versions give the same model, as far as the processor rounds alike.
 
+With --taught a second pass follows, taught by MPNet-base, which is fine-tuned for it. It is for a GPU (about
+20 PFLOP, twenty hours of two cores) and has not been run whole; the package's model is that of the first
+pass. A machine without a network gets the working folder that --only-prepare made on another one.
+
 Choices (options of training, threshold, calibration) are made on held-out articles of train; SQuAD 2.0 dev
 and XQuAD are looked at once, for the figures on the card.
 """
@@ -15,7 +19,8 @@ import os
 import random
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +36,7 @@ from batchqa.train.training import train
 
 sys.path.insert(0, str(Path(__file__).parent))
 from bundle_figures import add_figures
+from teacher_base import fetch_mpnet, make_teacher_base
 
 EVERY = 20
 """Every 20th article of train (k % 20 == 19, in file order) is held out whole."""
@@ -57,6 +63,22 @@ SETTINGS = TrainSettings(
     evaluate_every=400,
     save_every=100,
 )
+
+TEACHER = TrainSettings(
+    epochs=2, learning_rate=3e-5, warmup=0.06, batch_tokens=16384, validation_rows=1000, seed=31
+)
+
+TAUGHT = TrainSettings(
+    epochs=4,
+    learning_rate=1e-4,
+    warmup=0.06,
+    freeze_embeddings=True,
+    batch_tokens=16384,
+    alpha=0.7,
+    validation_rows=2000,
+    seed=32,
+)
+"""The model of the first pass goes on; both it and MPNet are its teachers."""
 
 NOTES = (
     "Six layers, 384 wide, 22.6 million parameters, uncased English WordPiece. all-MiniLM-L6-v2 "
@@ -124,29 +146,30 @@ def say(line: str) -> None:
     click.echo(line, err=True)
 
 
-def make(base: str, work: Path, data: Path, output: Path, *, only_train: bool) -> None:
-    """All steps, in order. `output` is replaced at the end. Raises ModelError if the bundle is too large."""
+def make(base: str, work: Path, data: Path, output: Path, *, taught: bool, until: str | None) -> None:
+    """All steps, in order. `output` is replaced at the end. Raises ModelError if the bundle is too large.
+
+    `taught`: with the second pass. `until` "prepared" or "trained" ends before the first or after the last
+    step of training.
+    """
     squad = data / "squad-v2.0-train.json"
-    if not squad.is_file():
-        raise InputError(f"{squad} is missing; set BATCHQA_DATA to the folder that holds it")
-    held_out, checkpoint = work / "data" / "held-out.jsonl", work / "checkpoint"
+    held_out, checkpoint, encoder = work / "data" / "held-out.jsonl", work / "checkpoint", work / "encoder"
     if not held_out.exists():
+        if not squad.is_file():
+            raise InputError(f"{squad} is missing; set BATCHQA_DATA to the folder that holds it")
         say("data: SQuAD 2.0 train without every 20th article")
         make_data(squad, work / "data")
-    settings = TrainSettings(**{**fields_of(SETTINGS), "validation": str(held_out)})
-    trained = train(
-        base,
-        checkpoint,
-        [work / "data" / "train.jsonl"],
-        settings=settings,
-        licence=LICENCE,
-        on_note=say,
-        on_progress=lambda at: say(
-            f"step {at.step} of {at.steps}, loss {at.loss:.3f}, {at.eta_seconds:.0f} s"
-        ),
-    )
-    say(f"train: {trained.validation}")
-    if only_train:
+    if taught and not encoder.exists():
+        say("encoder: MPNet-base with the tokens of the student")
+        make_teacher_base(fetch_mpnet(work), Path(base), encoder)
+    if until == "prepared":
+        return
+    train_on_rows(base, checkpoint, work / "data", SETTINGS)
+    if taught:
+        teacher, first, checkpoint = work / "teacher", checkpoint, work / "taught"
+        train_on_rows(str(encoder), teacher, work / "data", TEACHER)
+        train_on_rows(str(first), checkpoint, work / "data", TAUGHT, (str(teacher), str(first)))
+    if until == "trained":
         return
     exported, tuned = work / "exported", work / "tuned"
     if not exported.exists():
@@ -188,22 +211,37 @@ def make(base: str, work: Path, data: Path, output: Path, *, only_train: bool) -
     shutil.copytree(final, output)
 
 
-def fields_of(settings: TrainSettings) -> dict[str, Any]:
-    """The settings as keyword arguments."""
-    return {name: getattr(settings, name) for name in settings.__dataclass_fields__}
+def train_on_rows(
+    base: str, output: Path, data: Path, settings: TrainSettings, teachers: Sequence[str] = ()
+) -> None:
+    """`batchqa train` on the rows in the folder `data`; nothing where `output` is done."""
+    trained = train(
+        base,
+        output,
+        [data / "train.jsonl"],
+        teachers=teachers,
+        settings=replace(settings, validation=str(data / "held-out.jsonl")),
+        licence=LICENCE,
+        on_note=say,
+        on_progress=lambda at: say(
+            f"{output.name}: step {at.step} of {at.steps}, loss {at.loss:.3f}, {at.eta_seconds:.0f} s"
+        ),
+    )
+    say(f"{output.name}: {trained.validation}")
 
 
 @click.command()
 @click.argument("base")
 @click.option("--work", type=click.Path(path_type=Path), default=".cache/bundled-model", show_default=True)
-@click.option("--only-train", is_flag=True, help="End with the checkpoint: for a machine with a GPU.")
+@click.option("--taught", is_flag=True, help="With a second pass, taught by MPNet: for a machine with a GPU.")
+@click.option("--only-prepare", "until", flag_value="prepared", help="End before training.")
+@click.option("--only-train", "until", flag_value="trained", help="End with the checkpoint.")
 @click.option("--output", type=click.Path(path_type=Path), default=BUNDLED, help="Replaced at the end.")
-def main(base: str, work: Path, output: Path, *, only_train: bool) -> None:
+def main(base: str, work: Path, output: Path, *, taught: bool, until: str | None) -> None:
     """Make the model in the package from BASE."""
+    data = Path(os.environ.get("BATCHQA_DATA", "../shared/data"))
     try:
-        make(
-            base, work, Path(os.environ.get("BATCHQA_DATA", "../shared/data")), output, only_train=only_train
-        )
+        make(base, work, data, output, taught=taught, until=until)
     except BatchqaError as error:
         say(f"error: {error}")
         sys.exit(error.exit_code)
