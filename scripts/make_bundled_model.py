@@ -88,6 +88,11 @@ NOTES = (
     "model."
 )
 
+TAUGHT_NOTES = (
+    "After that, four passes over the same questions, taught by MPNet-base (all-mpnet-base-v2, Apache-2.0), "
+    "which was fine-tuned on them too."
+)
+
 
 def rows_of(squad: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Number of the article, and a row of it, in file order."""
@@ -171,7 +176,8 @@ def make(base: str, work: Path, data: Path, output: Path, *, taught: bool, until
         train_on_rows(str(first), checkpoint, work / "data", TAUGHT, (str(teacher), str(first)))
     if until == "trained":
         return
-    exported, tuned = work / "exported", work / "tuned"
+    kind = "taught-" if taught else ""
+    exported, tuned, final = (work / f"{kind}{step}" for step in ("exported", "tuned", "final"))
     if not exported.exists():
         export(
             str(checkpoint),
@@ -181,7 +187,7 @@ def make(base: str, work: Path, data: Path, output: Path, *, taught: bool, until
             calibrate_on=work / "data" / "calibration.jsonl",
             licence=LICENCE,
             languages=("en",),
-            notes=NOTES,
+            notes=f"{NOTES} {TAUGHT_NOTES}" if taught else NOTES,
             on_progress=say,
         )
     if not tuned.exists():
@@ -195,10 +201,9 @@ def make(base: str, work: Path, data: Path, output: Path, *, taught: bool, until
             engine="onnxruntime",
             seed=SEED,
         )
-    final = work / "final"
     if not final.exists():
         say("figures: SQuAD 2.0 dev and XQuAD")
-        partial = work / "final.tmp"
+        partial = final.with_suffix(".tmp")
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(tuned, partial)
         add_figures(partial, data)

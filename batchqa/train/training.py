@@ -200,7 +200,10 @@ def _rows(
     else:
         rows, judged = held_out(rows, part, settings.seed)
         if part[0] < part[1] and not len(judged):
-            note("nothing is held out for validation: all rows belong to one group, or share their contexts")
+            note(
+                "nothing is held out for validation: all rows belong to one group or share their contexts, "
+                "or there are more folds than groups"
+            )
     unlabelled = len(judged)
     judged = judged.select(np.flatnonzero(judged.labelled))
     if not len(judged) and part is None:
